@@ -1,0 +1,21 @@
+"""The errors a user of a2tgpo can meet; each message names the offending value and the remedy."""
+
+
+class A2TGPOError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class DataError(A2TGPOError, ValueError):
+    """A data set cannot be trained or evaluated on: a missing column, an empty answer, a duplicate id."""
+
+
+class CorpusError(A2TGPOError, ValueError):
+    """A retrieval corpus cannot be read: a line that is not JSON, a missing field, a duplicate id."""
+
+
+class RecipeError(A2TGPOError, ValueError):
+    """A recipe cannot be run: an unknown key, an existing run directory, options that contradict."""
+
+
+class ToolError(A2TGPOError, RuntimeError):
+    """A tool raised, hung or answered garbage. It ends the rollouts that called it; it is never an empty result."""
