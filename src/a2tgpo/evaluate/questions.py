@@ -1,0 +1,129 @@
+"""Run an agent over questions and score its answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from a2tgpo.evaluate.exact_match import exact_match
+from a2tgpo.evaluate.intervals import Proportion
+from a2tgpo.rollout.agent import SearchAgent
+from a2tgpo.rollout.backend import Backend
+from a2tgpo.rollout.types import Rollout, Termination
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One answered question: what was predicted, whether it is right, how the rollout went."""
+
+    id: str
+    question: str
+    answer: list[str]
+    hops: int | None
+    prediction: str | None
+    correct: bool
+    termination: str
+    reason: str
+    searches: int
+    queries: list[str]
+    text: str
+
+
+def evaluate_questions(
+    agent: SearchAgent,
+    backend: Backend,
+    questions: Sequence[dict[str, Any]],
+    *,
+    batch_size: int = 64,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Outcome]:
+    """One rollout per question, in order; `progress` is told how many more are done."""
+    outcomes: list[Outcome] = []
+    for start in range(0, len(questions), batch_size):
+        rows = questions[start : start + batch_size]
+        rollouts = agent.run([row["question"] for row in rows], backend)
+        decoded = [agent.tokenizer.decode(rollout.completion_ids) for rollout in rollouts]
+        outcomes += [_outcome(row, r, text) for row, r, text in zip(rows, rollouts, decoded, strict=True)]
+        progress(len(rows))
+    return outcomes
+
+
+def _outcome(row: dict[str, Any], rollout: Rollout, text: str) -> Outcome:
+    assert rollout.termination is not None
+    return Outcome(
+        id=row["id"],
+        question=row["question"],
+        answer=list(row["answer"]),
+        hops=row["hops"],
+        prediction=rollout.answer,
+        correct=exact_match(rollout.answer, row["answer"]),
+        termination=rollout.termination.value,
+        reason=rollout.reason,
+        searches=len(rollout.calls),
+        queries=[call.query for call in rollout.calls],
+        text=text,
+    )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Scores of a set of outcomes. A rollout that the tool failed counts as wrong and in `terminations`."""
+
+    exact_match: Proportion
+    by_hops: dict[int, Proportion]
+    format_rate: float
+    searches: float
+    terminations: dict[str, int]
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome]) -> Summary:
+        """Summarise `outcomes`."""
+        hops = sorted({outcome.hops for outcome in outcomes if outcome.hops is not None})
+        return cls(
+            exact_match=_proportion(outcomes),
+            by_hops={hop: _proportion([o for o in outcomes if o.hops == hop]) for hop in hops},
+            format_rate=fmean(o.termination == Termination.ANSWERED.value for o in outcomes),
+            searches=fmean(outcome.searches for outcome in outcomes),
+            terminations={
+                ending.value: sum(o.termination == ending.value for o in outcomes) for ending in Termination
+            },
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers, with intervals."""
+        return {
+            "exact_match": _as_json(self.exact_match),
+            "by_hops": {str(hop): _as_json(share) for hop, share in self.by_hops.items()},
+            "format_rate": self.format_rate,
+            "searches": self.searches,
+            "terminations": self.terminations,
+        }
+
+
+def _proportion(outcomes: Sequence[Outcome]) -> Proportion:
+    return Proportion(sum(outcome.correct for outcome in outcomes), len(outcomes))
+
+
+def _as_json(share: Proportion) -> dict[str, Any]:
+    low, high = share.interval
+    return {"value": share.value, "low": low, "high": high, "hits": share.hits, "total": share.total}
+
+
+def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
+    """One JSON line per outcome; the file appears only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        for outcome in outcomes:
+            file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
+    """What `write_outcomes` wrote."""
+    with path.open(encoding="utf-8") as file:
+        return [Outcome(**json.loads(line)) for line in file]

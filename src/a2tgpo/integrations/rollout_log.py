@@ -1,0 +1,90 @@
+"""One JSON line per rollout: what was said, and what each turn earned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from a2tgpo.core import turn_ids
+from a2tgpo.integrations.batch_credit import BatchCredit
+from a2tgpo.rollout.types import Rollout
+
+if TYPE_CHECKING:
+    from a2tgpo.integrations.trl_trainer import A2TGPOTrainer
+
+
+class RolloutLog:
+    """Appends to `step_NNNNNN.jsonl` in `folder`, or `step_NNNNNN.rankR.jsonl` where several processes write."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def write(
+        self,
+        trainer: A2TGPOTrainer,
+        inputs: list[dict[str, Any]],
+        output: dict[str, Any],
+        model_mask: Tensor,
+        credit: BatchCredit,
+    ) -> None:
+        """Write this process's rollouts of one generation batch."""
+        process = trainer.accelerator.process_index
+        local = credit.local(process)
+        suffix = f".rank{process}" if trainer.accelerator.num_processes > 1 else ""
+        path = self.folder / f"step_{trainer.state.global_step:06d}{suffix}.jsonl"
+        tokenizer = trainer._tokenizer
+        turns = turn_ids(model_mask).tolist()
+        first_row = process * len(inputs)
+        with path.open("w", encoding="utf-8") as file:
+            for i, row in enumerate(inputs):
+                length = int(output["completion_mask"][i].sum())
+                ids = output["completion_ids"][i, :length].tolist()
+                record = {
+                    "step": trainer.state.global_step,
+                    "group": (first_row + i) // trainer.num_generations,
+                    "id": row.get("id"),
+                    "prompt": row["prompt"],
+                    "answer": row["answer"],
+                    "segments": _segments(tokenizer, ids, turns[i][:length]),
+                    **_ending(row.get("rollout")),
+                    **_credit(local, i),
+                }
+                file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+
+
+def _segments(tokenizer: Any, ids: list[int], turns: list[int]) -> list[dict[str, Any]]:
+    """Runs of one author: the policy's turn k (from 0), or the environment (`turn` −1)."""
+    segments: list[dict[str, Any]] = []
+    for token, turn in zip(ids, turns, strict=True):
+        if not segments or segments[-1]["turn"] != turn:
+            segments.append({"turn": turn, "ids": []})
+        segments[-1]["ids"].append(token)
+    return [{"turn": s["turn"], "text": tokenizer.decode(s["ids"]), "ids": s["ids"]} for s in segments]
+
+
+def _ending(rollout: Rollout | None) -> dict[str, Any]:
+    if rollout is None:
+        return {}
+    return {
+        "termination": rollout.termination,
+        "reason": rollout.reason,
+        "prediction": rollout.answer,
+        "calls": [{"query": call.query, "passage_ids": call.passage_ids} for call in rollout.calls],
+    }
+
+
+def _credit(local: BatchCredit, i: int) -> dict[str, Any]:
+    n_turns, n_process = int(local.n_turns[i]), int(local.is_process[i].sum())
+    return {
+        "reward": local.outcome[i].item(),
+        "valid": bool(local.valid[i]),
+        "likelihood": local.likelihood[i, : n_process + 1].tolist(),
+        "gain": local.gain[i, :n_process].tolist(),
+        "normalized_gain": local.normalized_gain[i, :n_process].tolist(),
+        "advantage": local.advantage[i, :n_turns].tolist(),
+        "clip_scale": local.clip_scale[i, :n_turns].tolist(),
+    }

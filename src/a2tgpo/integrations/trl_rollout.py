@@ -1,0 +1,57 @@
+"""`rollout_func` for TRL: our agent loop, TRL's sampling settings, TRL's output columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from trl.models import unwrap_model_for_generation
+
+from a2tgpo.rollout.agent import SearchAgent
+from a2tgpo.rollout.backend import TransformersBackend
+from a2tgpo.rollout.protocol import STOP_STRINGS
+from a2tgpo.rollout.types import Rollout
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
+
+
+class TagRollout:
+    """Pass an instance as `rollout_func=` of `A2TGPOTrainer` (or of `GRPOTrainer`: it needs nothing of ours).
+
+    TRL hands over this process's prompts, each repeated `num_generations` times, and expects token ids back.
+    `env_mask` marks the policy's tokens; `rollout` carries our record of each conversation to the reward functions,
+    which receive it as a keyword argument, and to the rollout log.
+    """
+
+    def __init__(self, agent: SearchAgent, rows_per_batch: int = 256) -> None:
+        self.agent = agent
+        self.rows_per_batch = rows_per_batch
+
+    def __call__(self, prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
+        with (
+            unwrap_model_for_generation(
+                trainer.model_wrapped,
+                trainer.accelerator,
+                gather_deepspeed3_params=trainer.args.ds3_gather_for_generation,
+                generation_kwargs=trainer.generation_kwargs,
+                gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+            ) as model,
+            torch.no_grad(),
+        ):
+            backend = TransformersBackend(
+                model, self.agent.tokenizer, trainer.generation_config, STOP_STRINGS, self.rows_per_batch
+            )
+            rollouts = self.agent.run(prompts, backend)
+        return rollout_columns(rollouts)
+
+
+def rollout_columns(rollouts: list[Rollout]) -> dict[str, Any]:
+    """TRL's columns for `rollouts`. `logprobs` stays None: the trainer scores old log-probabilities itself."""
+    return {
+        "prompt_ids": [rollout.prompt_ids for rollout in rollouts],
+        "completion_ids": [rollout.completion_ids for rollout in rollouts],
+        "env_mask": [rollout.model_mask for rollout in rollouts],
+        "logprobs": None,
+        "rollout": rollouts,
+    }

@@ -1,0 +1,150 @@
+"""The agent loop: sample a turn, run its search, show the result, until every rollout has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from a2tgpo.errors import DataError, ToolError
+from a2tgpo.retrieval.corpus import Passage
+from a2tgpo.rollout.backend import Backend
+from a2tgpo.rollout.observation import ObservationEncoder
+from a2tgpo.rollout.protocol import Answer, Malformed, Search, parse_turn
+from a2tgpo.rollout.types import Rollout, Termination, ToolCall
+
+BatchedSearch = Callable[[list[str]], list[list[Passage]]]
+
+
+@dataclass(frozen=True)
+class RolloutLimits:
+    """Budgets of one rollout.
+
+    Args:
+        max_searches: tool calls; one more turn is left for the answer. The paper uses 6.
+        max_completion_tokens: everything after the prompt, observations included.
+        max_turn_tokens: one policy turn.
+        max_prompt_tokens: a longer prompt is an error in the data.
+        passage_tokens: one passage's text, longer ones are cut.
+    """
+
+    max_searches: int = 6
+    max_completion_tokens: int = 4096
+    max_turn_tokens: int = 512
+    max_prompt_tokens: int = 1024
+    passage_tokens: int = 160
+
+    def __post_init__(self) -> None:
+        for name in ("max_completion_tokens", "max_turn_tokens", "max_prompt_tokens", "passage_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1 token")
+        if self.max_searches < 0:
+            raise ValueError(f"max_searches={self.max_searches}: must be 0 (no tool) or more")
+
+
+class SearchAgent:
+    """Runs rollouts of the tag protocol, all of a batch in step so that generation and search are batched.
+
+    Args:
+        tokenizer: the policy's, with a chat template.
+        search: batched search; raises `ToolError` when it fails.
+        limits: token and turn budgets.
+        system_prompt: prepended as a system message unless None.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        search: BatchedSearch,
+        limits: RolloutLimits,
+        system_prompt: str | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.search = search
+        self.limits = limits
+        self.system_prompt = system_prompt
+        self._encode_observation = ObservationEncoder(tokenizer, limits.passage_tokens)
+
+    def run(self, prompts: Sequence[str | list[dict[str, str]]], backend: Backend) -> list[Rollout]:
+        """One rollout per prompt (text, or chat messages), in order.
+
+        Raises:
+            DataError: a prompt is longer than `max_prompt_tokens`.
+            ToolError: the tool failed in every rollout: it is down, and nothing can be learned from this batch.
+        """
+        rollouts = [Rollout(prompt_ids=self.encode_prompt(prompt)) for prompt in prompts]
+        while active := [rollout for rollout in rollouts if rollout.termination is None]:
+            budgets = [self._turn_budget(rollout) for rollout in active]
+            turns = backend([rollout.ids for rollout in active], budgets)
+            searching = []
+            for rollout, ids, budget in zip(active, turns, budgets, strict=True):
+                query = self._take_turn(rollout, ids, cut=len(ids) >= budget)
+                if query is not None:
+                    searching.append((rollout, query))
+            if searching:
+                self._observe(searching)
+        if rollouts and all(rollout.termination is Termination.TOOL_FAILED for rollout in rollouts):
+            raise ToolError(f"the search tool failed in all {len(rollouts)} rollouts: {rollouts[0].reason}")
+        return rollouts
+
+    def encode_prompt(self, prompt: str | list[dict[str, str]]) -> list[int]:
+        """Token ids of the prompt, through the chat template, up to where the policy writes."""
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        if self.system_prompt is not None and messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": self.system_prompt}, *messages]
+        ids = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        if len(ids) > self.limits.max_prompt_tokens:
+            raise DataError(
+                f"prompt of {len(ids)} tokens is longer than max_prompt_tokens={self.limits.max_prompt_tokens}: "
+                f"{messages[-1]['content'][:80]!r}…; raise the budget or drop the question"
+            )
+        return ids
+
+    def _turn_budget(self, rollout: Rollout) -> int:
+        # One token is kept for the closing end-of-sequence token.
+        left = self.limits.max_completion_tokens - len(rollout.completion_ids) - 1
+        return max(1, min(left, self.limits.max_turn_tokens))
+
+    def _take_turn(self, rollout: Rollout, ids: list[int], *, cut: bool) -> str | None:
+        """Append the sampled turn; return its query if it searches, end the rollout otherwise."""
+        rollout.append(ids, by_policy=True)
+        match parse_turn(self.tokenizer.decode(self._without_eos(ids))):
+            case Answer(text):
+                rollout.answer = text
+                rollout.end(Termination.ANSWERED)
+                self._close(rollout)
+            case Malformed(reason):
+                rollout.end(Termination.OUT_OF_TOKENS if cut else Termination.MALFORMED, reason)
+            case Search(query) if len(rollout.calls) < self.limits.max_searches:
+                return query
+            case Search(query):
+                rollout.end(Termination.OUT_OF_TURNS, f"search {query!r} after {len(rollout.calls)} searches")
+        return None
+
+    def _without_eos(self, ids: list[int]) -> list[int]:
+        return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids
+
+    def _close(self, rollout: Rollout) -> None:
+        # TRL reads a completion without an end-of-sequence token as truncated.
+        if rollout.completion_ids[-1] != self.tokenizer.eos_token_id:
+            rollout.append([self.tokenizer.eos_token_id], by_policy=False)
+
+    def _observe(self, searching: list[tuple[Rollout, str]]) -> None:
+        """Search for all queries at once and append each result, or end the rollouts the tool failed."""
+        try:
+            results = self.search([query for _, query in searching])
+        except ToolError as error:
+            for rollout, query in searching:
+                rollout.end(Termination.TOOL_FAILED, f"search {query!r}: {error}")
+            return
+        for (rollout, query), passages in zip(searching, results, strict=True):
+            rollout.calls.append(ToolCall(query, tuple(passage.id for passage in passages)))
+            observation = self._encode_observation(passages)
+            # The next turn needs room for at least one token and the end of sequence.
+            if len(rollout.completion_ids) + len(observation) + 2 > self.limits.max_completion_tokens:
+                rollout.end(Termination.OUT_OF_TOKENS, f"the result of search {query!r} does not fit")
+            else:
+                rollout.append(observation, by_policy=False)

@@ -1,0 +1,56 @@
+"""From passages to observation tokens that cannot break out of their block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedTokenizerBase
+
+from a2tgpo.retrieval.corpus import Passage
+from a2tgpo.rollout.protocol import neutralise, render_result
+
+
+@dataclass(frozen=True)
+class ObservationEncoder:
+    """Renders and tokenises search results.
+
+    Retrieved text is data: protocol tags in it are neutralised, special tokens are tokenised as the plain characters
+    they are spelled with, and each passage is cut to `passage_tokens` tokens.
+
+    Args:
+        tokenizer: the policy's tokenizer.
+        passage_tokens: most tokens of one passage's text.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    passage_tokens: int = 160
+
+    def __call__(self, passages: Sequence[Passage]) -> list[int]:
+        """Token ids of the whole `<result>` block."""
+        foreign = self._foreign_tokens()
+        shown = [
+            replace(
+                passage,
+                title=neutralise(passage.title, foreign),
+                text=self._cut(neutralise(passage.text, foreign)),
+            )
+            for passage in passages
+        ]
+        return self._plain_ids(render_result(shown))
+
+    def _plain_ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def _cut(self, text: str) -> str:
+        encoded = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+        )
+        if len(encoded["input_ids"]) <= self.passage_tokens:
+            return text
+        return text[: encoded["offset_mapping"][self.passage_tokens - 1][1]]
+
+    def _foreign_tokens(self) -> list[str]:
+        """Added tokens that are not special, longest first: tokenizers match them even in plain text."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return sorted({str(t) for t in added if not t.special and str(t).strip()}, key=len, reverse=True)

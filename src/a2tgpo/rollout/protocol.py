@@ -1,0 +1,128 @@
+"""The tag protocol of the paper: how a turn is written, read and answered.
+
+    policy       <think> ... </think> <search> query </search>
+    environment  <result>
+                 [1] "Title" text
+                 ...
+                 </result>
+    policy       <think> ... </think> <answer> \\boxed{X} </answer>
+
+A turn ends with `</search>` or `</answer>`, the only two places where generation stops. Anything else is malformed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from a2tgpo.retrieval.corpus import Passage
+
+TAGS = ("think", "search", "result", "answer")
+STOP_STRINGS = ("</search>", "</answer>")
+
+SCAFFOLD = "<think> I now know the answer. </think> <answer> \\boxed{{answer}} </answer>"
+"""How the policy itself would answer. Demonstrations end with it and the scorer reads the gold answer inside it, so
+the likelihood measures what the policy knows and not how surprised it is by a foreign sentence."""
+
+INSTRUCTION = (
+    "Answer the question. You may search for facts. In each turn, reason inside <think> and </think>, then either "
+    "search with <search> a few keywords </search>, which returns passages inside <result> and </result>, or give the "
+    "final answer as <answer> \\boxed{a few words} </answer>."
+)
+"""The system prompt for models that were not warm-started on a fixed format."""
+
+_TAG = re.compile(r"<(\s*/?\s*(?:" + "|".join(TAGS) + r")\s*)>", re.IGNORECASE)
+_TURN = re.compile(
+    r"\s*<think>(?P<thought>.*?)</think>\s*"
+    r"(?:<search>(?P<query>.*?)</search>|<answer>(?P<answer>.*?)</answer>)\s*\Z",
+    re.DOTALL,
+)
+_ANSWER_OPEN = re.compile(r"\\boxed\s*\{")
+
+
+@dataclass(frozen=True)
+class Search:
+    """The policy asks the tool for passages on `query`."""
+
+    query: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The policy's final answer: the contents of `\\boxed{...}`."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """The turn is not in the protocol; `reason` says what was expected."""
+
+    reason: str
+
+
+Action = Search | Answer | Malformed
+
+
+def parse_turn(text: str) -> Action:
+    """Read one policy turn.
+
+    Exactly one `<think>` block, then exactly one `<search>` or `<answer>` block, with no further protocol tag inside.
+    """
+    match = _TURN.match(text)
+    if match is None:
+        return Malformed("expected <think>…</think> followed by <search>…</search> or <answer>…</answer>")
+    if any(_TAG.search(part) for part in match.groups() if part is not None):
+        return Malformed("protocol tag inside another block")
+    if match["query"] is not None:
+        query = match["query"].strip()
+        return Search(query) if query else Malformed("empty search query")
+    answer = unbox(match["answer"])
+    return Answer(answer) if answer else Malformed("expected \\boxed{…} with an answer inside <answer>")
+
+
+def unbox(text: str) -> str | None:
+    """Contents of the last `\\boxed{...}` in `text` with balanced braces, stripped; None where there is none."""
+    opened = [match.end() for match in _ANSWER_OPEN.finditer(text)]
+    if not opened:
+        return None
+    depth, start = 1, opened[-1]
+    for position, character in enumerate(text[start:], start):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return text[start:position].strip()
+    return None
+
+
+def search_turn(thought: str, query: str) -> str:
+    """A well-formed search turn, as demonstrations write it."""
+    return f"<think> {thought} </think> <search> {query} </search>"
+
+
+def answer_turn(answer: str) -> str:
+    """The well-formed last turn: the scorer's own scaffold around `answer`."""
+    return SCAFFOLD.replace("{answer}", answer, 1)
+
+
+def render_result(passages: Iterable[Passage]) -> str:
+    """The observation that answers a search, its passages neutralised; `no results` where there are none."""
+    lines = [
+        f'[{rank}] "{neutralise(passage.title)}" {neutralise(passage.text)}'
+        for rank, passage in enumerate(passages, start=1)
+    ]
+    return "\n".join(["<result>", *(lines or ["no results"]), "</result>", ""])
+
+
+def neutralise(text: str, foreign_tokens: Iterable[str] = ()) -> str:
+    """Make retrieved text unable to speak the protocol.
+
+    `<search>` becomes `[search]`, in any case and spacing, and so for every protocol tag. Each string of
+    `foreign_tokens` (a tokenizer's added tokens, which some tokenizers match inside plain text even when told not to
+    read special tokens) is broken by a space after its first character.
+    """
+    text = _TAG.sub(lambda match: f"[{match[1]}]", text)
+    for token in foreign_tokens:
+        if len(token) > 1 and token in text:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text

@@ -1,0 +1,57 @@
+"""What a rollout is: the tokens the policy and the environment wrote, and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Termination(StrEnum):
+    """Why a rollout ended. Every way is counted; only ANSWERED keeps the format."""
+
+    ANSWERED = "answered"
+    OUT_OF_TURNS = "out_of_turns"  # asked for another search with the tool-call budget spent
+    OUT_OF_TOKENS = "out_of_tokens"  # the turn, or the next observation, does not fit the token budget
+    MALFORMED = "malformed"  # a turn outside the protocol
+    TOOL_FAILED = "tool_failed"  # the tool raised or hung: not the policy's doing, so it earns no reward
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One search: the query as written and the ids of the passages shown."""
+
+    query: str
+    passage_ids: tuple[str, ...]
+
+
+@dataclass
+class Rollout:
+    """One conversation, token by token.
+
+    `completion_ids` holds everything after the prompt in order; `model_mask[i]` is 1 where the policy sampled
+    token i and 0 where the environment wrote it (observations, the closing end-of-sequence token). Tokens are never
+    decoded and re-encoded: what was sampled is what is trained on.
+    """
+
+    prompt_ids: list[int]
+    completion_ids: list[int] = field(default_factory=list)
+    model_mask: list[int] = field(default_factory=list)
+    termination: Termination | None = None
+    reason: str = ""
+    answer: str | None = None
+    calls: list[ToolCall] = field(default_factory=list)
+
+    def append(self, ids: list[int], *, by_policy: bool) -> None:
+        """Extend the conversation by `ids`, written by the policy or by the environment."""
+        self.completion_ids += ids
+        self.model_mask += [int(by_policy)] * len(ids)
+
+    def end(self, termination: Termination, reason: str = "") -> None:
+        """Close the rollout; `reason` is the sentence a reader of the log sees."""
+        assert self.termination is None, f"rollout already ended as {self.termination}"
+        self.termination, self.reason = termination, reason
+
+    @property
+    def ids(self) -> list[int]:
+        """The whole context: prompt and completion."""
+        return self.prompt_ids + self.completion_ids

@@ -1,0 +1,100 @@
+"""Everything a run produced, in one directory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from a2tgpo.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of a run.
+
+    config.yaml        the recipe with every override, as it ran
+    corpus.jsonl       the generated corpus (generated world only)
+    warm_start/        the model the updates start from
+    checkpoints/       TRL's checkpoints; model/ the final policy
+    metrics.jsonl      one line per log
+    rollouts/          one file per generation batch
+    eval/              every evaluated question; summary.json and summary.md the final table
+    """
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def rollouts(self) -> Path:
+        return self.root / "rollouts"
+
+    @property
+    def warm_start(self) -> Path:
+        return self.root / "warm_start"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    @property
+    def corpus(self) -> Path:
+        return self.root / "corpus.jsonl"
+
+    def evaluation(self, name: str) -> Path:
+        """File of the outcomes of one evaluation."""
+        return self.root / "eval" / f"{name}.jsonl"
+
+    def open_new(self, config: dict[str, Any]) -> None:
+        """Create the directory and write the configuration.
+
+        Raises:
+            RecipeError: the directory already holds a run.
+        """
+        if self.config.exists():
+            raise RecipeError(
+                f"output_dir={str(self.root)!r} already holds a run: choose another --output_dir, or continue it "
+                "with --resume_from_checkpoint true"
+            )
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.config.write_text(yaml.safe_dump(config, sort_keys=True, allow_unicode=True), encoding="utf-8")
+
+    def resume_point(self) -> str | None:
+        """The last complete checkpoint, or None where the run stopped before its first.
+
+        Raises:
+            RecipeError: there is no run here.
+        """
+        if not self.config.exists():
+            raise RecipeError(
+                f"output_dir={str(self.root)!r} holds no run to resume: leave out --resume_from_checkpoint"
+            )
+        return get_last_checkpoint(str(self.checkpoints)) if self.checkpoints.is_dir() else None
+
+
+class MetricsFile(TrainerCallback):
+    """Appends each log of the main process to `metrics.jsonl`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if state.is_world_process_zero and logs:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")

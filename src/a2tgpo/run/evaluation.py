@@ -1,0 +1,72 @@
+"""Greedy and sampled evaluation of a policy on held-out questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import GenerationConfig, PreTrainedModel, set_seed
+
+from a2tgpo.evaluate.questions import Outcome, Summary, evaluate_questions, read_outcomes, write_outcomes
+from a2tgpo.rollout.agent import SearchAgent
+from a2tgpo.rollout.backend import TransformersBackend
+from a2tgpo.rollout.protocol import STOP_STRINGS
+
+if TYPE_CHECKING:
+    from a2tgpo.config import RunConfig
+    from a2tgpo.run.directory import RunDirectory
+
+MODES = ("greedy", "sampled")
+
+
+def evaluate_policy(
+    model: PreTrainedModel,
+    agent: SearchAgent,
+    questions: Sequence[dict[str, Any]],
+    config: RunConfig,
+    directory: RunDirectory,
+    name: str,
+) -> dict[str, Summary]:
+    """Summaries of `name` in both modes; outcomes already on disk are read, not computed again."""
+    return {
+        f"{name}, {mode}": Summary.of(
+            _outcomes(model, agent, questions, config, directory.evaluation(f"{name}_{mode}"), mode)
+        )
+        for mode in MODES
+    }
+
+
+def _outcomes(
+    model: PreTrainedModel,
+    agent: SearchAgent,
+    questions: Sequence[dict[str, Any]],
+    config: RunConfig,
+    path: Path,
+    mode: str,
+) -> list[Outcome]:
+    if path.exists():
+        return read_outcomes(path)
+    set_seed(config.training.seed)
+    backend = TransformersBackend(
+        model, agent.tokenizer, sampling_config(agent, config, mode), STOP_STRINGS, config.recipe.rows_per_generation
+    )
+    with torch.no_grad(), tqdm(total=len(questions), desc=path.stem.replace("_", " "), unit="question") as bar:
+        outcomes = evaluate_questions(
+            agent, backend, questions, batch_size=config.recipe.eval_batch_size, progress=bar.update
+        )
+    write_outcomes(path, outcomes)
+    return outcomes
+
+
+def sampling_config(agent: SearchAgent, config: RunConfig, mode: str) -> GenerationConfig:
+    """Greedy, or the sampling the policy is trained with."""
+    ids = {"pad_token_id": agent.tokenizer.pad_token_id, "eos_token_id": agent.tokenizer.eos_token_id}
+    if mode == "greedy":
+        return GenerationConfig(do_sample=False, **ids)
+    training = config.training
+    return GenerationConfig(
+        do_sample=True, temperature=training.temperature, top_p=training.top_p, top_k=training.top_k, **ids
+    )

@@ -1,0 +1,52 @@
+"""The final table: exact match before and after, by hop count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.table import Table
+
+from a2tgpo.evaluate.intervals import Proportion
+from a2tgpo.evaluate.questions import Summary
+
+Rows = list[list[str]]
+
+
+def summary_rows(summaries: Mapping[str, Summary]) -> tuple[list[str], Rows]:
+    """Header and rows, one row a summary: exact match overall and by hops (95 % interval), searches, format rate."""
+    hops = sorted({hop for summary in summaries.values() for hop in summary.by_hops})
+    header = ["", "exact match", *(f"{hop} hop" + "s" * (hop > 1) for hop in hops), "searches", "format"]
+    rows = [
+        [
+            name,
+            _share(summary.exact_match),
+            *(_share(summary.by_hops[hop]) if hop in summary.by_hops else "" for hop in hops),
+            f"{summary.searches:.2f}",
+            f"{summary.format_rate:.3f}",
+        ]
+        for name, summary in summaries.items()
+    ]
+    return header, rows
+
+
+def as_table(summaries: Mapping[str, Summary], title: str) -> Table:
+    """For the terminal."""
+    header, rows = summary_rows(summaries)
+    table = Table(title=title)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def as_markdown(summaries: Mapping[str, Summary]) -> str:
+    """For `summary.md`."""
+    header, rows = summary_rows(summaries)
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _share(share: Proportion) -> str:
+    low, high = share.interval
+    return f"{share.value:.3f} [{low:.2f}, {high:.2f}]"

@@ -1,0 +1,115 @@
+"""`a2tgpo train`: task, warm start, evaluation before, updates, evaluation after, table."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
+from trl import get_peft_config
+
+from a2tgpo.config import RunConfig
+from a2tgpo.evaluate.questions import Summary
+from a2tgpo.integrations.rewards import exact_match_reward
+from a2tgpo.integrations.trl_rollout import TagRollout
+from a2tgpo.integrations.trl_trainer import A2TGPOTrainer
+from a2tgpo.rollout.agent import SearchAgent
+from a2tgpo.run.directory import MetricsFile, RunDirectory
+from a2tgpo.run.evaluation import evaluate_policy
+from a2tgpo.run.policy import load_model, load_tokenizer
+from a2tgpo.run.progress import InterruptGuard, StepProgress
+from a2tgpo.run.table import as_markdown, as_table
+from a2tgpo.run.task import Task, open_task
+from a2tgpo.run.warm_start import warm_start
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was stopped by the user after a checkpoint was kept."""
+
+
+def train(config: RunConfig, directory: RunDirectory, console: Console) -> dict[str, Summary]:
+    """Run the recipe in `directory`, skipping what an earlier, interrupted run already did.
+
+    Raises:
+        Interrupted: Ctrl-C during the updates, after the checkpoint was saved.
+    """
+    set_seed(config.training.seed)
+    task = open_task(config, directory)
+    start = _warm_started(config, directory, task, console)
+    agent = task.agent(load_tokenizer(start, config))
+    model = load_model(start, config)
+    console.print(f"policy {start}: {model.num_parameters() / 1e6:.2f} M parameters")
+    summaries = evaluate_policy(model, agent, task.eval_questions, config, directory, "before")
+    if not directory.model.exists():
+        _update(model, agent, task, config, directory)
+    trained = load_model(str(directory.model), config)
+    summaries |= evaluate_policy(trained, agent, task.eval_questions, config, directory, "after")
+    _report(summaries, directory, console)
+    return summaries
+
+
+def _warm_started(config: RunConfig, directory: RunDirectory, task: Task, console: Console) -> str:
+    """Path or name of the policy the updates start from."""
+    name = config.model.model_name_or_path
+    if config.recipe.warm_start_steps == 0:
+        return name
+    done = directory.warm_start / "losses.json"
+    if not done.exists():
+        tokenizer = load_tokenizer(name, config)
+        encoded = task.demonstrations(tokenizer)
+        console.print(f"warm start: {config.recipe.warm_start_steps} steps on {len(encoded)} demonstrations")
+        losses = warm_start(load_model(name, config), tokenizer, encoded, config, directory.warm_start)
+        done.write_text(json.dumps(losses), encoding="utf-8")
+    return str(directory.warm_start)
+
+
+def _update(
+    model: PreTrainedModel, agent: SearchAgent, task: Task, config: RunConfig, directory: RunDirectory
+) -> None:
+    training = config.training
+    training.output_dir = str(directory.checkpoints)
+    training.rollouts_dir = str(directory.rollouts)
+    training.max_completion_length = agent.limits.max_completion_tokens
+    with InterruptGuard() as guard:
+        trainer = A2TGPOTrainer(
+            model,
+            exact_match_reward,
+            training,
+            train_dataset=task.train_dataset,
+            processing_class=agent.tokenizer,
+            rollout_func=TagRollout(agent, config.recipe.rows_per_generation),
+            peft_config=get_peft_config(config.model),
+            callbacks=[MetricsFile(directory.metrics), guard],
+        )
+        for default in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(default)
+        trainer.add_callback(StepProgress())
+        trainer.train(resume_from_checkpoint=_resume_point(training, directory))
+    if guard.requested:
+        raise Interrupted(f"checkpoint kept in {directory.checkpoints}")
+    _save(trainer, agent, directory)
+
+
+def _resume_point(training: Any, directory: RunDirectory) -> str | None:
+    wanted = training.resume_from_checkpoint
+    if wanted is None:
+        return None
+    return directory.resume_point() if str(wanted).lower() == "true" else str(wanted)
+
+
+def _save(trainer: A2TGPOTrainer, agent: SearchAgent, directory: RunDirectory) -> None:
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    model.save_pretrained(directory.model)
+    agent.tokenizer.save_pretrained(directory.model)
+
+
+def _report(summaries: dict[str, Summary], directory: RunDirectory, console: Console) -> None:
+    console.print(as_table(summaries, "held-out questions: exact match with 95 % interval"))
+    (directory.root / "summary.md").write_text(as_markdown(summaries), encoding="utf-8")
+    (directory.root / "summary.json").write_text(
+        json.dumps({name: summary.as_json() for name, summary in summaries.items()}, indent=2), encoding="utf-8"
+    )
+    console.print(f"everything is in {directory.root}")

@@ -1,0 +1,79 @@
+"""Supervised warm start with TRL's SFTTrainer on scripted demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+if TYPE_CHECKING:
+    from a2tgpo.config import RunConfig
+
+
+def warm_start(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[dict[str, list[int]]],
+    config: RunConfig,
+    output: Path,
+) -> list[dict[str, float]]:
+    """Train `model` in place on `encoded` demonstrations and save it with its tokenizer to `output`.
+
+    Only the tokens a policy would have written carry loss: prompt, observations and the closing end-of-sequence token
+    are masked (`completion_mask` 0).
+
+    Args:
+        encoded: rows of `input_ids` and `completion_mask`, tokenised turn by turn as rollouts are.
+
+    Returns:
+        TRL's log history.
+    """
+    recipe, training = config.recipe, config.training
+    rows = [
+        {
+            "input_ids": row["input_ids"],
+            "labels": [
+                token if written else -100
+                for token, written in zip(row["input_ids"], row["completion_mask"], strict=True)
+            ],
+        }
+        for row in encoded
+    ]
+    micro_batch = recipe.warm_start_micro_batch_size or recipe.warm_start_batch_size
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(output / "trainer"),
+            max_steps=recipe.warm_start_steps,
+            learning_rate=recipe.warm_start_learning_rate,
+            per_device_train_batch_size=micro_batch,
+            gradient_accumulation_steps=max(1, recipe.warm_start_batch_size // micro_batch),
+            lr_scheduler_type="linear",
+            warmup_steps=max(1, recipe.warm_start_steps // 20),
+            max_length=None,
+            gradient_checkpointing=training.gradient_checkpointing,
+            use_cpu=training.use_cpu,
+            bf16=training.bf16,
+            fp16=training.fp16,
+            seed=training.seed,
+            logging_steps=10,
+            save_strategy="no",
+            report_to="none",
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    # TRL patches the forward with its fused head; the saved model is reloaded without it.
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    return _losses(trainer.state.log_history)
+
+
+def _losses(history: list[dict[str, Any]]) -> list[dict[str, float]]:
+    return [{"step": row["step"], "loss": row["loss"]} for row in history if "loss" in row]

@@ -1,0 +1,108 @@
+"""The tag protocol: what parses, what does not, and that retrieved text cannot speak it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from a2tgpo.retrieval.corpus import Passage
+from a2tgpo.rollout.protocol import (
+    SCAFFOLD,
+    TAGS,
+    Answer,
+    Malformed,
+    Search,
+    answer_turn,
+    neutralise,
+    parse_turn,
+    render_result,
+    search_turn,
+    unbox,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "action"),
+    [
+        ("<think> a </think> <search> Kelo Mitu mentor </search>", Search("Kelo Mitu mentor")),
+        ("\n<think>a</think><search>x</search>\n", Search("x")),
+        ("<think> a </think> <answer> \\boxed{Besa Guild} </answer>", Answer("Besa Guild")),
+        ("<think> a </think> <answer> so \\boxed{1} or \\boxed{f_{2}} </answer>", Answer("f_{2}")),
+    ],
+)
+def test_well_formed_turns(text: str, action: object) -> None:
+    """Each form of the paper's turn is read as what it asks for; the last box counts, braces inside it balance."""
+    assert parse_turn(text) == action
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Kelo Mitu",
+        "<search> x </search>",
+        "<think> a </think> <search>  </search>",
+        "<think> a </think> <answer> Besa Guild </answer>",
+        "<think> a </think> <answer> \\boxed{ } </answer>",
+        "<think> a </think> <answer> \\boxed{x </answer>",
+        "<think> a <search> y </search> </think> <search> x </search>",
+        "<think> a </think> <search> x </search> <answer> \\boxed{y} </answer>",
+        "<think> a </think> <search> x </search> and more",
+        "<think> a </think> <search> x",
+        "<think> a </think> <result> made up </result> <answer> \\boxed{y} </answer>",
+    ],
+)
+def test_malformed_turns_say_why(text: str) -> None:
+    """Nothing outside the protocol is guessed at: an invented result block or a second action is malformed."""
+    action = parse_turn(text)
+    assert isinstance(action, Malformed)
+    assert action.reason
+
+
+def test_the_scaffold_is_how_a_policy_answers() -> None:
+    """The scorer's scaffold, the demonstrations' last turn and the parser agree."""
+    assert SCAFFOLD.count("{answer}") == 1
+    assert parse_turn(answer_turn("Kelo Mitu")) == Answer("Kelo Mitu")
+    assert parse_turn(search_turn("find it.", "Kelo")) == Search("Kelo")
+
+
+def test_a_result_block() -> None:
+    """The exact text of an observation, with hits and without."""
+    passages = [Passage("1", "Kelo Mitu", "The mentor of Kelo Mitu is Bo Ra."), Passage("2", "Bo Ra", "A person.")]
+    assert render_result(passages) == (
+        '<result>\n[1] "Kelo Mitu" The mentor of Kelo Mitu is Bo Ra.\n[2] "Bo Ra" A person.\n</result>\n'
+    )
+    assert render_result([]) == "<result>\nno results\n</result>\n"
+
+
+TAG_LIKE = st.sampled_from(
+    [f"<{slash}{tag}>" for tag in TAGS for slash in ("", "/")]
+    + ["< / RESULT >", "<Search >", "<", ">", "/", "x", "</res", "ult>", "<<think>>"]
+)
+
+
+@given(st.lists(TAG_LIKE, max_size=12).map("".join))
+def test_no_passage_can_close_the_result_block(text: str) -> None:
+    """However tags are nested, split or spelled, a rendered passage holds no protocol tag but the block's own two."""
+    block = render_result([Passage("1", text, text)])
+    inner = block.removeprefix("<result>\n").removesuffix("\n</result>\n")
+    squeezed = "".join(inner.split()).lower()
+    assert not any(f"<{slash}{tag}>" in squeezed for tag in TAGS for slash in ("", "/"))
+
+
+def test_foreign_tokens_are_broken() -> None:
+    """A tokenizer's added tokens are spelled so that the tokenizer no longer finds them."""
+    assert neutralise("call <tool_call> now", ["<tool_call>"]) == "call < tool_call> now"
+
+
+@given(st.text(alphabet="ab{}\\ ", max_size=20))
+def test_unbox_inverts_boxing(text: str) -> None:
+    """Any text with balanced braces comes back from its box; an open box gives None."""
+    depth, balanced = 0, True
+    for character in text:
+        depth += (character == "{") - (character == "}")
+        balanced &= depth >= 0
+    if balanced and depth == 0:
+        assert unbox(f"so \\boxed{{{text}}}.") == text.strip()
+    assert unbox("\\boxed{" + "{" * (text.count("}") + 1) + text) is None or "\\boxed" in text
