@@ -1,0 +1,154 @@
+"""Group normalisation: gains against the same prompt's gains, outcomes against the same prompt's outcomes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from a2tgpo.core._inputs import check_choice, check_shapes, check_values, full_precision
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+Pool = Literal["turn", "prompt"]
+Baseline = Literal["survivors", "absorbing"]
+
+
+def normalize_turn_groups(
+    gain: Float[Tensor, "B T"],
+    is_process: Bool[Tensor, "B T"],
+    group: Int[Tensor, " B"],
+    *,
+    pool: Pool = "turn",
+    baseline: Baseline = "survivors",
+    eps: float = 1e-6,
+    valid: Bool[Tensor, " B"] | None = None,
+) -> Float[Tensor, "B T"]:
+    """ĝ = (ig − mean G) / (std G + eps), G the gains of one prompt at one depth (arXiv 2605.06200).
+
+    The standard deviation is the population's. A group of one gives 0, as does a group of equal gains.
+
+    Args:
+        gain: information gains; values off process turns are ignored.
+        is_process: turns that have a gain.
+        group: the prompt of each rollout, an index in 0..B−1.
+        pool: "turn" makes a group of prompt and depth; "prompt" pools all process turns of a prompt (IGPO).
+        baseline: "survivors" compares with the rollouts that have a process turn at that depth. "absorbing"
+            also counts, as a gain of 0, each rollout of the prompt that is past its last process turn, so
+            that depths reached by few rollouts keep a baseline.
+        eps: a positive number far below the spread of gains that means something.
+        valid: rollouts that take part; the others enter no statistics, get 0 and may hold NaN.
+
+    Returns:
+        Normalised gains, in standard deviations; 0 off process turns.
+
+    Raises:
+        ValueError: mismatched shapes, a gain that is not finite, a group outside 0..B−1, an unknown option.
+    """
+    check_choice("pool", pool, get_args(Pool))
+    check_choice("baseline", baseline, get_args(Baseline))
+    valid = torch.ones_like(group, dtype=torch.bool) if valid is None else valid
+    check_shapes(
+        gain=(gain, "float B T"),
+        is_process=(is_process, "bool B T"),
+        group=(group, "long B"),
+        valid=(valid, "bool B"),
+    )
+    _check_groups(group)
+    is_process = is_process & valid[:, None]
+    gain = full_precision(gain)
+    check_values(
+        "gain",
+        gain,
+        gain.isfinite() | ~is_process,
+        "a process turn needs a finite gain; score the turn, unset is_process, or mark the rollout not valid",
+    )
+
+    sample = is_process
+    if baseline == "absorbing":
+        sample = is_process | _absorbed(is_process, group, valid)
+    n_rollouts, n_turns = gain.shape
+    cell = group[:, None].expand(n_rollouts, n_turns)
+    if pool == "turn":
+        cell = cell * n_turns + torch.arange(n_turns, device=gain.device)
+    scores = _standard_scores(torch.where(is_process, gain, 0), sample, cell, gain.numel(), eps)
+    return torch.where(is_process, scores, 0)
+
+
+def normalize_outcome(
+    outcome: Float[Tensor, " B"],
+    group: Int[Tensor, " B"],
+    *,
+    eps: float = 1e-6,
+    valid: Bool[Tensor, " B"] | None = None,
+) -> Float[Tensor, " B"]:
+    """R̂ = (R − mean) / (std + eps) over the rollouts of one prompt; a prompt with one rollout gives 0.
+
+    Args:
+        outcome: the reward of each rollout.
+        group: the prompt of each rollout, an index in 0..B−1.
+        eps: a positive number far below the spread of outcomes that means something.
+        valid: rollouts that take part; the others enter no statistics, get 0 and may hold NaN.
+
+    Returns:
+        Normalised outcomes, in population standard deviations.
+
+    Raises:
+        ValueError: mismatched shapes, an outcome that is not finite, a group outside 0..B−1.
+    """
+    valid = torch.ones_like(group, dtype=torch.bool) if valid is None else valid
+    check_shapes(outcome=(outcome, "float B"), group=(group, "long B"), valid=(valid, "bool B"))
+    _check_groups(group)
+    outcome = full_precision(outcome)
+    check_values(
+        "outcome",
+        outcome,
+        outcome.isfinite() | ~valid,
+        "a reward must be a finite number; fix the reward function or mark the rollout not valid",
+    )
+    return _standard_scores(outcome, valid, group, len(group), eps)
+
+
+def _absorbed(
+    is_process: Bool[Tensor, "B T"], group: Int[Tensor, " B"], valid: Bool[Tensor, " B"]
+) -> Bool[Tensor, "B T"]:
+    """Where a rollout is past its last process turn while another rollout of its prompt has one."""
+    remaining = is_process.long().flip(1).cumsum(1).flip(1)
+    peers = torch.zeros_like(remaining).index_add(0, group, is_process.long())[group]
+    return (remaining == 0) & (peers > 0) & valid[:, None]
+
+
+def _standard_scores(
+    value: Float[Tensor, "*N"],
+    sample: Bool[Tensor, "*N"],
+    cell: Int[Tensor, "*N"],
+    n_cells: int,
+    eps: float,
+) -> Float[Tensor, "*N"]:
+    """(value − mean) / (std + eps) of the sampled elements of each cell; 0 elsewhere."""
+
+    def total(summand: Tensor) -> Tensor:
+        return summand.new_zeros(n_cells).index_add(0, cell.flatten(), summand.flatten())
+
+    size = total(sample.to(value.dtype))
+    # Measured from the lowest element, equal values, and a value alone, are at exactly 0: the rounding of a
+    # mean far from 0 would otherwise be divided by a std of nearly 0 and come out as credit.
+    lowest = torch.full_like(size, torch.inf).scatter_reduce(
+        0, cell.flatten(), torch.where(sample, value, torch.inf).flatten(), "amin"
+    )
+    height = torch.where(sample, value - lowest[cell], 0)
+    mean = total(height) / size.clamp(min=1)
+    deviation = torch.where(sample, height - mean[cell], 0)
+    std = (total(deviation.square()) / size.clamp(min=1)).sqrt()
+    return deviation / (std + eps)[cell]
+
+
+def _check_groups(group: Int[Tensor, " B"]) -> None:
+    check_values(
+        "group",
+        group,
+        (group >= 0) & (group < len(group)),
+        f"number the prompts of this batch of {len(group)} rollouts from 0 to {len(group) - 1}",
+    )

@@ -1,0 +1,57 @@
+"""Turns: runs of tokens the policy wrote, and the moves between per-turn and per-token values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from a2tgpo.core._inputs import check_shapes, check_values
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+def turn_ids(model_mask: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+    """The turn each token belongs to: the 0-based index of its maximal run of model tokens.
+
+    Args:
+        model_mask: True on tokens the policy wrote, False on observations and padding.
+
+    Returns:
+        0, 1, ... on model tokens and -1 elsewhere.
+
+    Raises:
+        ValueError: `model_mask` is not a boolean matrix.
+    """
+    check_shapes(model_mask=(model_mask, "bool B L"))
+    before = torch.nn.functional.pad(model_mask[:, :-1], (1, 0))
+    starts = model_mask & ~before
+    return torch.where(model_mask, starts.cumsum(dim=1) - 1, -1)
+
+
+def to_tokens(per_turn: Float[Tensor, "B T"], turn_ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+    """Give every model token the value of its turn, and every other token 0."""
+    return torch.where(turn_ids >= 0, per_turn.gather(1, turn_ids.clamp(min=0)), 0)
+
+
+def turn_sum(
+    per_token: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"], n_turns: int
+) -> Float[Tensor, "B T"]:
+    """Sum a per-token value over each of `n_turns` turns; other tokens are left out, NaN or not."""
+    kept = torch.where(turn_ids >= 0, per_token, 0)
+    return kept.new_zeros(len(kept), n_turns).scatter_add(1, turn_ids.clamp(min=0), kept)
+
+
+def check_turn_ids(turn_ids: Int[Tensor, "B L"]) -> None:
+    """Raise ValueError for an index below -1, and for a turn that begins before the one below it."""
+    check_values("turn_ids", turn_ids, turn_ids >= -1, "use -1 on every token the policy did not write")
+    latest = turn_ids.cummax(dim=1).values
+    before = torch.nn.functional.pad(latest[:, :-1], (1, 0), value=-1)
+    check_values(
+        "turn_ids",
+        turn_ids,
+        turn_ids <= before + 1,
+        "an earlier turn is empty, so number the turns of a rollout 0, 1, ... as a2tgpo.core.turn_ids does",
+    )

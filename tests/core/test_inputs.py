@@ -1,0 +1,104 @@
+"""Bad input names the argument, the value and the remedy."""
+
+import pytest
+import torch
+
+from a2tgpo import core
+
+NAN = float("nan")
+
+
+def credit(**changes):
+    arguments = {
+        "gain": torch.tensor([[0.5, 0.0], [0.25, 0.0]]),
+        "is_process": torch.tensor([[True, False], [True, False]]),
+        "outcome": torch.tensor([1.0, 0.0]),
+        "group": torch.tensor([0, 0]),
+        "n_turns": torch.tensor([2, 2]),
+    }
+    return core.turn_credit(**arguments | changes)
+
+
+def loss(**changes):
+    arguments = {
+        "logp": torch.zeros(1, 3),
+        "old_logp": torch.zeros(1, 3),
+        "turn_ids": torch.tensor([[0, -1, 1]]),
+        "advantage": torch.zeros(1, 2),
+        "clip_scale": torch.ones(1, 2),
+    }
+    return core.policy_loss(**arguments | changes)
+
+
+def gain(**changes):
+    arguments = {"likelihood": torch.zeros(1, 3), "is_process": torch.tensor([[True, False]])}
+    return core.information_gain(**arguments | changes)
+
+
+BAD_INPUT = {
+    "shape": (credit, {"is_process": torch.tensor([[True], [True]])}, "is_process", "(2, 1)", "pad or slice"),
+    "rank": (credit, {"outcome": torch.zeros(2, 2)}, "outcome", "(2, 2)", "shape [B]"),
+    "empty": (credit, {"gain": torch.zeros(2, 0)}, "gain", "(2, 0)", "pad it"),
+    "columns": (gain, {"likelihood": torch.zeros(1, 2)}, "likelihood", "(1, 2)", "[B, T+1] = (1, 3)"),
+    "mask": (credit, {"is_process": torch.zeros(2, 2)}, "is_process", "torch.float32", "is_process.bool()"),
+    "index": (credit, {"group": torch.zeros(2)}, "group", "torch.float32", "group.long()"),
+    "gain": (credit, {"gain": torch.tensor([[0, 0], [NAN, 0]])}, "gain[1, 0]", "nan", "not valid"),
+    "outcome": (credit, {"outcome": torch.tensor([1, NAN])}, "outcome[1]", "nan", "fix the reward function"),
+    "group high": (credit, {"group": torch.tensor([0, 2])}, "group[1]", "is 2", "from 0 to 1"),
+    "group low": (credit, {"group": torch.tensor([-1, 0])}, "group[0]", "is -1", "from 0 to 1"),
+    "n_turns": (credit, {"n_turns": torch.tensor([2, 3])}, "n_turns[1]", "is 3", "between 0 and 2"),
+    "process": (credit, {"n_turns": torch.tensor([2, 0])}, "is_process[1, 0]", "is True", "unset it"),
+    "pool": (credit, {"pool": "batch"}, "pool", "'batch'", "'turn', 'prompt'"),
+    "baseline": (credit, {"baseline": "mean"}, "baseline", "'mean'", "'survivors', 'absorbing'"),
+    "gamma": (credit, {"gamma": 1.1}, "gamma", "1.1", "between 0.0 and 1.0"),
+    "beta": (credit, {"beta": -0.3}, "beta", "-0.3", "between 0.0 and 1.0"),
+    "likelihood": (
+        gain,
+        {"likelihood": torch.tensor([[NAN, 0, 0]])},
+        "likelihood[0, 0]",
+        "nan",
+        "score them",
+    ),
+    "empty turn": (
+        loss,
+        {"turn_ids": torch.tensor([[-1, 0, 2]])},
+        "turn_ids[0, 2]",
+        "is 2",
+        "number the turns",
+    ),
+    "first turn": (
+        loss,
+        {"turn_ids": torch.tensor([[1, 1, 1]])},
+        "turn_ids[0, 0]",
+        "is 1",
+        "number the turns",
+    ),
+    "turn below": (loss, {"turn_ids": torch.tensor([[0, -2, 1]])}, "turn_ids[0, 1]", "is -2", "use -1"),
+    "turn above": (
+        loss,
+        {"advantage": torch.zeros(1, 1), "clip_scale": torch.ones(1, 1)},
+        "turn_ids[0, 2]",
+        "is 1",
+        "give it one",
+    ),
+    "ratio": (loss, {"ratio": "word"}, "ratio", "'word'", "'turn', 'token', 'sequence'"),
+    "aggregate": (loss, {"aggregate": "sum"}, "aggregate", "'sum'", "'rollout', 'token'"),
+    "eps_low": (loss, {"eps_low": 2.0}, "eps_low", "2.0", "between 0.0 and 1.0"),
+    "eps_high": (loss, {"eps_high": -1.0}, "eps_high", "-1.0", "between 0.0 and inf"),
+}
+
+
+@pytest.mark.parametrize("function, changes, name, value, remedy", BAD_INPUT.values(), ids=BAD_INPUT.keys())
+def test_bad_input(function, changes, name, value, remedy):
+    """The message starts with the argument and holds the offending value and what to do."""
+    function()
+    with pytest.raises(ValueError) as error:
+        function(**changes)
+    message = str(error.value)
+    assert message.startswith(f"{name} ") and value in message and remedy in message
+
+
+def test_ignored_values_may_be_anything():
+    """Gains off process turns are not read, so they need no cleaning."""
+    dirty = credit(gain=torch.tensor([[0.5, NAN], [0.25, float("inf")]]))
+    assert all(map(torch.equal, dirty, credit()))
