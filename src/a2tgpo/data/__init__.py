@@ -1,0 +1,1 @@
+"""Questions to train and evaluate on: files and Hub data sets, and the generated world."""
