@@ -1,0 +1,20 @@
+"""Likelihood of the gold answer at turn boundaries: the process signal of A²TGPO."""
+
+from a2tgpo.scoring.boundaries import Boundaries, find_boundaries
+from a2tgpo.scoring.forward import LabelLogps, fused_forward, plain_forward
+from a2tgpo.scoring.scaffold import AnswerScaffold, Probe
+from a2tgpo.scoring.scorer import AnswerScorer, Scores
+from a2tgpo.scoring.support import why_not_cached
+
+__all__ = [
+    "AnswerScaffold",
+    "AnswerScorer",
+    "Boundaries",
+    "LabelLogps",
+    "Probe",
+    "Scores",
+    "find_boundaries",
+    "fused_forward",
+    "plain_forward",
+    "why_not_cached",
+]

@@ -1,0 +1,345 @@
+import copy
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import distributed
+from torch.nn.functional import pad
+
+from a2tgpo.scoring import AnswerScaffold, AnswerScorer, fused_forward, plain_forward, scorer
+
+SCAFFOLD = AnswerScaffold("it is ( {answer} )")
+BARE = AnswerScaffold("{answer} )")
+# Columns of the completion after which an observation ends, for each rollout of the `batch` fixture.
+OBSERVATION_ENDS = [[4, 7], [], [6], [2, 7, 9]]
+
+
+def score(model, batch, answer_scorer, forward=None, **options):
+    forward = plain_forward(model) if forward is None else forward
+    return answer_scorer.score(forward, model.config, **vars(batch), **options)
+
+
+@torch.no_grad()
+def answer_logp(model, prefix: list[int], probe) -> float:
+    """Mean log-probability of the probe's answer tokens, from one unpadded row and the definition."""
+    ids = torch.tensor([[*prefix, *probe.ids]])
+    logps = torch.log_softmax(model(ids).logits[0].double(), dim=-1)
+    columns = [len(prefix) + j for j, scored in enumerate(probe.is_answer) if scored]
+    return sum(logps[column - 1, ids[0, column]].item() for column in columns) / len(columns)
+
+
+def by_hand(model, batch, tokenizer, scaffold, n_aliases: int) -> torch.Tensor:
+    """Log-likelihoods from the hand-written boundaries, one row at a time."""
+    likelihood = torch.zeros(4, 5)
+    for row, ends in enumerate(OBSERVATION_ENDS):
+        prompt = batch.prompt_ids[row][batch.prompt_mask[row].bool()].tolist()
+        probes = [scaffold.encode(tokenizer, answer) for answer in batch.answers[row][:n_aliases]]
+        for boundary, end in enumerate([0, *ends]):
+            prefix = prompt + batch.completion_ids[row, :end].tolist()
+            likelihood[row, boundary] = max(answer_logp(model, prefix, probe) for probe in probes)
+    return likelihood
+
+
+@pytest.mark.parametrize("scaffold", [SCAFFOLD, BARE], ids=["scaffold", "no prefix"])
+@pytest.mark.parametrize("alias", ["first", "best"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma", "gpt2", "qwen3_moe"])
+def test_cached_equals_rows_equals_the_definition(
+    make_model, batch, tokenizer, name, attention, alias, scaffold
+):
+    """Both methods give, to 1e-4, what one unpadded row per boundary and alias gives: on grouped-query
+    attention, rotary and learned positions and experts, with left-padded prompts and ragged turns, also when
+    the answer's first token is predicted by the prefix itself."""
+    model = make_model(name, attention)
+    expected = by_hand(model, batch, tokenizer, scaffold, n_aliases=1 if alias == "first" else 3)
+    options = {"alias": alias, "likelihood": "log_probability"}
+    for method in ("cached", "rows"):
+        found = score(model, batch, AnswerScorer(scaffold, tokenizer, method=method, **options))
+        torch.testing.assert_close(found.likelihood, expected, atol=1e-4, rtol=0)
+    assert expected[3, :4].std() > 0.03  # the boundaries differ, so a wrong one would show
+
+
+@pytest.mark.parametrize("method", ["cached", "rows"])
+def test_log_probability_is_the_logarithm_of_probability(make_model, batch, tokenizer, method):
+    """The release's likelihood is the paper's without its exponential, on the boundaries that exist."""
+    model = make_model("llama")
+    answer_scorer = AnswerScorer(SCAFFOLD, tokenizer, method=method)
+    probability = score(model, batch, answer_scorer)
+    log = score(model, batch, replace(answer_scorer, likelihood="log_probability"))
+    exists = probability.boundaries.exists
+    torch.testing.assert_close(log.likelihood[exists], probability.likelihood[exists].log())
+    assert (log.likelihood[exists] < 0).all()
+
+
+@pytest.mark.parametrize("method", ["cached", "rows"])
+def test_boundaries_that_do_not_exist_have_likelihood_zero(make_model, batch, tokenizer, method):
+    """Missing columns are 0, never NaN; a rollout without process turn keeps the likelihood of its query."""
+    found = score(make_model("llama"), batch, AnswerScorer(SCAFFOLD, tokenizer, method=method))
+    assert found.boundaries.exists.sum(1).tolist() == [3, 1, 2, 4]
+    assert (found.likelihood[~found.boundaries.exists] == 0).all()
+    assert (found.likelihood[found.boundaries.exists] > 0).all()
+
+
+def test_best_alias_is_never_below_the_first(make_model, batch, tokenizer):
+    """The best alias is a maximum that includes the first, and one of these rollouts has a likelier one."""
+    model = make_model("llama")
+    first = score(model, batch, AnswerScorer(SCAFFOLD, tokenizer)).likelihood
+    best = score(model, batch, AnswerScorer(SCAFFOLD, tokenizer, alias="best")).likelihood
+    assert (best >= first - 1e-6).all()
+    assert (best > first + 1e-3).any()
+
+
+@pytest.mark.parametrize("method", ["cached", "rows"])
+def test_old_logps_are_those_of_a_plain_forward(make_model, batch, tokenizer, method):
+    """Each policy token's entry is its log-softmax value in an unpadded pass; every other entry is 0."""
+    model = make_model("qwen3")
+    found = score(model, batch, AnswerScorer(SCAFFOLD, tokenizer, method=method)).old_logps
+    expected = torch.zeros_like(found)
+    for row in range(4):
+        prompt = batch.prompt_ids[row][batch.prompt_mask[row].bool()]
+        ids = torch.cat([prompt, batch.completion_ids[row][batch.completion_mask[row].bool()]])
+        with torch.no_grad():
+            logps = torch.log_softmax(model(ids[None]).logits[0], dim=-1)
+        for column in batch.model_mask[row].nonzero().flatten().tolist():
+            at = len(prompt) + column
+            expected[row, column] = logps[at - 1, ids[at]]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["cached", "rows"])
+def test_more_padding_changes_nothing(make_model, batch, tokenizer, method):
+    """Five more padding columns on either side leave likelihoods and old log-probabilities alone."""
+    model, answer_scorer = make_model("llama"), AnswerScorer(SCAFFOLD, tokenizer, method=method)
+    before = score(model, batch, answer_scorer)
+    wide = copy.copy(batch)
+    wide.prompt_ids, wide.prompt_mask = pad(batch.prompt_ids, (5, 0), value=9), pad(batch.prompt_mask, (5, 0))
+    wide.completion_ids = pad(batch.completion_ids, (0, 5), value=9)
+    wide.completion_mask = pad(batch.completion_mask, (0, 5))
+    wide.model_mask = pad(batch.model_mask, (0, 5), value=1)
+    after = score(model, wide, answer_scorer)
+    torch.testing.assert_close(after.likelihood, before.likelihood, atol=1e-5, rtol=0)
+    torch.testing.assert_close(after.old_logps[:, :13], before.old_logps, atol=1e-5, rtol=0)
+    assert (after.old_logps[:, 13:] == 0).all()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("method", ["cached", "rows"])
+def test_micro_batches_change_nothing(make_model, batch, tokenizer, method, batch_size):
+    """Rollouts scored one at a time or three at a time equal the whole batch, in the same shapes."""
+    model, answer_scorer = make_model("llama"), AnswerScorer(SCAFFOLD, tokenizer, alias="best", method=method)
+    whole, parts = (
+        score(model, batch, answer_scorer),
+        score(model, batch, answer_scorer, batch_size=batch_size),
+    )
+    torch.testing.assert_close(parts.likelihood, whole.likelihood, atol=1e-5, rtol=0)
+    torch.testing.assert_close(parts.old_logps, whole.old_logps, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["cached", "rows"])
+def test_later_tokens_cannot_leak_into_a_boundary(make_model, batch, tokenizer, method):
+    """Replacing everything from the last observation on changes only what is read after it."""
+    model, answer_scorer = make_model("llama"), AnswerScorer(SCAFFOLD, tokenizer, method=method)
+    before = score(model, batch, answer_scorer).likelihood
+    changed = copy.copy(batch)
+    changed.completion_ids = batch.completion_ids.clone()
+    changed.completion_ids[3, 8:12] = 11  # rollout 3: its third observation and its answer
+    after = score(model, changed, answer_scorer).likelihood
+    torch.testing.assert_close(after[:, :3], before[:, :3], atol=1e-5, rtol=0)
+    assert (after[3, 3] - before[3, 3]).abs() > 1e-4
+
+
+def test_the_scaffold_is_context_and_never_scored(make_model, batch, tokenizer):
+    """Scoring a token of the scaffold too would change the mean: the result equals the mean over the answer's
+    tokens alone, and differs from the mean over the whole probe."""
+    model = make_model("llama")
+    found = score(model, batch, AnswerScorer(SCAFFOLD, tokenizer, likelihood="log_probability"))
+    probe = SCAFFOLD.encode(tokenizer, "paris")
+    prompt = batch.prompt_ids[0][batch.prompt_mask[0].bool()].tolist()
+    whole = replace(probe, is_answer=(True,) * len(probe.ids))
+    value = found.likelihood[0, 0].item()
+    assert value == pytest.approx(answer_logp(model, prompt, probe), abs=1e-4)
+    assert abs(value - answer_logp(model, prompt, whole)) > 0.1
+
+
+def test_cut_last_result_reads_the_last_likelihood_before_its_result(make_model, batch, tokenizer):
+    """Only the last process turn's likelihood moves, to the value after the turn itself."""
+    model, answer_scorer = make_model("llama"), AnswerScorer(SCAFFOLD, tokenizer)
+    whole = score(model, batch, answer_scorer).likelihood
+    cut = score(model, batch, replace(answer_scorer, cut_last_result=True)).likelihood
+    torch.testing.assert_close(cut[3, :3], whole[3, :3], atol=1e-5, rtol=0)
+    prompt = batch.prompt_ids[3][batch.prompt_mask[3].bool()].tolist()
+    prefix = prompt + batch.completion_ids[3, :8].tolist()
+    expected = torch.tensor(answer_logp(model, prefix, SCAFFOLD.encode(tokenizer, "the city of light"))).exp()
+    assert cut[3, 3].item() == pytest.approx(expected.item(), abs=1e-4)
+    assert (cut[3, 3] - whole[3, 3]).abs() > 1e-4
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_cached_runs_the_model_twice_per_micro_batch(make_model, batch, tokenizer, batch_size):
+    """One trajectory forward and one probe forward, however many turns and aliases there are; and the probe
+    forward feeds no more columns than the longest rollout's probes and one spare."""
+    model, widths = make_model("llama"), []
+    model.model.register_forward_hook(
+        lambda module, inputs, kwargs, output: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    score(
+        model, batch, AnswerScorer(SCAFFOLD, tokenizer, alias="best", method="cached"), batch_size=batch_size
+    )
+    n_micro_batches = 1 if batch_size is None else 2
+    assert len(widths) == 2 * n_micro_batches
+    assert widths[0::2] == [20] * n_micro_batches
+    rollout_tokens = [3 * 4, 1 * (5 + 5), 2 * (4 + 4 + 7), 4 * 7]
+    longest = (
+        [max(rollout_tokens)] if batch_size is None else [max(rollout_tokens[:2]), max(rollout_tokens[2:])]
+    )
+    assert widths[1::2] == [tokens + 1 for tokens in longest]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_every_query_of_the_probe_forward_sees_a_key(make_model, batch, tokenizer, attention):
+    """No row of the mask is empty, fillers included: some attention kernels answer an empty row with NaN."""
+    model, masks = make_model("llama", attention), []
+    model.model.register_forward_hook(
+        lambda module, inputs, kwargs, output: masks.append(kwargs["attention_mask"]), with_kwargs=True
+    )
+    score(model, batch, AnswerScorer(SCAFFOLD, tokenizer, alias="best", method="cached"))
+    visible = masks[1] if attention == "sdpa" else masks[1] == 0
+    assert visible.shape == (4, 1, 31, 20 + 31)
+    assert visible.any(-1).all()
+
+
+def test_rows_per_batch_limits_the_rows_of_a_forward(make_model, batch, tokenizer):
+    """Ten boundaries in chunks of four take three forwards beside the trajectory's, with the same result."""
+    model, sizes = make_model("llama"), []
+    answer_scorer = AnswerScorer(SCAFFOLD, tokenizer, method="rows", rows_per_batch=4)
+    expected = score(model, batch, replace(answer_scorer, rows_per_batch=99)).likelihood
+    model.model.register_forward_hook(
+        lambda module, inputs, kwargs, output: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    found = score(model, batch, answer_scorer).likelihood
+    assert sizes == [4, 4, 4, 2]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_every_process_runs_as_many_row_forwards_as_the_busiest(make_model, batch, tokenizer, monkeypatch):
+    """A sharded model hangs when processes call it unequally often. Here another process needs 7 forwards and
+    this one 3: it runs 7 too, and its result stays the same."""
+    model, calls = make_model("llama"), []
+    answer_scorer = AnswerScorer(SCAFFOLD, tokenizer, method="rows", rows_per_batch=4)
+    expected = score(model, batch, answer_scorer).likelihood
+    model.model.register_forward_hook(lambda *_: calls.append(1))
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        score(model, batch, answer_scorer)
+        assert len(calls) == 1 + 3
+        monkeypatch.setattr(distributed, "all_reduce", lambda count, op: count.fill_(7))
+        found = score(model, batch, answer_scorer).likelihood
+    finally:
+        distributed.destroy_process_group()
+    assert len(calls) == 1 + 3 + 1 + 7
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["cached", "rows"])
+def test_no_gradient_and_no_inference_tensors(make_model, batch, tokenizer, method):
+    """Scores carry no graph, yet can take part in a loss: inference-mode tensors could not."""
+    model = make_model("llama")
+    found = score(model, batch, AnswerScorer(SCAFFOLD, tokenizer, method=method))
+    assert not found.likelihood.requires_grad and not found.old_logps.requires_grad
+    weight = torch.ones((), requires_grad=True)
+    (weight * found.old_logps * found.likelihood[:, :1]).sum().backward()
+    assert weight.grad is not None
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
+def test_trl_fused_head_gives_the_same_scores(make_model, batch, tokenizer, name):
+    """Through TRL's patched model, which switches `use_cache` off, both methods still agree with the plain
+    forward."""
+    trl = pytest.importorskip("trl.trainer.utils")
+    model = make_model(name)
+    expected = score(model, batch, AnswerScorer(SCAFFOLD, tokenizer, method="rows"))
+    trl.add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+    for method in ("cached", "rows"):
+        answer_scorer = AnswerScorer(SCAFFOLD, tokenizer, method=method)
+        found = score(model, batch, answer_scorer, fused_forward(model))
+        torch.testing.assert_close(found.likelihood, expected.likelihood, atol=1e-4, rtol=0)
+        torch.testing.assert_close(found.old_logps, expected.old_logps, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "mamba", "qwen3_next"])
+def test_auto_falls_back_to_rows_and_says_why_once(make_model, batch, tokenizer, name, caplog):
+    """Sliding windows and linear attention: "auto" gives the row result with one warning that names the
+    reason, and "cached" refuses with the same reason."""
+    scorer._warn_once.cache_clear()
+    model = make_model(name)
+    answer_scorer = AnswerScorer(SCAFFOLD, tokenizer, likelihood="log_probability")
+    with caplog.at_level(logging.WARNING, logger="a2tgpo.scoring.scorer"):
+        found = score(model, batch, answer_scorer)
+        score(model, batch, answer_scorer)
+    warnings = [record.getMessage() for record in caplog.records if record.name == "a2tgpo.scoring.scorer"]
+    assert len(warnings) == 1 and "separate rows" in warnings[0] and "Layer" in warnings[0]
+    expected = by_hand(model, batch, tokenizer, SCAFFOLD, n_aliases=1)
+    torch.testing.assert_close(found.likelihood, expected, atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match=r"method='cached' cannot score this model: .*Layer"):
+        score(model, batch, replace(answer_scorer, method="cached"))
+
+
+def test_auto_uses_the_cache_silently_where_it_can(make_model, batch, tokenizer, caplog):
+    """On a full-attention model "auto" is "cached", without a warning."""
+    model = make_model("llama")
+    with caplog.at_level(logging.WARNING, logger="a2tgpo.scoring.scorer"):
+        found = score(model, batch, AnswerScorer(SCAFFOLD, tokenizer))
+    assert not caplog.records
+    assert found.likelihood.equal(
+        score(model, batch, AnswerScorer(SCAFFOLD, tokenizer, method="cached")).likelihood
+    )
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")
+def test_a_cache_left_empty_is_an_error_not_a_wrong_number(make_model, batch, tokenizer):
+    """Gradient checkpointing in training mode drops the cache silently; scoring stops and says so."""
+    model = make_model("llama").train()
+    model.gradient_checkpointing_enable()
+    with pytest.raises(ValueError, match="gradient checkpointing off"):
+        score(model, batch, AnswerScorer(SCAFFOLD, tokenizer, method="cached"))
+
+
+def test_time_is_split_between_old_logps_and_gain(make_model, batch, tokenizer):
+    """Both parts are measured, in seconds."""
+    found = score(make_model("llama"), batch, AnswerScorer(SCAFFOLD, tokenizer))
+    assert 0 < found.seconds_logps < 60
+    assert 0 < found.seconds_gain < 60
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ([["paris"]] * 3, "answers has 3 entries for 4 rollouts"),
+        ([["paris"], [], ["rome"], ["rome"]], r"answers\[1\] is \[\]"),
+        ([["paris"], "paris", ["rome"], ["rome"]], r"answers\[1\] is 'paris'"),
+        ([["paris"], [" "], ["rome"], ["rome"]], "answer ' ' is blank"),
+    ],
+)
+def test_bad_answers_are_refused(make_model, batch, tokenizer, answers, message):
+    """Missing rows, missing aliases, a bare string and a blank answer each name themselves."""
+    batch.answers = answers
+    with pytest.raises(ValueError, match=message):
+        score(make_model("llama"), batch, AnswerScorer(SCAFFOLD, tokenizer))
+
+
+@pytest.mark.parametrize(
+    "option", [{"likelihood": "odds"}, {"alias": "all"}, {"method": "fast"}, {"rows_per_batch": 0}]
+)
+def test_unknown_options_are_refused(tokenizer, option):
+    """The error names the option and its value."""
+    (name,) = option
+    with pytest.raises(ValueError, match=f"{name} is "):
+        AnswerScorer(SCAFFOLD, tokenizer, **option)
+
+
+def test_batch_size_must_be_positive(make_model, batch, tokenizer):
+    """Zero rollouts per forward would never end."""
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        score(make_model("llama"), batch, AnswerScorer(SCAFFOLD, tokenizer), batch_size=0)
