@@ -23,10 +23,10 @@ from a2tgpo.integrations.trl_config import A2TGPOConfig
 class Recipe:
     """What is ours in a recipe; `None` data paths mean the generated world."""
 
-    questions: str | None = field(
-        default=None, metadata={"help": "Training questions: a file, a folder or a Hub data set; none = generated."}
+    questions: list[str] | None = field(
+        default=None, metadata={"help": "Training questions: files, folders or Hub data sets; none = generated."}
     )
-    eval_questions: str | None = field(
+    eval_questions: list[str] | None = field(
         default=None, metadata={"help": "Held-out questions, as `questions`; needed where those are given."}
     )
     corpus: str | None = field(
@@ -49,7 +49,7 @@ class Recipe:
         default_factory=lambda: [1, 2, 3], metadata={"help": "Hop counts of generated questions."}
     )
 
-    top_k: int = field(default=3, metadata={"help": "Passages shown per search."})
+    passages_per_search: int = field(default=3, metadata={"help": "Passages shown per search."})
     title_weight: int = field(default=1, metadata={"help": "How often BM25 counts a passage's title."})
     search_timeout_s: float = field(default=30.0, metadata={"help": "Seconds before a search counts as failed."})
 
@@ -79,6 +79,9 @@ class Recipe:
     eval_batch_size: int = field(default=100, metadata={"help": "Questions answered together in an evaluation."})
 
     def __post_init__(self) -> None:
+        for name in ("questions", "eval_questions"):
+            if isinstance(getattr(self, name), str):
+                setattr(self, name, [getattr(self, name)])
         given = [name for name in ("questions", "eval_questions", "corpus") if getattr(self, name) is not None]
         if given and len(given) < 3:
             raise RecipeError(

@@ -212,3 +212,25 @@ def test_kl_penalty():
     torch.testing.assert_close(penalty, r.exp() - r - 1)
     (grad,) = torch.autograd.grad(penalty.sum(), logp)
     torch.testing.assert_close(grad, 1 - r.exp())
+
+
+def test_kl_penalty_with_old_log_probabilities_has_the_reverse_kl_gradient():
+    """Weighted by the token ratio, the penalty's value and gradient are those of ratio · k3, by hand."""
+    ids = torch.tensor([[0, -1, 1]])
+    logp = torch.tensor([[-1.0, float("nan"), -0.5]], dtype=torch.float64, requires_grad=True)
+    old = torch.tensor([[-1.25, 0.0, -0.5]], dtype=torch.float64)
+    reference = torch.tensor([[-1.5, 0.0, -0.25]], dtype=torch.float64)
+    penalty = core.kl_penalty(logp, reference, ids, old)
+    r = torch.tensor([[-0.5, 0.0, 0.25]], dtype=torch.float64)
+    ratio = torch.tensor([[0.25, 0.0, 0.0]], dtype=torch.float64).exp()
+    torch.testing.assert_close(penalty, ratio * (r.exp() - r - 1))
+    (grad,) = torch.autograd.grad(penalty.sum(), logp)
+    expected = ratio * (r.exp() - r - 1) + ratio * (1 - r.exp())
+    torch.testing.assert_close(grad, torch.where(ids >= 0, expected, 0))
+
+
+def test_rollout_mean_weighs_rollouts_alike():
+    """Each rollout counts once whatever its length; one without model tokens counts as 0."""
+    ids = torch.tensor([[0, 0, -1], [0, -1, -1], [-1, -1, -1]])
+    values = torch.tensor([[1.0, 3.0, float("nan")], [4.0, 9.0, 9.0], [9.0, 9.0, 9.0]])
+    assert core.rollout_mean(values, ids).item() == pytest.approx((2 + 4 + 0) / 3)

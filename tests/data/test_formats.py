@@ -20,6 +20,7 @@ FLASHRAG = [
         "golden_answers": ["Pell", "Old Pell"],
         "hops": 2,
         "easy": True,
+        "supporting_ids": [7, 9],
     },
     {"id": "q2", "question": " Who taught Vask? ", "golden_answers": ["Ina Kol"], "hops": 3, "easy": False},
 ]
@@ -30,8 +31,16 @@ LOADED = [
         "answer": ["Pell", "Old Pell"],
         "hops": 2,
         "dataset": "towns",
+        "supporting_ids": ["7", "9"],
     },
-    {"id": "q2", "question": "Who taught Vask?", "answer": ["Ina Kol"], "hops": 3, "dataset": "towns"},
+    {
+        "id": "q2",
+        "question": "Who taught Vask?",
+        "answer": ["Ina Kol"],
+        "hops": 3,
+        "dataset": "towns",
+        "supporting_ids": [],
+    },
 ]
 
 
@@ -75,7 +84,7 @@ def test_flashrag_file_in_every_form(tmp_path: Path, form: str) -> None:
     path = write_form(tmp_path, form)
     loaded = load_questions(path)
     assert loaded.to_list() == load_questions(str(path)).to_list() == LOADED
-    assert loaded.column_names == ["id", "question", "answer", "hops", "dataset"]
+    assert loaded.column_names == ["id", "question", "answer", "hops", "dataset", "supporting_ids"]
 
 
 def test_json_lines_named_json(tmp_path: Path) -> None:
@@ -108,6 +117,7 @@ def test_search_r1_parquet(tmp_path: Path) -> None:
         "answer": ["answer 0", "other"],
         "hops": None,
         "dataset": "nq",
+        "supporting_ids": [],
     }
     assert (hotpotqa["id"], hotpotqa["dataset"]) == ("hotpotqa/train_0", "hotpotqa")
 

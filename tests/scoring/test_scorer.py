@@ -343,3 +343,25 @@ def test_batch_size_must_be_positive(make_model, batch, tokenizer):
     """Zero rollouts per forward would never end."""
     with pytest.raises(ValueError, match="batch_size is 0"):
         score(make_model("llama"), batch, AnswerScorer(SCAFFOLD, tokenizer), batch_size=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_counted_padding_repeats_a_forward_without_positions(make_model, batch, tokenizer, name):
+    """With `count_padding` the old log-probabilities are exactly those of a forward that gets no `position_ids`,
+    in bfloat16 too, and on rotary models the likelihoods do not move."""
+    model = make_model(name).to(torch.bfloat16)
+    scorer = AnswerScorer(SCAFFOLD, tokenizer, count_padding=True)
+    found = score(model, batch, scorer).old_logps
+    ids = torch.cat([batch.prompt_ids, batch.completion_ids], dim=1)
+    mask = torch.cat([batch.prompt_mask, batch.completion_mask], dim=1).long()
+    written = batch.model_mask.bool() & batch.completion_mask.bool()
+    labels = torch.cat([torch.full_like(batch.prompt_ids, -100), batch.completion_ids.masked_fill(~written, -100)], 1)
+    with torch.no_grad():
+        expected = plain_forward(model)(ids, labels, attention_mask=mask)[:, batch.prompt_ids.shape[1] :]
+    assert torch.equal(found, expected)
+    if name == "llama":
+        model = make_model(name)
+        moved = score(model, batch, scorer).likelihood
+        torch.testing.assert_close(
+            moved, score(model, batch, replace(scorer, count_padding=False)).likelihood, atol=1e-5, rtol=0
+        )

@@ -14,7 +14,7 @@ from a2tgpo.core.credit import TurnCredit, accumulate, turn_credit
 from a2tgpo.core.gain import information_gain
 from a2tgpo.core.groups import normalize_outcome, normalize_turn_groups
 from a2tgpo.core.kl import kl_penalty
-from a2tgpo.core.loss import PolicyLoss, policy_loss
+from a2tgpo.core.loss import PolicyLoss, policy_loss, rollout_mean
 from a2tgpo.core.ratio import turn_ratio
 from a2tgpo.core.turns import to_tokens, turn_ids, turn_sum
 
@@ -28,6 +28,7 @@ __all__ = [
     "normalize_outcome",
     "normalize_turn_groups",
     "policy_loss",
+    "rollout_mean",
     "to_tokens",
     "turn_credit",
     "turn_ids",

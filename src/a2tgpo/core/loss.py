@@ -99,10 +99,7 @@ def policy_loss(
     low, high = 1 - token_scale * eps_low, 1 + token_scale * eps_high
     objective = torch.minimum(s * token_advantage, s.clamp(low, high) * token_advantage)
     is_model = turn_ids >= 0
-    if aggregate == "rollout":
-        loss = -(objective.sum(dim=1) / is_model.sum(dim=1).clamp(min=1)).mean()
-    else:
-        loss = -objective.sum() / is_model.sum().clamp(min=1)
+    loss = -rollout_mean(objective, turn_ids) if aggregate == "rollout" else -_mean(objective, is_model)
 
     with torch.no_grad():
         above = (s > high) & (token_advantage > 0)
@@ -120,6 +117,13 @@ def policy_loss(
             ratio_max=counted.amax(),
             approx_kl=_mean(k3(change), is_model),
         )
+
+
+def rollout_mean(per_token: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"]) -> Float[Tensor, ""]:
+    """Mean over rollouts of the mean over each one's model tokens; a rollout without any contributes 0."""
+    is_model = turn_ids >= 0
+    kept = torch.where(is_model, per_token, 0)
+    return (kept.sum(dim=1) / is_model.sum(dim=1).clamp(min=1)).mean()
 
 
 def _mean(value: Tensor, is_model: Bool[Tensor, "B L"]) -> Float[Tensor, ""]:

@@ -22,6 +22,7 @@ _FEATURES = datasets.Features(
         "answer": datasets.List(datasets.Value("string")),
         "hops": datasets.Value("int64"),
         "dataset": datasets.Value("string"),
+        "supporting_ids": datasets.List(datasets.Value("string")),
     }
 )
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
@@ -55,7 +56,8 @@ def load_questions(
 
     Returns:
         Columns `id`, `question`, `answer` (accepted answers, the canonical one first), `hops` (None where the
-        source does not say) and `dataset`.
+        source does not say), `dataset` and `supporting_ids` (passages that lead to the answer; empty where the
+        source names none).
 
     Raises:
         DataError: the source cannot be read, a kept row has no question or no answer or repeats an id (names
@@ -173,6 +175,7 @@ def _question_row(row: dict[str, Any], place: str, default_name: str, number: in
         "answer": _answers(row, place),
         "hops": _hops(row.get("hops"), place),
         "dataset": str(row.get("dataset") or origin or default_name),
+        "supporting_ids": [str(identifier) for identifier in _plain(row.get("supporting_ids")) or ()],
     }
 
 

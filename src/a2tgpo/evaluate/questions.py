@@ -24,6 +24,7 @@ class Outcome:
     question: str
     answer: list[str]
     hops: int | None
+    dataset: str
     prediction: str | None
     correct: bool
     termination: str
@@ -59,6 +60,7 @@ def _outcome(row: dict[str, Any], rollout: Rollout, text: str) -> Outcome:
         question=row["question"],
         answer=list(row["answer"]),
         hops=row["hops"],
+        dataset=row["dataset"],
         prediction=rollout.answer,
         correct=exact_match(rollout.answer, row["answer"]),
         termination=rollout.termination.value,

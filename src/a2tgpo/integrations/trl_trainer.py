@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from a2tgpo.core import kl_penalty, policy_loss, turn_ids
+from a2tgpo.core import kl_penalty, policy_loss, rollout_mean, turn_ids
 from a2tgpo.integrations.batch_credit import BatchCredit, assign_credit
 from a2tgpo.integrations.checks import check_answers, check_trainer, refuse_nan
 from a2tgpo.integrations.metrics import credit_metrics, rollout_metrics
@@ -72,6 +72,7 @@ class A2TGPOTrainer(GRPOTrainer):
             alias=args.answer_alias,
             method=args.gain_method,
             cut_last_result=args.cut_last_result,
+            count_padding=True,
         )
         for dataset in (train_dataset, eval_dataset):
             check_answers(dataset, self._scorer)
@@ -208,14 +209,11 @@ class A2TGPOTrainer(GRPOTrainer):
         )
         loss = result.loss
         if self.beta != 0.0:
-            kl = kl_penalty(
-                logps,
-                inputs["ref_per_token_logps"],
-                inputs["turn_ids"],
-                old_logp=inputs["old_per_token_logps"] if self.args.use_bias_correction_kl else None,
-            )
-            loss = loss + self.beta * kl.mean
-            self._log_mean(mode, "kl", kl.mean)
+            old_logps = inputs["old_per_token_logps"] if self.args.use_bias_correction_kl else None
+            kl = kl_penalty(logps, inputs["ref_per_token_logps"], inputs["turn_ids"], old_logps)
+            penalty = rollout_mean(kl, inputs["turn_ids"])
+            loss = loss + self.beta * penalty
+            self._log_mean(mode, "kl", penalty)
         written = inputs["turn_ids"] >= 0
         assert entropies is not None
         self._log_mean(mode, "entropy", (entropies * written).sum() / written.sum().clamp(min=1))

@@ -64,7 +64,7 @@ class SearchAgent:
         self.search = search
         self.limits = limits
         self.system_prompt = system_prompt
-        self._encode_observation = ObservationEncoder(tokenizer, limits.passage_tokens)
+        self.encode_observation = ObservationEncoder(tokenizer, limits.passage_tokens)
 
     def run(self, prompts: Sequence[str | list[dict[str, str]]], backend: Backend) -> list[Rollout]:
         """One rollout per prompt (text, or chat messages), in order.
@@ -102,6 +102,10 @@ class SearchAgent:
                 f"{messages[-1]['content'][:80]!r}…; raise the budget or drop the question"
             )
         return ids
+
+    def encode_turn(self, text: str) -> list[int]:
+        """Token ids of a turn written by hand."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _turn_budget(self, rollout: Rollout) -> int:
         # One token is kept for the closing end-of-sequence token.
@@ -142,7 +146,7 @@ class SearchAgent:
             return
         for (rollout, query), passages in zip(searching, results, strict=True):
             rollout.calls.append(ToolCall(query, tuple(passage.id for passage in passages)))
-            observation = self._encode_observation(passages)
+            observation = self.encode_observation(passages)
             # The next turn needs room for at least one token and the end of sequence.
             if len(rollout.completion_ids) + len(observation) + 2 > self.limits.max_completion_tokens:
                 rollout.end(Termination.OUT_OF_TOKENS, f"the result of search {query!r} does not fit")

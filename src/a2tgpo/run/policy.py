@@ -24,7 +24,7 @@ def load_tokenizer(name: str, config: RunConfig) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(
         resolve(name),
         revision=config.model.model_revision if name == config.model.model_name_or_path else None,
-        trust_remote_code=config.model.trust_remote_code,
+        trust_remote_code=config.training.trust_remote_code,
         padding_side="left",
     )
     if tokenizer.pad_token is None:
@@ -34,7 +34,7 @@ def load_tokenizer(name: str, config: RunConfig) -> PreTrainedTokenizerBase:
 
 def load_model(name: str, config: RunConfig) -> PreTrainedModel:
     """The causal LM `name` in the recipe's precision and attention implementation."""
-    options: dict[str, Any] = {"trust_remote_code": config.model.trust_remote_code}
+    options: dict[str, Any] = {"trust_remote_code": config.training.trust_remote_code}
     if name == config.model.model_name_or_path:
         options["revision"] = config.model.model_revision
     if config.model.attn_implementation is not None:

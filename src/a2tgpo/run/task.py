@@ -1,0 +1,116 @@
+"""What a recipe asks to be learned: questions, the tool to answer them with, demonstrations."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedTokenizerBase
+
+from a2tgpo.data.formats import load_questions
+from a2tgpo.data.support import demonstrate_support
+from a2tgpo.data.world import World
+from a2tgpo.retrieval.bm25 import BM25Retriever
+from a2tgpo.retrieval.corpus import read_corpus
+from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
+from a2tgpo.rollout.demonstration import encode_demonstration, within
+from a2tgpo.tools.search import SearchTool
+
+if TYPE_CHECKING:
+    from a2tgpo.config import Recipe, RunConfig
+    from a2tgpo.run.directory import RunDirectory
+
+_TRAIN_QUESTIONS, _EVAL_QUESTIONS = 4000, 300
+
+Encoded = list[dict[str, list[int]]]
+
+
+class Task(ABC):
+    """Questions and the search tool of a run."""
+
+    train_dataset: Dataset
+    eval_questions: list[dict[str, Any]]
+
+    def __init__(self, config: RunConfig, retriever: BM25Retriever) -> None:
+        recipe = config.recipe
+        self.config = config
+        self.search = SearchTool(retriever, k=recipe.passages_per_search, timeout_s=recipe.search_timeout_s)
+        self.limits = RolloutLimits(
+            max_searches=recipe.max_searches,
+            max_completion_tokens=config.training.max_completion_length,
+            max_turn_tokens=recipe.max_turn_tokens,
+            max_prompt_tokens=recipe.max_prompt_tokens,
+            passage_tokens=recipe.passage_tokens,
+        )
+
+    def agent(self, tokenizer: PreTrainedTokenizerBase) -> SearchAgent:
+        """The agent loop of this task for a policy's tokenizer."""
+        return SearchAgent(tokenizer, self.search, self.limits, self.config.recipe.system_prompt)
+
+    @abstractmethod
+    def demonstrations(self, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        """Tokenised demonstrations for the warm start."""
+
+
+class GeneratedTask(Task):
+    """The generated world: training and evaluation entities share no name; one corpus holds both."""
+
+    def __init__(self, config: RunConfig, directory: RunDirectory) -> None:
+        recipe = config.recipe
+        world = World.generate(recipe.world_seed, recipe.world_entities, recipe.world_entities // 2)
+        world.write_corpus(directory.corpus)
+        super().__init__(config, BM25Retriever.from_passages(world.passages, title_weight=recipe.title_weight))
+        train = world.questions("train", recipe.hops, recipe.n_train_questions or _TRAIN_QUESTIONS)
+        self.train_dataset = _with_prompt(Dataset.from_list(train))
+        self.eval_questions = world.questions("eval", recipe.hops, recipe.n_eval_questions or _EVAL_QUESTIONS)
+
+    def demonstrations(self, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        from a2tgpo.data.demonstrations import Imperfection, demonstrate_hops
+
+        recipe = self.config.recipe
+        shown = demonstrate_hops(
+            recipe.warm_start_steps * recipe.warm_start_batch_size,
+            seed=self.config.training.seed,
+            hops=recipe.warm_start_hops,
+            imperfection=Imperfection(stops_early=recipe.stops_early, wrong_hop=recipe.wrong_hop),
+        )
+        agent = self.agent(tokenizer)
+        return [encode_demonstration(agent, demonstration) for demonstration in shown]
+
+
+class FileTask(Task):
+    """Questions and a corpus from disk or the Hub."""
+
+    def __init__(self, config: RunConfig) -> None:
+        recipe = config.recipe
+        assert recipe.corpus is not None and recipe.questions is not None and recipe.eval_questions is not None
+        super().__init__(config, BM25Retriever.build(recipe.corpus, title_weight=recipe.title_weight))
+        train = _load(recipe, recipe.questions, "train", recipe.n_train_questions)
+        self._questions = train.to_list()
+        self.train_dataset = _with_prompt(train)
+        self.eval_questions = _load(recipe, recipe.eval_questions, "dev", recipe.n_eval_questions).to_list()
+
+    def demonstrations(self, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        assert self.config.recipe.corpus is not None
+        passages = {passage.id: passage for passage in read_corpus(self.config.recipe.corpus)}
+        agent = self.agent(tokenizer)
+        shown = demonstrate_support(self._questions, passages, self.search)
+        encoded = [encode_demonstration(agent, demonstration) for demonstration in shown]
+        return within(encoded, self.limits.max_prompt_tokens + self.limits.max_completion_tokens)
+
+
+def open_task(config: RunConfig, directory: RunDirectory) -> Task:
+    """The generated world unless the recipe gives files."""
+    return GeneratedTask(config, directory) if config.generated_world else FileTask(config)
+
+
+def _load(recipe: Recipe, sources: list[str], split: str, limit: int | None) -> Dataset:
+    where = {"answerable_here": True} if recipe.only_answerable else None
+    loaded = concatenate_datasets([load_questions(source, split=split, where=where) for source in sources])
+    # A shuffled prefix keeps every source's share.
+    return loaded.shuffle(seed=0).select(range(min(limit or len(loaded), len(loaded))))
+
+
+def _with_prompt(questions: Dataset) -> Dataset:
+    return questions.add_column("prompt", questions["question"])

@@ -1,0 +1,117 @@
+"""Small real parts: a byte-level tokenizer with Qwen3's chat template, random Llama policies, ready-made trainers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import trl
+from datasets import Dataset
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+from a2tgpo import A2TGPOConfig, A2TGPOTrainer
+from a2tgpo.data.tokenizer import build_tokenizer
+from a2tgpo.integrations.rewards import exact_match_reward
+from a2tgpo.integrations.trl_rollout import rollout_columns
+from a2tgpo.retrieval.corpus import Passage
+from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
+from tests.rollout.scripted import ScriptedBackend
+
+
+def qwen_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, Qwen3's special tokens, and the Qwen3 chat template as TRL ships it."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(BPE({character: i for i, character in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    backend.add_special_tokens([AddedToken(token, normalized=False) for token in special])
+    plain = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+    backend.add_tokens([AddedToken(token, normalized=False) for token in plain])
+    template = Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        chat_template=template.read_text(encoding="utf-8"),
+        padding_side="left",
+    )
+
+
+def tiny_llama(tokenizer: Any, seed: int = 0) -> LlamaForCausalLM:
+    """A random two-layer Llama over the tokenizer's vocabulary."""
+    set_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=8192,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        )
+    )
+
+
+def config(tmp_path: Path, **changes: Any) -> A2TGPOConfig:
+    """A CPU configuration of 2 prompts × 4 rollouts, all in one update."""
+    settings: dict[str, Any] = dict(
+        output_dir=str(tmp_path / "out"),
+        use_cpu=True,
+        bf16=False,
+        per_device_train_batch_size=8,
+        num_generations=4,
+        gradient_accumulation_steps=1,
+        max_steps=1,
+        max_completion_length=400,
+        learning_rate=1e-3,
+        gradient_checkpointing=False,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    return A2TGPOConfig(**(settings | changes))
+
+
+def questions(n: int = 2) -> Dataset:
+    """`n` questions whose gold answer is `bora`."""
+    rows = [{"prompt": f"Who is the mentor of Kelo {'Mitu ' * i}?", "answer": ["bora", "bo"]} for i in range(n)]
+    return Dataset.from_list(rows)
+
+
+class ScriptedRollout:
+    """A `rollout_func` that plays written turns through our real agent loop, one script per prompt in turn."""
+
+    def __init__(self, tokenizer: Any, scripts: list[list[str]], search: Any = None) -> None:
+        hits = [Passage("p", "Kelo", "The mentor of Kelo is bora.")]
+        self.agent = SearchAgent(
+            tokenizer, search or (lambda queries: [hits for _ in queries]), RolloutLimits(max_completion_tokens=400)
+        )
+        self.scripts = scripts
+
+    def __call__(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        scripts = [self.scripts[i % len(self.scripts)] for i in range(len(prompts))]
+        return rollout_columns(self.agent.run(prompts, ScriptedBackend(self.agent.tokenizer, scripts)))
+
+
+def scripted_trainer(tmp_path: Path, scripts: list[list[str]], **changes: Any) -> A2TGPOTrainer:
+    """A trainer over the generated world's tokenizer whose rollouts are `scripts`."""
+    tokenizer = build_tokenizer()
+    search = changes.pop("search", None)
+    reward = changes.pop("reward", exact_match_reward)
+    dataset = changes.pop("dataset", questions())
+    return A2TGPOTrainer(
+        tiny_llama(tokenizer),
+        reward,
+        config(tmp_path, **changes),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        rollout_func=ScriptedRollout(tokenizer, scripts, search),
+    )
