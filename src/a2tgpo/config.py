@@ -45,9 +45,7 @@ class Recipe:
     world_entities: int = field(
         default=600, metadata={"help": "Training entities of the generated world; evaluation has half as many."}
     )
-    hops: list[int] = field(
-        default_factory=lambda: [1, 2, 3], metadata={"help": "Hop counts of generated questions."}
-    )
+    hops: list[int] = field(default_factory=lambda: [1, 2, 3], metadata={"help": "Hop counts of generated questions."})
 
     passages_per_search: int = field(default=3, metadata={"help": "Passages shown per search."})
     title_weight: int = field(default=1, metadata={"help": "How often BM25 counts a passage's title."})

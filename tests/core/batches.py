@@ -29,9 +29,7 @@ def rollouts(draw, prompts=3, turns=5) -> Rollout:
 
 def batches(size=9):
     """Batches of rollouts of up to as many prompts as there are rollouts, in any order."""
-    return st.integers(1, size).flatmap(
-        lambda n: st.lists(rollouts(prompts=min(n, 3)), min_size=n, max_size=n)
-    )
+    return st.integers(1, size).flatmap(lambda n: st.lists(rollouts(prompts=min(n, 3)), min_size=n, max_size=n))
 
 
 def padded(rows, width, fill=0.0, dtype=torch.float64) -> torch.Tensor:
@@ -56,10 +54,7 @@ def pack(batch, extra_turns=0, dtype=torch.float64) -> dict[str, torch.Tensor]:
 
 def model_masks(batch, extra_tokens=0) -> torch.Tensor:
     """The token layout of each rollout: a turn, an observation, a turn, and so on."""
-    rows = [
-        [x for n, gap in zip(r.lengths, r.gaps, strict=True) for x in [True] * n + [False] * gap]
-        for r in batch
-    ]
+    rows = [[x for n, gap in zip(r.lengths, r.gaps, strict=True) for x in [True] * n + [False] * gap] for r in batch]
     return padded(rows, max(map(len, rows)) + extra_tokens, dtype=torch.bool)
 
 

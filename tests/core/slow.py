@@ -88,9 +88,7 @@ def process_credit(rollout, normalized, turn, gamma=1.0, rescale=True) -> float:
     return math.fsum(terms) / (math.sqrt(len(terms)) if rescale else 1.0)
 
 
-def advantages(
-    rollouts, gamma=1.0, alpha=1.0, rescale=True, pool="turn", baseline="survivors"
-) -> list[list[float]]:
+def advantages(rollouts, gamma=1.0, alpha=1.0, rescale=True, pool="turn", baseline="survivors") -> list[list[float]]:
     gains = normalized_gains(rollouts, pool, baseline)
     outcomes = normalized_outcomes(rollouts)
     result = []

@@ -18,9 +18,7 @@ groupings = st.fixed_dictionaries({"pool": st.sampled_from(POOLS), "baseline": s
 
 def assert_same(actual, expected, tolerance=1e-9):
     for name, value, target in zip(core.TurnCredit._fields, actual, expected, strict=True):
-        torch.testing.assert_close(
-            value, target, rtol=0, atol=tolerance, msg=lambda m, name=name: f"{name}: {m}"
-        )
+        torch.testing.assert_close(value, target, rtol=0, atol=tolerance, msg=lambda m, name=name: f"{name}: {m}")
 
 
 @given(

@@ -19,10 +19,7 @@ each_loss_case = pytest.mark.parametrize("case", LOSS_CASES, ids=lambda case: ca
 
 
 def batch_of(case) -> list[slow.Rollout]:
-    return [
-        slow.Rollout(prompt=r["prompt"], gains=(*r["gain"], None), outcome=r["outcome"])
-        for r in case["rollouts"]
-    ]
+    return [slow.Rollout(prompt=r["prompt"], gains=(*r["gain"], None), outcome=r["outcome"]) for r in case["rollouts"]]
 
 
 def credit_of(case, oracle, dtype=torch.float64) -> core.TurnCredit:

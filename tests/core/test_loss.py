@@ -88,9 +88,7 @@ def test_gradient_of_turn_ratio(batch, seed):
     mask = model_masks(batch)
     turns = core.turn_ids(mask)
     logp, old_logp = log_probabilities(mask, seed, spread=0.3)
-    assert torch.autograd.gradcheck(
-        lambda x: core.turn_ratio(x, old_logp, turns), logp.requires_grad_(), atol=1e-6
-    )
+    assert torch.autograd.gradcheck(lambda x: core.turn_ratio(x, old_logp, turns), logp.requires_grad_(), atol=1e-6)
 
 
 @pytest.mark.parametrize("level", LEVELS)

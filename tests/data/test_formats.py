@@ -141,9 +141,7 @@ def test_answers_of_the_reward_model(tmp_path: Path, truth: object) -> None:
     ],
 )
 @pytest.mark.parametrize("column", ["golden_answers", "answer"])
-def test_answers_become_a_list_of_text(
-    tmp_path: Path, column: str, value: object, answers: list[str]
-) -> None:
+def test_answers_become_a_list_of_text(tmp_path: Path, column: str, value: object, answers: list[str]) -> None:
     """One answer or several, text or numbers, end as a list of distinct strings that are not blank."""
     path = jsonl(tmp_path / "q.jsonl", {"id": "a", "question": "?!", column: value})
     assert load_questions(path)["answer"][0] == answers
@@ -170,9 +168,7 @@ def test_hub_failure_is_chained(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("offline")
 
     monkeypatch.setattr(datasets, "load_dataset", hub)
-    with pytest.raises(
-        DataError, match=r"owner/towns.*no file or folder here.*ConnectionError: offline"
-    ) as error:
+    with pytest.raises(DataError, match=r"owner/towns.*no file or folder here.*ConnectionError: offline") as error:
         load_questions("owner/towns")
     assert isinstance(error.value.__cause__, ConnectionError)
 
@@ -226,9 +222,7 @@ def test_bad_row_is_named(tmp_path: Path, change: dict[str, Any], says: str) -> 
 def test_bad_row_of_parquet_is_named(tmp_path: Path) -> None:
     """A parquet file has no lines: its rows are counted from 1 and the id is given."""
     path = tmp_path / "q.parquet"
-    datasets.Dataset.from_list(
-        [search_r1_row(0, "nq"), search_r1_row(1, "nq", golden_answers=[])]
-    ).to_parquet(path)
+    datasets.Dataset.from_list([search_r1_row(0, "nq"), search_r1_row(1, "nq", golden_answers=[])]).to_parquet(path)
     with pytest.raises(DataError, match=r'q\.parquet, row 2 \(id "train_1"\): the answers \[\] are empty'):
         load_questions(path)
 

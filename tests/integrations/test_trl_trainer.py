@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from a2tgpo.errors import DataError, ToolError
 from a2tgpo.integrations.rewards import exact_match_reward
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from a2tgpo.scoring import AnswerScaffold
-from tests.integrations.parts import config, qwen_tokenizer, questions, scripted_trainer, tiny_llama
+from tests.integrations.parts import config, questions, qwen_tokenizer, scripted_trainer, tiny_llama
 
 SEARCH, OTHER = search_turn("find it", "Kelo mentor"), search_turn("so", "kelo founder is it next")
 SCRIPTS = [
@@ -94,7 +95,10 @@ def test_one_trajectory_pass(tmp_path: Path, steps_per_generation: int) -> None:
     """Old log-probabilities and likelihoods cost one trajectory forward and one probe forward a micro-batch, whether
     TRL asks for old log-probabilities itself (2 steps per generation) or not (1)."""
     trainer = scripted_trainer(
-        tmp_path, SCRIPTS, per_device_train_batch_size=8 // steps_per_generation, steps_per_generation=steps_per_generation
+        tmp_path,
+        SCRIPTS,
+        per_device_train_batch_size=8 // steps_per_generation,
+        steps_per_generation=steps_per_generation,
     )
     lengths: list[int] = []
     trainer.model.model.register_forward_pre_hook(
@@ -126,13 +130,19 @@ def test_on_one_turn_it_is_trls_sequence_level_loss(tmp_path: Path) -> None:
     batch = one_batch(trainer)
     advantage = torch.linspace(-1.0, 1.0, 8)
     shifted = batch["old_per_token_logps"] + 0.004 * torch.randn_like(batch["old_per_token_logps"])
-    batch |= {"old_per_token_logps": shifted, "turn_advantages": advantage[:, None], "turn_clip_scale": torch.ones(8, 1)}
+    batch |= {
+        "old_per_token_logps": shifted,
+        "turn_advantages": advantage[:, None],
+        "turn_clip_scale": torch.ones(8, 1),
+    }
     ours = trainer._compute_loss(trainer.model, batch)
     ours.backward()
     gradient = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
     trainer.model.zero_grad()
     trainer.importance_sampling_level = "sequence"
-    theirs = GRPOTrainer._compute_loss(trainer, trainer.model, batch | {"advantages": advantage, "tool_mask": (batch["turn_ids"] >= 0).long()})
+    theirs = GRPOTrainer._compute_loss(
+        trainer, trainer.model, batch | {"advantages": advantage, "tool_mask": (batch["turn_ids"] >= 0).long()}
+    )
     theirs.backward()
     torch.testing.assert_close(ours, theirs)
     for name, parameter in trainer.model.named_parameters():
@@ -172,7 +182,7 @@ def test_training_moves_the_policy_and_writes_its_rollouts(tmp_path: Path) -> No
     assert [record["termination"] for record in records].count("malformed") == 2
     for record in records:
         before_after = record["likelihood"]
-        gains = [b - a for a, b in zip(before_after, before_after[1:], strict=False)]
+        gains = [b - a for a, b in pairwise(before_after)]
         assert record["gain"] == pytest.approx(gains, abs=1e-6)
         turns = {segment["turn"] for segment in record["segments"]} - {-1}
         assert len(record["advantage"]) == len(turns)
@@ -267,7 +277,9 @@ def test_a_failed_tool_is_left_out_of_every_statistic(tmp_path: Path) -> None:
             raise ToolError("down")
         return [[] for _ in queries]
 
-    trainer = scripted_trainer(tmp_path, [[SEARCH, answer_turn("x")], [answer_turn("bora")], [answer_turn("x")]], search=flaky)
+    trainer = scripted_trainer(
+        tmp_path, [[SEARCH, answer_turn("x")], [answer_turn("bora")], [answer_turn("x")]], search=flaky
+    )
     batch = one_batch(trainer)
     failed = torch.tensor([i % 3 == 0 for i in range(8)])
     assert (batch["turn_ids"][failed] == -1).all()
@@ -334,5 +346,5 @@ def test_options_it_cannot_honour_raise(tmp_path: Path, option: str, value: Any)
 
 def test_a_group_of_one_is_refused(tmp_path: Path) -> None:
     """A single rollout per prompt has no baseline."""
-    with pytest.raises(ValueError, match="num_generations=1|at least 2"):
+    with pytest.raises(ValueError, match=r"num_generations=1|at least 2"):
         config(tmp_path, num_generations=1)

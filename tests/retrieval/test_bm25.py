@@ -85,9 +85,7 @@ def test_passages_without_a_query_word_are_dropped() -> None:
 
 def test_names_that_look_like_stop_words_or_letters_are_found() -> None:
     """A title of stop words alone is found by its name only; single letters and "will" are words."""
-    retriever = BM25Retriever.from_passages(
-        [*WORLD, Passage("6", "Ned Orr", ""), Passage("7", "Will Orr", "")]
-    )
+    retriever = BM25Retriever.from_passages([*WORLD, Passage("6", "Ned Orr", ""), Passage("7", "Will Orr", "")])
     assert ids(retriever, "Will Orr") == ["7", "6"]
     assert ids(retriever, "it") == ["3"]
     assert ids(retriever, "X") == ["4"]
@@ -151,9 +149,7 @@ def test_second_build_loads_the_index(corpus: Path, tmp_path: Path, builds: list
     assert first.search(queries, 5) == in_memory.search(queries, 5)
 
 
-def test_changed_corpus_or_title_weight_is_indexed_anew(
-    corpus: Path, tmp_path: Path, builds: list[int]
-) -> None:
+def test_changed_corpus_or_title_weight_is_indexed_anew(corpus: Path, tmp_path: Path, builds: list[int]) -> None:
     """A stale index is never used: other content or another title weight builds, going back loads."""
     cache = tmp_path / "cache"
     BM25Retriever.build(corpus, cache_dir=cache)
@@ -208,9 +204,7 @@ def test_killed_build_is_not_taken_for_an_index(corpus: Path, tmp_path: Path, bu
     assert builds == [1]
 
 
-def test_the_other_process_may_finish_first(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_other_process_may_finish_first(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When another process stores the same index during our build, both end with a whole one."""
     build, raced = bm25._build_index, []
 

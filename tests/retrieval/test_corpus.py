@@ -99,9 +99,7 @@ def test_empty_missing_and_folder(tmp_path: Path) -> None:
             read(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda data: data[:-12], lambda data: data[:40] + b"\0\0\0\0" + data[44:]]
-)
+@pytest.mark.parametrize("damage", [lambda data: data[:-12], lambda data: data[:40] + b"\0\0\0\0" + data[44:]])
 def test_damaged_gzip(tmp_path: Path, damage: object) -> None:
     """A download that was cut or garbled says so instead of serving the passages before the damage."""
     assert callable(damage)

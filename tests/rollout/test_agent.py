@@ -48,7 +48,11 @@ def test_tokens_in_tokens_out(tokenizer: PreTrainedTokenizerBase) -> None:
     """The completion is the sampled ids, the observation's ids and the closing EOS, concatenated; only sampled ids are
     the policy's; and each turn's context is exactly the tokens so far."""
     (rollout,), backend = run(tokenizer, [[SEARCH, answer_turn("Bora Tine")]])
-    turn, result, last = ids(tokenizer, SEARCH), ids(tokenizer, render_result([KELO])), ids(tokenizer, answer_turn("Bora Tine"))
+    turn, result, last = (
+        ids(tokenizer, SEARCH),
+        ids(tokenizer, render_result([KELO])),
+        ids(tokenizer, answer_turn("Bora Tine")),
+    )
     assert rollout.completion_ids == [*turn, *result, *last, tokenizer.eos_token_id]
     assert rollout.model_mask == [1] * len(turn) + [0] * len(result) + [1] * len(last) + [0]
     assert backend.contexts[1] == [[*rollout.prompt_ids, *turn, *result]]
@@ -94,7 +98,9 @@ def test_every_ending_is_typed(tokenizer, script, limits, ending, searches) -> N
 def test_one_search_call_for_the_whole_batch(tokenizer: PreTrainedTokenizerBase) -> None:
     """Queries of all rollouts in a turn go out together, and finished rollouts ask for nothing."""
     search = Search([])
-    rollouts, _ = run(tokenizer, [[SEARCH, SEARCH, answer_turn("x")], [answer_turn("x")], [SEARCH, answer_turn("x")]], search)
+    rollouts, _ = run(
+        tokenizer, [[SEARCH, SEARCH, answer_turn("x")], [answer_turn("x")], [SEARCH, answer_turn("x")]], search
+    )
     assert [len(batch) for batch in search.batches] == [2, 1]
     assert [rollout.termination for rollout in rollouts] == [Termination.ANSWERED] * 3
 
@@ -108,7 +114,7 @@ def test_a_failed_tool_ends_its_rollouts_and_no_other(tokenizer: PreTrainedToken
     rollouts, _ = run(tokenizer, [[SEARCH], [answer_turn("x")]], broken)
     assert [r.termination for r in rollouts] == [Termination.TOOL_FAILED, Termination.ANSWERED]
     assert "connection refused" in rollouts[0].reason
-    with pytest.raises(ToolError, match="all 2 rollouts.*connection refused"):
+    with pytest.raises(ToolError, match=r"all 2 rollouts.*connection refused"):
         run(tokenizer, [[SEARCH], [SEARCH]], broken)
 
 

@@ -15,9 +15,7 @@ def find(*layouts: str, prompt: int = 4, **options) -> Boundaries:
         torch.ones(len(rows), prompt, dtype=torch.bool),
         completion_ids,
         torch.tensor([[kind != "." for kind in row] for row in rows]),
-        torch.tensor(
-            [[kind in "mS." for kind in row] for row in rows]
-        ),  # padding marked as policy, as TRL does
+        torch.tensor([[kind in "mS." for kind in row] for row in rows]),  # padding marked as policy, as TRL does
         end_ids=[EOS],
         **options,
     )

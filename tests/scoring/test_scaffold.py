@@ -94,9 +94,7 @@ def test_a_blank_answer_is_refused(tokenizer, answer):
 
 def test_an_answer_without_tokens_is_refused():
     """A tokenizer that drops unknown characters leaves nothing to score, though the scaffold has tokens."""
-    letters = fast(
-        models.BPE({"a": 0, "b": 1}, []), pre_tokenizers.WhitespaceSplit(), normalizers.Lowercase()
-    )
+    letters = fast(models.BPE({"a": 0, "b": 1}, []), pre_tokenizers.WhitespaceSplit(), normalizers.Lowercase())
     with pytest.raises(ValueError, match="answer '東京' has no token"):
         AnswerScaffold("ab {answer} ba").encode(letters, "東京")
 

@@ -45,9 +45,7 @@ def by_hand(model, batch, tokenizer, scaffold, n_aliases: int) -> torch.Tensor:
 @pytest.mark.parametrize("alias", ["first", "best"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma", "gpt2", "qwen3_moe"])
-def test_cached_equals_rows_equals_the_definition(
-    make_model, batch, tokenizer, name, attention, alias, scaffold
-):
+def test_cached_equals_rows_equals_the_definition(make_model, batch, tokenizer, name, attention, alias, scaffold):
     """Both methods give, to 1e-4, what one unpadded row per boundary and alias gives: on grouped-query
     attention, rotary and learned positions and experts, with left-padded prompts and ragged turns, also when
     the answer's first token is predicted by the prefix itself."""
@@ -183,16 +181,12 @@ def test_cached_runs_the_model_twice_per_micro_batch(make_model, batch, tokenize
     model.model.register_forward_hook(
         lambda module, inputs, kwargs, output: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
-    score(
-        model, batch, AnswerScorer(SCAFFOLD, tokenizer, alias="best", method="cached"), batch_size=batch_size
-    )
+    score(model, batch, AnswerScorer(SCAFFOLD, tokenizer, alias="best", method="cached"), batch_size=batch_size)
     n_micro_batches = 1 if batch_size is None else 2
     assert len(widths) == 2 * n_micro_batches
     assert widths[0::2] == [20] * n_micro_batches
     rollout_tokens = [3 * 4, 1 * (5 + 5), 2 * (4 + 4 + 7), 4 * 7]
-    longest = (
-        [max(rollout_tokens)] if batch_size is None else [max(rollout_tokens[:2]), max(rollout_tokens[2:])]
-    )
+    longest = [max(rollout_tokens)] if batch_size is None else [max(rollout_tokens[:2]), max(rollout_tokens[2:])]
     assert widths[1::2] == [tokens + 1 for tokens in longest]
 
 
@@ -292,9 +286,7 @@ def test_auto_uses_the_cache_silently_where_it_can(make_model, batch, tokenizer,
     with caplog.at_level(logging.WARNING, logger="a2tgpo.scoring.scorer"):
         found = score(model, batch, AnswerScorer(SCAFFOLD, tokenizer))
     assert not caplog.records
-    assert found.likelihood.equal(
-        score(model, batch, AnswerScorer(SCAFFOLD, tokenizer, method="cached")).likelihood
-    )
+    assert found.likelihood.equal(score(model, batch, AnswerScorer(SCAFFOLD, tokenizer, method="cached")).likelihood)
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")

@@ -33,9 +33,7 @@ def test_passages_of_every_query_in_order() -> None:
     """A batch gives each query the retriever's k best passages, best first; no hit is an empty list."""
     retriever = BM25Retriever.from_passages(PASSAGES)
     found = SearchTool(retriever, k=2)(["river", "volcano", "town 4"])
-    assert found == [
-        [hit.passage for hit in hits] for hits in retriever.search(["river", "volcano", "town 4"], 2)
-    ]
+    assert found == [[hit.passage for hit in hits] for hits in retriever.search(["river", "volcano", "town 4"], 2)]
     assert [len(passages) for passages in found] == [2, 0, 2]
     assert found[2][0].id == "4"
 
@@ -102,9 +100,7 @@ def test_hanging_retriever_does_not_keep_the_interpreter() -> None:
         "try: SearchTool(Hung(), timeout_s=0.1)(['a'])\n"
         "except ToolError: print('given up')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], timeout=60, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], timeout=60, capture_output=True, text=True, check=True)
     assert done.stdout == "given up\n"
 
 

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 
-def information_gain(
-    likelihood: Float[Tensor, "B T+1"], is_process: Bool[Tensor, "B T"]
-) -> Float[Tensor, "B T"]:
+def information_gain(likelihood: Float[Tensor, "B T+1"], is_process: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """ig_t = v_t − v_{t−1} on process turns, 0 elsewhere, without gradient (A²TGPO, arXiv 2605.06200, Eq. 6).
 
     Args:

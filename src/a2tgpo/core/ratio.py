@@ -49,9 +49,7 @@ def log_ratio(
     return new - torch.where(is_model, full_precision(old_logp).detach(), 0)
 
 
-def pooled(
-    log_ratio: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"], level: Level
-) -> Float[Tensor, "B L"]:
+def pooled(log_ratio: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"], level: Level) -> Float[Tensor, "B L"]:
     """The mean log-ratio of each token's turn, of its whole rollout, or of the token alone."""
     if level == "token":
         return log_ratio

@@ -36,9 +36,7 @@ def to_tokens(per_turn: Float[Tensor, "B T"], turn_ids: Int[Tensor, "B L"]) -> F
     return torch.where(turn_ids >= 0, per_turn.gather(1, turn_ids.clamp(min=0)), 0)
 
 
-def turn_sum(
-    per_token: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"], n_turns: int
-) -> Float[Tensor, "B T"]:
+def turn_sum(per_token: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"], n_turns: int) -> Float[Tensor, "B T"]:
     """Sum a per-token value over each of `n_turns` turns; other tokens are left out, NaN or not."""
     kept = torch.where(turn_ids >= 0, per_token, 0)
     return kept.new_zeros(len(kept), n_turns).scatter_add(1, turn_ids.clamp(min=0), kept)

@@ -78,16 +78,12 @@ def load_questions(
         question = _question_row(row, place, default_name, number)
         earlier = place_of_id.setdefault(question["id"], place)
         if earlier != place:
-            raise DataError(
-                f'{place}: id "{question["id"]}" is taken by {earlier}; give every question its own id'
-            )
+            raise DataError(f'{place}: id "{question["id"]}" is taken by {earlier}; give every question its own id')
         kept.append(question)
         if len(kept) == limit:
             break
     if not kept:
-        advice = (
-            f" where {conditions}; its columns are {sorted(columns)}" if conditions else "; add some rows"
-        )
+        advice = f" where {conditions}; its columns are {sorted(columns)}" if conditions else "; add some rows"
         raise DataError(f"{source} holds no question{advice}")
     return datasets.Dataset.from_list(kept, features=_FEATURES)
 
@@ -100,9 +96,7 @@ def _open_source(source: str | Path, split: str) -> tuple[_Rows, str]:
         stem = path.name.split(".")[0]
         return _file_rows(path), path.resolve().parent.name if stem in (split, *_SPLIT_NAMES) else stem
     if isinstance(source, Path) or source.endswith(_SUFFIXES) or source.startswith((".", "/", "~")):
-        raise DataError(
-            f"{source}: no such file or folder; give a file, a folder or a Hub data set (owner/name)"
-        )
+        raise DataError(f"{source}: no such file or folder; give a file, a folder or a Hub data set (owner/name)")
     return _hub_rows(source, split), source.partition(":")[2] or source.rpartition("/")[2]
 
 
@@ -185,8 +179,7 @@ def _answers(row: dict[str, Any], place: str) -> list[str]:
         found = _search_r1_target(row)
     if found is None:
         raise DataError(
-            f"{place}: no answer among the columns {sorted(row)}; "
-            'add "golden_answers", a list of the accepted answers'
+            f'{place}: no answer among the columns {sorted(row)}; add "golden_answers", a list of the accepted answers'
         )
     found = _plain(found)
     texts = [_answer_text(value, place) for value in (found if isinstance(found, list) else [found])]

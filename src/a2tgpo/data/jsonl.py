@@ -30,9 +30,7 @@ def read_jsonl(path: Path, error: type[A2TGPOError]) -> Iterator[tuple[int, dict
                 if line.strip():
                     yield number, _parse(line, f"{path}, line {number}", error)
     except (EOFError, zlib.error, gzip.BadGzipFile) as damage:
-        raise error(
-            f"{path}: the gzip data is damaged after line {number}; download or compress it again"
-        ) from damage
+        raise error(f"{path}: the gzip data is damaged after line {number}; download or compress it again") from damage
     except OSError as failure:
         raise error(f"{path} cannot be read ({failure.strerror}); give the path of a file") from failure
 

@@ -40,7 +40,7 @@ def evaluate_questions(
     questions: Sequence[dict[str, Any]],
     *,
     batch_size: int = 64,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> list[Outcome]:
     """One rollout per question, in order; `progress` is told how many more are done."""
     outcomes: list[Outcome] = []
@@ -90,9 +90,7 @@ class Summary:
             by_hops={hop: _proportion([o for o in outcomes if o.hops == hop]) for hop in hops},
             format_rate=fmean(o.termination == Termination.ANSWERED.value for o in outcomes),
             searches=fmean(outcome.searches for outcome in outcomes),
-            terminations={
-                ending.value: sum(o.termination == ending.value for o in outcomes) for ending in Termination
-            },
+            terminations={ending.value: sum(o.termination == ending.value for o in outcomes) for ending in Termination},
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
+from trl.trainer.utils import is_async_callable
 
 from a2tgpo.errors import DataError
 
@@ -66,7 +67,7 @@ def refuse_nan(reward_funcs: Any) -> Any:
     if isinstance(reward_funcs, list):
         return [refuse_nan(reward) for reward in reward_funcs]
     plain = callable(reward_funcs) and not isinstance(reward_funcs, str) and not hasattr(reward_funcs, "config")
-    if not plain or _is_coroutine(reward_funcs):
+    if not plain or is_async_callable(reward_funcs):
         return reward_funcs
 
     @functools.wraps(reward_funcs, updated=())
@@ -76,12 +77,6 @@ def refuse_nan(reward_funcs: Any) -> Any:
     if not hasattr(reward_funcs, "__name__"):
         checked.__name__ = type(reward_funcs).__name__
     return checked
-
-
-def _is_coroutine(function: Any) -> bool:
-    import inspect
-
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
 
 
 def _without_nan(function: Callable[..., Any], rewards: Iterable[float | None]) -> list[float | None]:

@@ -45,9 +45,7 @@ def credit_metrics(credit: BatchCredit) -> dict[str, float]:
     return metrics
 
 
-def rollout_metrics(
-    accelerator: Accelerator, inputs: list[dict[str, Any]], credit: BatchCredit
-) -> dict[str, float]:
+def rollout_metrics(accelerator: Accelerator, inputs: list[dict[str, Any]], credit: BatchCredit) -> dict[str, float]:
     """Searches per rollout, format rate and the share of each ending, over all processes.
 
     Only `TagRollout` types its endings; for TRL's own tool loop a search is a process turn and TRL counts the rest.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from trl import GRPOConfig
 
 from a2tgpo.rollout.protocol import SCAFFOLD
+from a2tgpo.scoring.scorer import Alias, Likelihood, Method
 
 
 @dataclass
@@ -23,9 +24,7 @@ class A2TGPOConfig(GRPOConfig):
     epsilon_high: float | None = field(default=4e-3, metadata={"help": "Upper clip bound ε_high of the turn ratio."})
     loss_type: str = field(default="grpo", metadata={"help": "Rollout mean: the paper's aggregation."})
 
-    turn_gamma: float = field(
-        default=1.0, metadata={"help": "Discount γ of later turns' normalised gains, in [0, 1]."}
-    )
+    turn_gamma: float = field(default=1.0, metadata={"help": "Discount γ of later turns' normalised gains, in [0, 1]."})
     gain_alpha: float = field(
         default=1.0, metadata={"help": "Weight α of the accumulated gain; the authors' code uses 0.3."}
     )
@@ -39,26 +38,24 @@ class A2TGPOConfig(GRPOConfig):
             "inside it; only the answer's own tokens count."
         },
     )
-    answer_alias: str = field(
+    answer_alias: Alias = field(
         default="first", metadata={"help": "Alias scored where there are several: 'first' or 'best'."}
     )
-    likelihood: str = field(
+    likelihood: Likelihood = field(
         default="probability",
         metadata={
             "help": "'probability': exp of the answer's mean token log-probability (the paper). "
             "'log_probability': the mean itself (the authors' code)."
         },
     )
-    gain_method: str = field(
+    gain_method: Method = field(
         default="auto",
         metadata={
             "help": "'cached': one small forward over the trajectory's own keys. 'rows': one full forward per "
             "boundary. 'auto': cached wherever the model's cache can be cut at a position."
         },
     )
-    skip_first_gain: bool = field(
-        default=False, metadata={"help": "Give turn 1 no gain, as the authors' code does."}
-    )
+    skip_first_gain: bool = field(default=False, metadata={"help": "Give turn 1 no gain, as the authors' code does."})
     drop_zero_gains: bool = field(
         default=False, metadata={"help": "Leave gains of exactly 0 out of the credit: a fault of the authors' code."}
     )
@@ -105,11 +102,7 @@ class Unsupported:
     remedy: str
 
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "answer_alias": ("first", "best"),
-    "likelihood": ("probability", "log_probability"),
-    "gain_method": ("auto", "cached", "rows"),
-}
+_CHOICES = {"answer_alias": get_args(Alias), "likelihood": get_args(Likelihood), "gain_method": get_args(Method)}
 
 UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported("loss_type", lambda v: v != "grpo", "the loss is a mean over each rollout; keep loss_type='grpo'"),

@@ -20,7 +20,7 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from a2tgpo.core import kl_penalty, policy_loss, rollout_mean, turn_ids
-from a2tgpo.integrations.batch_credit import BatchCredit, assign_credit
+from a2tgpo.integrations.batch_credit import assign_credit
 from a2tgpo.integrations.checks import check_answers, check_trainer, refuse_nan
 from a2tgpo.integrations.metrics import credit_metrics, rollout_metrics
 from a2tgpo.integrations.rollout_log import RolloutLog
@@ -132,9 +132,7 @@ class A2TGPOTrainer(GRPOTrainer):
     def _score(self, model: Any, input_ids: Tensor, attention_mask: Tensor, completion_length: int) -> Scores:
         """Old log-probabilities and answer likelihoods of the batch from one trajectory pass."""
         prompt_ids, completion_ids = input_ids.tensor_split([input_ids.size(1) - completion_length], dim=1)
-        prompt_mask, completion_mask = attention_mask.tensor_split(
-            [attention_mask.size(1) - completion_length], dim=1
-        )
+        prompt_mask, completion_mask = attention_mask.tensor_split([attention_mask.size(1) - completion_length], dim=1)
         scores = self._scorer.score(
             fused_forward(model, self.accelerator.autocast),
             self.model.config,

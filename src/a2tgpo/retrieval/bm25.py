@@ -129,9 +129,7 @@ class BM25Retriever:
 
 def _check_title_weight(title_weight: int) -> None:
     if title_weight < 1:
-        raise ValueError(
-            f"title_weight={title_weight}: must be at least 1 (1 counts the title like the text)"
-        )
+        raise ValueError(f"title_weight={title_weight}: must be at least 1 (1 counts the title like the text)")
 
 
 def _cache_key(fingerprint: str, title_weight: int) -> str:
@@ -190,9 +188,7 @@ def _load(folder: Path) -> bm25s.BM25:
     try:
         return bm25s.BM25.load(folder, show_progress=False)
     except (OSError, EOFError, ValueError) as failure:
-        raise CorpusError(
-            f"the cached index {folder} is damaged ({failure}); delete it to build it anew"
-        ) from failure
+        raise CorpusError(f"the cached index {folder} is damaged ({failure}); delete it to build it anew") from failure
 
 
 def _default_cache_dir() -> Path:

@@ -38,8 +38,7 @@ def read_corpus(path: str | Path) -> list[Passage]:
         earlier = first_line.setdefault(passage.id, number)
         if earlier != number:
             raise CorpusError(
-                f'{path}, line {number}: id "{passage.id}" is already on line {earlier}; '
-                "give every passage its own id"
+                f'{path}, line {number}: id "{passage.id}" is already on line {earlier}; give every passage its own id'
             )
         passages.append(passage)
     if not passages:
@@ -59,9 +58,7 @@ def corpus_fingerprint(path: str | Path) -> str:
 def _passage(row: dict[str, Any], place: str) -> Passage:
     identifier = row.get("id")
     if isinstance(identifier, bool) or not isinstance(identifier, (str, int)) or identifier == "":
-        raise CorpusError(
-            f'{place}: "id" is {identifier!r}; give every passage a string or an integer as "id"'
-        )
+        raise CorpusError(f'{place}: "id" is {identifier!r}; give every passage a string or an integer as "id"')
     if "contents" in row:
         title, text = _split_title(_string(row, "contents", place))
     elif "text" in row:

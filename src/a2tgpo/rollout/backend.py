@@ -50,9 +50,9 @@ class TransformersBackend:
 
     @torch.no_grad()
     def _generate(self, contexts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-        batch = self.tokenizer.pad(
-            {"input_ids": contexts}, padding=True, padding_side="left", return_tensors="pt"
-        ).to(self.model.device)
+        batch = self.tokenizer.pad({"input_ids": contexts}, padding=True, padding_side="left", return_tensors="pt").to(
+            self.model.device
+        )
         config = GenerationConfig.from_dict(self.generation_config.to_dict())
         config.update(max_new_tokens=max_new_tokens, stop_strings=list(self.stop_strings))
         was_training = self.model.training

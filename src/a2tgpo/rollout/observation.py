@@ -43,9 +43,7 @@ class ObservationEncoder:
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
     def _cut(self, text: str) -> str:
-        encoded = self.tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-        )
+        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
         if len(encoded["input_ids"]) <= self.passage_tokens:
             return text
         return text[: encoded["offset_mapping"][self.passage_tokens - 1][1]]

@@ -64,9 +64,7 @@ def _warm_started(config: RunConfig, directory: RunDirectory, task: Task, consol
     return str(directory.warm_start)
 
 
-def _update(
-    model: PreTrainedModel, agent: SearchAgent, task: Task, config: RunConfig, directory: RunDirectory
-) -> None:
+def _update(model: PreTrainedModel, agent: SearchAgent, task: Task, config: RunConfig, directory: RunDirectory) -> None:
     training = config.training
     training.output_dir = str(directory.checkpoints)
     training.rollouts_dir = str(directory.rollouts)

@@ -39,9 +39,7 @@ class Trajectories:
         count_padding: bool = False,
     ) -> Trajectories:
         written = model_mask.bool() & completion_mask.bool()
-        labels = torch.cat(
-            [torch.full_like(prompt_ids, IGNORED), completion_ids.masked_fill(~written, IGNORED)], dim=1
-        )
+        labels = torch.cat([torch.full_like(prompt_ids, IGNORED), completion_ids.masked_fill(~written, IGNORED)], dim=1)
         return cls(
             input_ids=torch.cat([prompt_ids, completion_ids], dim=1),
             attention_mask=torch.cat([prompt_mask.bool(), completion_mask.bool()], dim=1),

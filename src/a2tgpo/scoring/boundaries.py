@@ -97,12 +97,8 @@ def _check(prompt_mask: Tensor, completion_ids: Tensor, completion_mask: Tensor,
                 f"{name} has shape {list(mask.shape)} and completion_ids {list(shape)}; both must be [B, L]."
             )
     if len(shape) != 2 or 0 in shape:
-        raise ValueError(
-            f"completion_ids has shape {list(shape)}; pass [B, L] with at least one rollout and token."
-        )
+        raise ValueError(f"completion_ids has shape {list(shape)}; pass [B, L] with at least one rollout and token.")
     if prompt_mask.ndim != 2 or len(prompt_mask) != shape[0]:
         raise ValueError(f"prompt_mask has shape {list(prompt_mask.shape)}; pass [B, P] with B = {shape[0]}.")
     if prompt_mask.shape[1] == 0 or not bool(prompt_mask[:, -1].all()):
-        raise ValueError(
-            "prompt_mask ends in padding or is empty; pad prompts on the left and leave none empty."
-        )
+        raise ValueError("prompt_mask ends in padding or is empty; pad prompts on the left and leave none empty.")

@@ -40,9 +40,7 @@ def plain_forward(model: PreTrainedModel, temperature: float = 1.0) -> LabelLogp
     Raises `ValueError` for a temperature that is not positive.
     """
     if temperature <= 0:
-        raise ValueError(
-            f"temperature is {temperature}; pass a positive number (1.0 leaves the logits alone)."
-        )
+        raise ValueError(f"temperature is {temperature}; pass a positive number (1.0 leaves the logits alone).")
     keeps_columns = "logits_to_keep" in inspect.signature(model.forward).parameters
     extra = _no_router_loss(model)
 
@@ -57,9 +55,7 @@ def plain_forward(model: PreTrainedModel, temperature: float = 1.0) -> LabelLogp
             logits = logits[:, columns]
         targets = targets[:, columns]
         logps = torch.log_softmax(logits.float() / temperature, dim=-1)
-        logps = (
-            logps.gather(-1, targets.clamp(min=0)[..., None]).squeeze(-1).masked_fill(targets == IGNORED, 0)
-        )
+        logps = logps.gather(-1, targets.clamp(min=0)[..., None]).squeeze(-1).masked_fill(targets == IGNORED, 0)
         return logps.new_zeros(labels.shape).index_copy(1, columns + 1, logps)
 
     return forward

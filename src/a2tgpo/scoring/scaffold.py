@@ -60,9 +60,7 @@ class AnswerScaffold:
 @lru_cache(maxsize=1 << 16)
 def _encode(tokenizer: PreTrainedTokenizerBase, before: str, answer: str, after: str) -> Probe:
     if not answer.strip():
-        raise ValueError(
-            f"answer {answer!r} is blank; give every question at least one non-blank gold answer."
-        )
+        raise ValueError(f"answer {answer!r} is blank; give every question at least one non-blank gold answer.")
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"tokenizer {type(tokenizer).__name__} reports no character offsets, so an answer's tokens "

@@ -128,9 +128,7 @@ class AnswerScorer:
 
         batch_size = len(prompt_ids) if batch_size is None else batch_size
         if batch_size < 1:
-            raise ValueError(
-                f"batch_size is {batch_size}; pass at least 1, or None for one forward over all rollouts."
-            )
+            raise ValueError(f"batch_size is {batch_size}; pass at least 1, or None for one forward over all rollouts.")
         old_logps, answer_logps = [], []
         seconds_logps = seconds_gain = 0.0
         for start in range(0, len(prompt_ids), batch_size):
@@ -172,9 +170,7 @@ class AnswerScorer:
             )
         return obstacle is None
 
-    def _probes(
-        self, answers: Sequence[Sequence[str]], *, n_rollouts: int, device: torch.device
-    ) -> ProbeBatch:
+    def _probes(self, answers: Sequence[Sequence[str]], *, n_rollouts: int, device: torch.device) -> ProbeBatch:
         if len(answers) != n_rollouts:
             raise ValueError(
                 f"answers has {len(answers)} entries for {n_rollouts} rollouts; pass one list per rollout."

@@ -1,0 +1,104 @@
+"""Scripted search agents in generated worlds: what the warm start imitates, imperfect on purpose."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+from a2tgpo.data.world import Chain, Entity, World
+from a2tgpo.errors import DataError
+from a2tgpo.retrieval.bm25 import BM25Retriever
+from a2tgpo.rollout.demonstration import Demonstration, Lookup
+
+# A world lasts for a few demonstrations only: a policy that met the same names again would learn them by heart.
+_DEMONSTRATIONS_PER_WORLD, _ENTITIES_PER_WORLD = 16, 80
+_TOP_K, _TITLE_WEIGHT = 3, 3
+
+
+@dataclass(frozen=True)
+class Imperfection:
+    """How often a demonstrated agent errs, each a probability.
+
+    A warm start on these knows the format and can look things up, but often does not know what to do: that is left to
+    reinforcement.
+
+    Args:
+        stops_early: per demonstration of two hops or more, to answer with an entity on the way.
+        wrong_hop: per search after the first, to look up another entity of the last passage before the right one.
+        no_results: per search, to mistype the name first, find nothing, and correct it. Not zero, or a policy that has
+            never seen an empty result leaves the format after one.
+    """
+
+    stops_early: float = 0.0
+    wrong_hop: float = 0.0
+    no_results: float = 0.1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not 0 <= (value := getattr(self, field.name)) <= 1:
+                raise DataError(f"{field.name}={value}: a probability is from 0 to 1")
+
+
+def demonstrate_hops(
+    n: int, seed: int = 0, hops: Sequence[int] = (1, 2, 3), imperfection: Imperfection | None = None
+) -> Iterator[Demonstration]:
+    """`n` demonstrations, the hop counts in turn, in worlds of their own that no question is ever asked about.
+
+    Each search is for a name and answered by BM25 over the passages of the world.
+
+    Raises:
+        DataError: a hop count below 1 or too long for a small world.
+    """
+    rng = random.Random(seed)
+    for first in range(0, n, _DEMONSTRATIONS_PER_WORLD):
+        world = World.generate(rng.getrandbits(63), _ENTITIES_PER_WORLD, 0)
+        agent = _ScriptedAgent(world, rng, imperfection or Imperfection())
+        for index in range(first, min(n, first + _DEMONSTRATIONS_PER_WORLD)):
+            (chain,) = world.chains(rng, "train", (hops[index % len(hops)],), 1)
+            yield agent.demonstrate(chain)
+
+
+class _ScriptedAgent:
+    def __init__(self, world: World, rng: random.Random, imperfection: Imperfection) -> None:
+        self._world = world
+        self._rng = rng
+        self._imperfection = imperfection
+        self._retriever = BM25Retriever.from_passages(world.passages, title_weight=_TITLE_WEIGHT)
+
+    def demonstrate(self, chain: Chain) -> Demonstration:
+        hops = len(chain.relations)
+        if hops > 1 and self._errs(self._imperfection.stops_early):
+            hops = self._rng.randrange(1, hops)
+        lookups: list[Lookup] = []
+        for hop, (entity, relation) in enumerate(zip(chain.entities[:hops], chain.relations, strict=False)):
+            if hop and self._errs(self._imperfection.wrong_hop):
+                lookups += self._look_up(relation, self._bystander(chain, hop))
+            lookups += self._look_up(relation, entity)
+        return Demonstration(chain.question, tuple(lookups), chain.entities[hops].name)
+
+    def _look_up(self, relation: str, entity: Entity) -> Iterator[Lookup]:
+        thought = f"I need the {relation} of {entity.name}."
+        if self._errs(self._imperfection.no_results):
+            mistyped = self._search(thought, _swap_syllables(entity.name))
+            if not mistyped.passages:
+                yield mistyped
+        yield self._search(thought, entity.name)
+
+    def _search(self, thought: str, query: str) -> Lookup:
+        (hits,) = self._retriever.search([query], _TOP_K)
+        return Lookup(thought, query, tuple(hit.passage for hit in hits))
+
+    def _bystander(self, chain: Chain, hop: int) -> Entity:
+        """Where another fact of the passage read last leads."""
+        others = [to for to in chain.entities[hop - 1].facts.values() if to != chain.entities[hop].id]
+        return self._world[self._rng.choice(others)]
+
+    def _errs(self, probability: float) -> bool:
+        return self._rng.random() < probability
+
+
+def _swap_syllables(name: str) -> str:
+    """The first word with its first syllable last: `Kelo Mitu` gives `Loke`."""
+    word = name.split()[0]
+    return (word[2:] + word[:2]).capitalize()
