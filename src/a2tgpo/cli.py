@@ -1,19 +1,22 @@
-"""`a2tgpo train RECIPE.yaml [--field value ...]` and `a2tgpo eval RECIPE.yaml --model PATH [--field value ...]`."""
+"""`a2tgpo train RECIPE.yaml [--key value ...]`, `a2tgpo eval RECIPE.yaml [--model PATH] [...]`, `a2tgpo keys`.
+
+Nothing heavy is imported before a command runs, so that `--help` answers at once.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from a2tgpo.errors import A2TGPOError
+from a2tgpo.errors import A2TGPOError, RecipeError
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from a2tgpo.config import RunConfig
 
 _EXIT_USAGE, _EXIT_INTERRUPTED = 2, 130
 
@@ -25,67 +28,102 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     try:
+        if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
+            raise RecipeError(
+                f"WORLD_SIZE={processes}: a recipe runs in one process; for several, launch a script of your own that "
+                "makes an A2TGPOTrainer"
+            )
         return int(arguments.run(arguments, overrides, Console()))
     except A2TGPOError as error:
         print(f"error: {error}", file=sys.stderr)
         return _EXIT_USAGE
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted: {interrupt or 'nothing more was saved'}", file=sys.stderr)
-        print("continue with the same command and --resume_from_checkpoint true", file=sys.stderr)
+        if arguments.run is _train:
+            print("continue with the same command and --resume_from_checkpoint true", file=sys.stderr)
         return _EXIT_INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="a2tgpo", description="Train search agents with per-turn credit.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    train = commands.add_parser("train", help="run a recipe from warm start to final table")
+    train = _command(commands, "train", "run a recipe from warm start to final table", _train)
+    train.usage = "a2tgpo train RECIPE.yaml [--key value ...]"
     train.add_argument("recipe", metavar="RECIPE.yaml")
-    train.set_defaults(run=_train)
-    evaluate = commands.add_parser("eval", help="evaluate a policy on a recipe's held-out questions")
+    evaluate = _command(commands, "eval", "evaluate a policy on a recipe's held-out questions", _eval)
+    evaluate.usage = "a2tgpo eval RECIPE.yaml [--model MODEL] --output_dir NEW_FOLDER [--key value ...]"
     evaluate.add_argument("recipe", metavar="RECIPE.yaml")
     evaluate.add_argument("--model", help="path or Hub name; default: the recipe's own", default=None)
-    evaluate.set_defaults(run=_eval)
+    _command(commands, "keys", "list every recipe key with its default", _keys)
     return parser
+
+
+def _command(commands: Any, name: str, summary: str, run: Callable[..., int]) -> argparse.ArgumentParser:
+    epilog = "Every recipe key is a flag too, such as --max_steps 50; `a2tgpo keys` lists them all."
+    command = commands.add_parser(name, help=summary, description=summary, epilog=epilog, allow_abbrev=False)
+    command.set_defaults(run=run)
+    return command
 
 
 def _train(arguments: argparse.Namespace, overrides: list[str], console: Console) -> int:
     from a2tgpo.config import load_recipe
+    from a2tgpo.run.directory import RunDirectory
     from a2tgpo.run.train import train
 
+    _quieten()
     config = load_recipe(arguments.recipe, overrides)
-    directory = _open(config)
+    directory = RunDirectory(Path(config.training.output_dir))
+    if config.resumes:
+        directory.resume_point()
+    else:
+        directory.check_new()
     train(config, directory, console)
     return 0
 
 
 def _eval(arguments: argparse.Namespace, overrides: list[str], console: Console) -> int:
     from a2tgpo.config import load_recipe
+    from a2tgpo.run.directory import RunDirectory
     from a2tgpo.run.evaluation import evaluate_policy
     from a2tgpo.run.policy import load_model, load_tokenizer
     from a2tgpo.run.table import as_table
     from a2tgpo.run.task import open_task
 
+    if arguments.model is not None:
+        overrides = [*overrides, "--model_name_or_path", arguments.model]
+    _quieten()
     config = load_recipe(arguments.recipe, overrides)
-    directory = _open(config)
+    if config.resumes:
+        raise RecipeError("resume_from_checkpoint: an evaluation starts anew; give it an --output_dir of its own")
+    name = config.model.model_name_or_path
+    directory = RunDirectory(Path(config.training.output_dir))
+    directory.check_new()
     task = open_task(config, directory)
-    name = arguments.model or config.model.model_name_or_path
     agent = task.agent(load_tokenizer(name, config))
-    summaries = evaluate_policy(load_model(name, config), agent, task.eval_questions, config, directory, "eval")
+    model = load_model(name, config)
+    directory.begin(config.given)
+    summaries = evaluate_policy(model, agent, task.eval_questions, config, directory, "eval")
     console.print(as_table(summaries, f"{name}: exact match with 95 % interval"))
     return 0
 
 
-def _open(config: RunConfig):  # type: ignore[no-untyped-def]
-    from pathlib import Path
+def _keys(arguments: argparse.Namespace, overrides: list[str], console: Console) -> int:
+    from a2tgpo.config import describe_keys
 
-    from a2tgpo.run.directory import RunDirectory
+    if overrides:
+        raise RecipeError(f"`a2tgpo keys` takes no arguments, got {' '.join(overrides)!r}")
+    print(describe_keys())
+    return 0
 
-    directory = RunDirectory(Path(config.training.output_dir))
-    if config.training.resume_from_checkpoint is None:
-        directory.open_new(config.given)
-    else:
-        directory.resume_point()
-    return directory
+
+def _quieten() -> None:
+    """Silence what a user can do nothing about: deprecations between TRL and transformers, bars of file loading."""
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|trl\.")
+    logging.disable_progress_bar()
+    enable_progress_bars()  # downloads, which the line above hides too
 
 
 if __name__ == "__main__":

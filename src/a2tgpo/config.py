@@ -7,10 +7,11 @@ arguments and ours) and TRL's `ModelConfig` (model, precision, LoRA).
 from __future__ import annotations
 
 import difflib
+from argparse import Action
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from trl import ModelConfig, TrlParser
@@ -77,9 +78,18 @@ class Recipe:
     eval_batch_size: int = field(default=100, metadata={"help": "Questions answered together in an evaluation."})
 
     def __post_init__(self) -> None:
-        for name in ("questions", "eval_questions"):
-            if isinstance(getattr(self, name), str):
+        for name in ("questions", "eval_questions", "hops", "warm_start_hops"):
+            if isinstance(getattr(self, name), str | int):
                 setattr(self, name, [getattr(self, name)])
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise RecipeError(f"{name}={value}: must be at least {least}")
+        micro = self.warm_start_micro_batch_size
+        if micro is not None and (micro < 1 or self.warm_start_batch_size % micro):
+            raise RecipeError(
+                f"warm_start_micro_batch_size={micro}: must divide warm_start_batch_size={self.warm_start_batch_size}"
+            )
         given = [name for name in ("questions", "eval_questions", "corpus") if getattr(self, name) is not None]
         if given and len(given) < 3:
             raise RecipeError(
@@ -88,9 +98,19 @@ class Recipe:
             )
 
 
+_LEAST = {"max_searches": 0, "warm_start_steps": 0} | dict.fromkeys(
+    (
+        *("n_train_questions", "n_eval_questions", "passages_per_search", "title_weight", "max_prompt_tokens"),
+        *("max_turn_tokens", "passage_tokens", "rows_per_generation", "warm_start_batch_size"),
+        *("warm_start_micro_batch_size", "eval_batch_size"),
+    ),
+    1,
+)
+
+
 @dataclass(frozen=True)
 class RunConfig:
-    """A parsed recipe."""
+    """A parsed recipe; `given` holds every key of the file and the flags, and is itself a recipe."""
 
     recipe: Recipe
     training: A2TGPOConfig
@@ -100,6 +120,11 @@ class RunConfig:
     @property
     def generated_world(self) -> bool:
         return self.recipe.questions is None
+
+    @property
+    def resumes(self) -> bool:
+        """Whether an earlier run is to be continued, from its last checkpoint or a given one."""
+        return str(self.training.resume_from_checkpoint).lower() not in ("none", "false")
 
 
 def load_recipe(path: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -112,13 +137,26 @@ def load_recipe(path: str, overrides: Sequence[str] = ()) -> RunConfig:
     given = _read(path)
     flags = [flag[2:].split("=")[0].replace("-", "_") for flag in overrides if flag.startswith("--")]
     for key in [*given, *flags]:
-        _check_key(key)
-    parser = TrlParser((Recipe, A2TGPOConfig, ModelConfig))
+        _check_key(str(key))
+    parser = _Parser((Recipe, A2TGPOConfig, ModelConfig))
     try:
+        for action in parser._actions:
+            _check_kind(action, given.get(action.dest))
         recipe, training, model = parser.parse_args_and_config(["--config", path, *overrides])
-    except ValueError as error:
+        if model.model_name_or_path is None:
+            raise RecipeError("model_name_or_path is missing: give a folder, a Hub model, or a2tgpo:hops-tiny")
+        values = vars(parser.parse_args(list(overrides)))
+    except (TypeError, ValueError) as error:
         raise RecipeError(f"recipe {path!r}: {error}") from error
-    return RunConfig(recipe, training, model, given | {"overrides": list(overrides)})
+    overridden = [flag if flag in values else flag.removeprefix("no_") for flag in flags]
+    return RunConfig(recipe, training, model, given | {key: values[key] for key in overridden})
+
+
+class _Parser(TrlParser):
+    """TRL's parser, except that a refused value does not print two hundred flags and end the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RecipeError(message)
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -126,7 +164,7 @@ def _read(path: str) -> dict[str, Any]:
         raise RecipeError(f"recipe {path!r}: no such file; the package's recipes are in recipes/")
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path!r} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"recipe {path!r}: expected `key: value` lines, got {type(content).__name__}")
@@ -139,3 +177,40 @@ def _check_key(key: str) -> None:
         return
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
     raise RecipeError(f"unknown recipe key {key!r}: did you mean {nearest!r}?")
+
+
+_KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "int": ("a whole number", (int,)),
+    "float": ("a number", (int, float)),
+    "string_to_bool": ("true or false", (bool,)),
+}
+"""Name of an argument's converter -> what it makes, and the kinds of YAML value that are that already."""
+
+
+def _check_kind(action: Action, value: Any) -> None:
+    """Refuse a YAML value of the wrong kind: the parser converts and checks nothing but text."""
+    converter = getattr(action.type, "__name__", "")
+    if converter not in _KINDS or value is None or isinstance(value, str):
+        return
+    expected, kinds = _KINDS[converter]
+    values = value if action.nargs == "+" and isinstance(value, list) else [value]
+    if not all(type(item) in kinds for item in values):
+        raise RecipeError(f"{action.dest}={value!r}: expected {expected}")
+
+
+def describe_keys() -> str:
+    """Every recipe key with its default and meaning, ours first."""
+    ours = A2TGPOConfig.__annotations__
+    parts = {
+        "task, rollouts, warm start, evaluation": fields(Recipe),
+        "per-turn credit": [f for f in fields(A2TGPOConfig) if f.name in ours],
+        "training (TRL's GRPOConfig)": [f for f in fields(A2TGPOConfig) if f.name not in ours and f.init],
+        "model (TRL's ModelConfig)": fields(ModelConfig),
+    }
+    return "\n\n".join("\n".join([f"# {title}", *map(_describe, part)]) for title, part in parts.items())
+
+
+def _describe(key: Field[Any]) -> str:
+    default = key.default_factory() if key.default_factory is not MISSING else key.default
+    meaning = " ".join(str(key.metadata.get("help", "")).split())
+    return f"{key.name}: {default}".ljust(36) + f"  {meaning}"

@@ -20,20 +20,20 @@ def credit_metrics(credit: BatchCredit) -> dict[str, float]:
     `gain/turn_k`, `gain_normalized/turn_k`, `advantage/turn_k`: over rollouts that have turn k (a process turn for the
     gains). `gain_std/turn_k`: spread before normalisation. `clip_scale/mean`, `clip_scale/std`: over process turns.
     `rollout/turns`: policy turns per rollout. `likelihood/before`, `likelihood/after`: of the gold answer given the
-    question alone, and at the last boundary.
+    question alone, and at the last boundary. What nothing in the batch has is left out.
     """
     depth = torch.arange(credit.is_process.size(1), device=credit.gain.device)
     process = credit.is_process & credit.valid[:, None]
     written = (depth < credit.n_turns[:, None]) & credit.valid[:, None]
     last = credit.is_process.sum(dim=1)
-    metrics = {
-        "clip_scale/mean": _mean(credit.clip_scale, process),
-        "clip_scale/std": _std(credit.clip_scale, process),
-        "rollout/turns": _mean(credit.n_turns.float(), credit.valid),
-        "rollout/invalid": (~credit.valid).float().mean().item(),
-        "likelihood/before": _mean(credit.likelihood[:, 0], credit.valid),
-        "likelihood/after": _mean(credit.likelihood.gather(1, last[:, None])[:, 0], credit.valid),
-    }
+    metrics = {"rollout/invalid": (~credit.valid).float().mean().item()}
+    if credit.valid.any():
+        metrics["rollout/turns"] = _mean(credit.n_turns.float(), credit.valid)
+        metrics["likelihood/before"] = _mean(credit.likelihood[:, 0], credit.valid)
+        metrics["likelihood/after"] = _mean(credit.likelihood.gather(1, last[:, None])[:, 0], credit.valid)
+    if process.any():
+        metrics["clip_scale/mean"] = _mean(credit.clip_scale, process)
+        metrics["clip_scale/std"] = _std(credit.clip_scale, process)
     for turn in range(credit.is_process.size(1)):
         name = f"turn_{turn + 1}"
         if written[:, turn].any():
@@ -70,8 +70,8 @@ def rollout_metrics(accelerator: Accelerator, inputs: list[dict[str, Any]], cred
 
 
 def _mean(values: Tensor, where: Tensor) -> float:
-    return values[where].mean().item() if where.any() else float("nan")
+    return values[where].mean().item()
 
 
 def _std(values: Tensor, where: Tensor) -> float:
-    return values[where].std(correction=0).item() if where.any() else float("nan")
+    return values[where].std(correction=0).item()

@@ -17,11 +17,16 @@ if TYPE_CHECKING:
 
 
 class RolloutLog:
-    """Appends to `step_NNNNNN.jsonl` in `folder`, or `step_NNNNNN.rankR.jsonl` where several processes write."""
+    """Writes `step_NNNNNN.jsonl` in `folder`, or `step_NNNNNN.rankR.jsonl` where several processes write.
+
+    Batches generated within one step share its file; a file that an earlier, interrupted run left is replaced.
+    """
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._path: Path | None = None
+        self._groups = 0
 
     def write(
         self,
@@ -38,14 +43,18 @@ class RolloutLog:
         path = self.folder / f"step_{trainer.state.global_step:06d}{suffix}.jsonl"
         tokenizer = trainer._tokenizer
         turns = turn_ids(model_mask).tolist()
+        again = path == self._path
+        first_group = self._groups if again else 0
         first_row = process * len(inputs)
-        with path.open("w", encoding="utf-8") as file:
+        self._path = path
+        self._groups = first_group + len(credit.outcome) // trainer.num_generations
+        with path.open("a" if again else "w", encoding="utf-8") as file:
             for i, row in enumerate(inputs):
                 length = int(output["completion_mask"][i].sum())
                 ids = output["completion_ids"][i, :length].tolist()
                 record = {
                     "step": trainer.state.global_step,
-                    "group": (first_row + i) // trainer.num_generations,
+                    "group": first_group + (first_row + i) // trainer.num_generations,
                     "id": row.get("id"),
                     "prompt": row["prompt"],
                     "answer": row["answer"],
@@ -80,7 +89,7 @@ def _ending(rollout: Rollout | None) -> dict[str, Any]:
 def _credit(local: BatchCredit, i: int) -> dict[str, Any]:
     n_turns, n_process = int(local.n_turns[i]), int(local.is_process[i].sum())
     return {
-        "reward": local.outcome[i].item(),
+        "reward": None if local.outcome[i].isnan() else local.outcome[i].item(),
         "valid": bool(local.valid[i]),
         "likelihood": local.likelihood[i, : n_process + 1].tolist(),
         "gain": local.gain[i, :n_process].tolist(),

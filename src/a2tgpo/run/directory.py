@@ -18,11 +18,11 @@ from a2tgpo.errors import RecipeError
 class RunDirectory:
     """Paths of a run.
 
-    config.yaml        the recipe with every override, as it ran
+    config.yaml        the recipe with every override, as it ran: itself a recipe
     corpus.jsonl       the generated corpus (generated world only)
     warm_start/        the model the updates start from
     checkpoints/       TRL's checkpoints; model/ the final policy
-    metrics.jsonl      one line per log
+    metrics.jsonl      one line per step logged
     rollouts/          one file per generation batch
     eval/              every evaluated question; summary.json and summary.md the final table
     """
@@ -61,17 +61,20 @@ class RunDirectory:
         """File of the outcomes of one evaluation."""
         return self.root / "eval" / f"{name}.jsonl"
 
-    def open_new(self, config: dict[str, Any]) -> None:
-        """Create the directory and write the configuration.
+    def check_new(self) -> None:
+        """Refuse to write over another run.
 
         Raises:
             RecipeError: the directory already holds a run.
         """
         if self.config.exists():
             raise RecipeError(
-                f"output_dir={str(self.root)!r} already holds a run: choose another --output_dir, or continue it "
-                "with --resume_from_checkpoint true"
+                f"output_dir={str(self.root)!r} already holds a run: choose another --output_dir, or continue an "
+                "interrupted training with --resume_from_checkpoint true"
             )
+
+    def begin(self, config: dict[str, Any]) -> None:
+        """Write the configuration, once it is known that the run can start: from now on the directory holds a run."""
         self.root.mkdir(parents=True, exist_ok=True)
         self.config.write_text(yaml.safe_dump(config, sort_keys=True, allow_unicode=True), encoding="utf-8")
 
@@ -89,12 +92,22 @@ class RunDirectory:
 
 
 class MetricsFile(TrainerCallback):
-    """Appends each log of the main process to `metrics.jsonl`."""
+    """Appends each log of the main process to `metrics.jsonl`.
+
+    A resumed run first drops the lines of steps after its checkpoint, which it takes again. The Trainer's closing
+    summary is left out: its step has a line already.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero and self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
+            self.path.write_text("".join(kept), encoding="utf-8")
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if state.is_world_process_zero and logs:
+        if state.is_world_process_zero and logs and "train_runtime" not in logs:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")

@@ -62,11 +62,17 @@ def _outcomes(
 
 
 def sampling_config(agent: SearchAgent, config: RunConfig, mode: str) -> GenerationConfig:
-    """Greedy, or the sampling the policy is trained with."""
-    ids = {"pad_token_id": agent.tokenizer.pad_token_id, "eos_token_id": agent.tokenizer.eos_token_id}
-    if mode == "greedy":
-        return GenerationConfig(do_sample=False, **ids)
+    """Greedy, or the sampling the policy is trained with.
+
+    What is left unset here, `generate` takes from the model's own defaults, which training overrides too.
+    """
     training = config.training
-    return GenerationConfig(
-        do_sample=True, temperature=training.temperature, top_p=training.top_p, top_k=training.top_k, **ids
-    )
+    common = {
+        "pad_token_id": agent.tokenizer.pad_token_id,
+        "eos_token_id": agent.tokenizer.eos_token_id,
+        "repetition_penalty": training.repetition_penalty,
+    }
+    if mode == "greedy":
+        return GenerationConfig(do_sample=False, **common)
+    sampling = {name: getattr(training, name) for name in ("temperature", "top_p", "top_k", "min_p")}
+    return GenerationConfig(do_sample=True, **common | sampling | (training.generation_kwargs or {}))

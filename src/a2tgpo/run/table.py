@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rich import box
 from rich.table import Table
 
 from a2tgpo.evaluate.intervals import Proportion
@@ -11,16 +12,21 @@ from a2tgpo.evaluate.questions import Summary
 
 Rows = list[list[str]]
 
+_INLINE, _STACKED = "{:.3f} [{:.2f}, {:.2f}]", "{:.3f}\n{:.2f}–{:.2f}"
 
-def summary_rows(summaries: Mapping[str, Summary]) -> tuple[list[str], Rows]:
-    """Header and rows, one row a summary: exact match overall and by hops (95 % interval), searches, format rate."""
+
+def summary_rows(summaries: Mapping[str, Summary], share: str = _INLINE) -> tuple[list[str], Rows]:
+    """Header and rows, one row a summary: exact match overall and by hops (95 % interval), searches, format rate.
+
+    `share` formats a proportion and the two ends of its interval.
+    """
     hops = sorted({hop for summary in summaries.values() for hop in summary.by_hops})
     header = ["", "exact match", *(f"{hop} hop" + "s" * (hop > 1) for hop in hops), "searches", "format"]
     rows = [
         [
             name,
-            _share(summary.exact_match),
-            *(_share(summary.by_hops[hop]) if hop in summary.by_hops else "" for hop in hops),
+            _format(share, summary.exact_match),
+            *(_format(share, summary.by_hops[hop]) if hop in summary.by_hops else "" for hop in hops),
             f"{summary.searches:.2f}",
             f"{summary.format_rate:.3f}",
         ]
@@ -30,11 +36,11 @@ def summary_rows(summaries: Mapping[str, Summary]) -> tuple[list[str], Rows]:
 
 
 def as_table(summaries: Mapping[str, Summary], title: str) -> Table:
-    """For the terminal."""
-    header, rows = summary_rows(summaries)
-    table = Table(title=title)
+    """For the terminal: intervals below their shares, so that three hop counts fit into 80 columns."""
+    header, rows = summary_rows(summaries, _STACKED)
+    table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, show_edge=False)
     for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index else "left")
+        table.add_column(name, justify="right" if index else "left", no_wrap=not index)
     for row in rows:
         table.add_row(*row)
     return table
@@ -47,6 +53,5 @@ def as_markdown(summaries: Mapping[str, Summary]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def _share(share: Proportion) -> str:
-    low, high = share.interval
-    return f"{share.value:.3f} [{low:.2f}, {high:.2f}]"
+def _format(template: str, share: Proportion) -> str:
+    return template.format(share.value, *share.interval)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from rich.console import Console
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import get_peft_config
 
 from a2tgpo.config import RunConfig
@@ -18,7 +17,7 @@ from a2tgpo.rollout.agent import SearchAgent
 from a2tgpo.run.directory import MetricsFile, RunDirectory
 from a2tgpo.run.evaluation import evaluate_policy
 from a2tgpo.run.policy import load_model, load_tokenizer
-from a2tgpo.run.progress import InterruptGuard, StepProgress
+from a2tgpo.run.progress import UPDATES, InterruptGuard, StepProgress
 from a2tgpo.run.table import as_markdown, as_table
 from a2tgpo.run.task import Task, open_task
 from a2tgpo.run.warm_start import warm_start
@@ -36,10 +35,13 @@ def train(config: RunConfig, directory: RunDirectory, console: Console) -> dict[
     """
     set_seed(config.training.seed)
     task = open_task(config, directory)
-    start = _warm_started(config, directory, task, console)
-    agent = task.agent(load_tokenizer(start, config))
+    tokenizer = load_tokenizer(config.model.model_name_or_path, config)
+    if not config.resumes:
+        directory.begin(config.given)
+    start = _warm_started(config, directory, task, tokenizer, console)
+    agent = task.agent(tokenizer)
     model = load_model(start, config)
-    console.print(f"policy {start}: {model.num_parameters() / 1e6:.2f} M parameters")
+    console.print(f"policy {start}: {model.num_parameters() / 1e6:.2f} M parameters", soft_wrap=True)
     summaries = evaluate_policy(model, agent, task.eval_questions, config, directory, "before")
     if not directory.model.exists():
         _update(model, agent, task, config, directory)
@@ -49,14 +51,15 @@ def train(config: RunConfig, directory: RunDirectory, console: Console) -> dict[
     return summaries
 
 
-def _warm_started(config: RunConfig, directory: RunDirectory, task: Task, console: Console) -> str:
+def _warm_started(
+    config: RunConfig, directory: RunDirectory, task: Task, tokenizer: PreTrainedTokenizerBase, console: Console
+) -> str:
     """Path or name of the policy the updates start from."""
     name = config.model.model_name_or_path
     if config.recipe.warm_start_steps == 0:
         return name
     done = directory.warm_start / "losses.json"
     if not done.exists():
-        tokenizer = load_tokenizer(name, config)
         encoded = task.demonstrations(tokenizer)
         console.print(f"warm start: {config.recipe.warm_start_steps} steps on {len(encoded)} demonstrations")
         losses = warm_start(load_model(name, config), tokenizer, encoded, config, directory.warm_start)
@@ -80,28 +83,30 @@ def _update(model: PreTrainedModel, agent: SearchAgent, task: Task, config: RunC
             peft_config=get_peft_config(config.model),
             callbacks=[MetricsFile(directory.metrics), guard],
         )
-        for default in (PrinterCallback, ProgressCallback):
-            trainer.remove_callback(default)
-        trainer.add_callback(StepProgress())
-        trainer.train(resume_from_checkpoint=_resume_point(training, directory))
+        StepProgress.replace_in(trainer, "updates", UPDATES)
+        trainer.train(resume_from_checkpoint=_resume_point(config, directory))
+        if not guard.requested or trainer.state.global_step >= trainer.state.max_steps:
+            _save(trainer, agent, directory)
     if guard.requested:
         raise Interrupted(f"checkpoint kept in {directory.checkpoints}")
-    _save(trainer, agent, directory)
 
 
-def _resume_point(training: Any, directory: RunDirectory) -> str | None:
-    wanted = training.resume_from_checkpoint
-    if wanted is None:
+def _resume_point(config: RunConfig, directory: RunDirectory) -> str | None:
+    if not config.resumes:
         return None
-    return directory.resume_point() if str(wanted).lower() == "true" else str(wanted)
+    wanted = str(config.training.resume_from_checkpoint)
+    return directory.resume_point() if wanted.lower() == "true" else wanted
 
 
 def _save(trainer: A2TGPOTrainer, agent: SearchAgent, directory: RunDirectory) -> None:
+    """Write the final policy; the folder appears only when it is whole."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
-    model.save_pretrained(directory.model)
-    agent.tokenizer.save_pretrained(directory.model)
+    partial = directory.model.with_suffix(".partial")
+    model.save_pretrained(partial)
+    agent.tokenizer.save_pretrained(partial)
+    partial.replace(directory.model)
 
 
 def _report(summaries: dict[str, Summary], directory: RunDirectory, console: Console) -> None:
@@ -110,4 +115,4 @@ def _report(summaries: dict[str, Summary], directory: RunDirectory, console: Con
     (directory.root / "summary.json").write_text(
         json.dumps({name: summary.as_json() for name, summary in summaries.items()}, indent=2), encoding="utf-8"
     )
-    console.print(f"everything is in {directory.root}")
+    console.print(f"everything is in {directory.root}", soft_wrap=True)

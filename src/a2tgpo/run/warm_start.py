@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
+
+from a2tgpo.run.progress import StepProgress
 
 if TYPE_CHECKING:
     from a2tgpo.config import RunConfig
@@ -67,7 +69,7 @@ def warm_start(
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
-    trainer.remove_callback(PrinterCallback)
+    StepProgress.replace_in(trainer, "warm start", {"loss": "loss", "mean_token_accuracy": "accuracy"})
     trainer.train()
     # TRL patches the forward with its fused head; the saved model is reloaded without it.
     model.save_pretrained(output)

@@ -1,0 +1,33 @@
+# Two commands, each on a fresh machine with Python 3.11+ and make:
+#   make demo   trains a search agent on two CPU cores in about ten minutes and prints what it learned
+#   make test   runs the tests
+# PYTHON=python3.12 picks another interpreter, VENV=... another place for the environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/hops_cpu
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/installed
+	$(BIN)/a2tgpo train recipes/hops_cpu.yaml --output_dir $(RUN)
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# torch comes first and from the constraints file: resolved together, its CUDA build would be taken.
+$(VENV)/installed: pyproject.toml constraints/cpu.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,123 @@
+"""What is refused before a run starts, and what the refusal leaves as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from datasets import IterableDataset
+from transformers import LlamaConfig, LlamaForSequenceClassification, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from a2tgpo import A2TGPOTrainer
+from a2tgpo.data.tokenizer import build_tokenizer
+from a2tgpo.integrations.checks import check_answers, check_trainer, refuse_nan
+from tests.integrations.parts import config, questions, scripted_trainer
+
+
+def length_reward(completions: list[str], **_: Any) -> list[float | None]:
+    """Length, None for nothing, NaN for a question mark."""
+    return [float("nan") if c == "?" else float(len(c)) if c else None for c in completions]
+
+
+class Judge:
+    """A reward that is an object."""
+
+    def __call__(self, completions: list[str], **_: Any) -> list[float]:
+        return [float("nan") for _ in completions]
+
+
+def test_numbers_and_none_pass() -> None:
+    """A checked reward function returns what the function does; None stays TRL's word for not applicable."""
+    assert refuse_nan(length_reward)(["abc", ""], answer=["x", "y"]) == [3.0, None]
+
+
+@pytest.mark.parametrize(
+    ("reward", "name"),
+    [(length_reward, "length_reward"), (Judge(), "Judge"), (functools.partial(length_reward), "partial")],
+)
+def test_nan_names_function_and_rollout(reward: Any, name: str) -> None:
+    """A NaN raises with the function's name, be it a function, an object or a partial, and the rollout's number; the
+    name is what TRL will log the reward under."""
+    checked = refuse_nan(reward)
+    assert checked.__name__ == name
+    with pytest.raises(ValueError, match=rf"{name}' returned NaN for rollout 0"):
+        checked(["?", "ab"])
+
+
+def test_the_shape_of_what_is_given_stays() -> None:
+    """A list stays a list in its order, and names, documentation and signatures, which TRL reads, stay too."""
+    checked = refuse_nan([length_reward, "reward/model"])
+    assert [getattr(reward, "__name__", reward) for reward in checked] == ["length_reward", "reward/model"]
+    assert inspect.signature(checked[0]) == inspect.signature(length_reward)
+    assert checked[0].__doc__ == length_reward.__doc__
+    assert refuse_nan("reward/model") == "reward/model" and refuse_nan(None) is None
+
+
+def test_models_and_coroutines_are_left_alone() -> None:
+    """A reward model, which is callable, and an async function, which TRL recognises by its kind, come back as they
+    are."""
+    model = LlamaForSequenceClassification(
+        LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    )
+
+    async def later(completions: list[str], **_: Any) -> list[float]:
+        return [1.0 for _ in completions]
+
+    assert refuse_nan(model) is model
+    assert refuse_nan(later) is later
+    assert asyncio.run(refuse_nan([later])[0](["x"])) == [1.0]
+
+
+def test_a_multimodal_processor_is_refused() -> None:
+    """Likelihoods are read from text alone, and the message says what to pass."""
+    with pytest.raises(ValueError, match=r"multimodal processor.*pass a text model"):
+        check_trainer(SimpleNamespace(_is_vlm=True, aux_loss_enabled=False))  # type: ignore[arg-type]
+
+
+def test_a_router_loss_is_refused_and_its_remedy_works(tmp_path: Path) -> None:
+    """A mixture of experts, whose architecture asks for a load-balancing loss, is refused by the option's name; with
+    the remedy in the message it constructs."""
+    tokenizer = build_tokenizer()
+    model = Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=16,
+            moe_intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            num_experts=2,
+            num_experts_per_tok=1,
+            router_aux_loss_coef=0.01,
+        )
+    )
+
+    def construct(**changes: Any) -> A2TGPOTrainer:
+        return A2TGPOTrainer(
+            model, length_reward, config(tmp_path, **changes), train_dataset=questions(), processing_class=tokenizer
+        )
+
+    with pytest.raises(ValueError, match=r"router_aux_loss_coef=0.01.*set router_aux_loss_coef=0.0"):
+        construct()
+    assert not construct(router_aux_loss_coef=0.0).aux_loss_enabled
+
+
+def test_every_data_set_is_checked(tmp_path: Path) -> None:
+    """Each of several evaluation sets is looked at; a stream, which cannot be read twice, is not read at all."""
+    trainer = scripted_trainer(tmp_path, [["x"]])
+    with pytest.raises(ValueError, match="no 'answer'"):
+        check_answers({"a": questions(), "b": questions().remove_columns("answer")}, trainer._scorer)
+
+    def rows():  # type: ignore[no-untyped-def]
+        raise AssertionError("the stream was read")
+        yield {}
+
+    check_answers(IterableDataset.from_generator(rows), trainer._scorer)
+    check_answers(None, trainer._scorer)

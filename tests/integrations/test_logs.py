@@ -1,0 +1,167 @@
+"""What is written of a batch: one file a step and process, strict JSON, and no metric of nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from a2tgpo.data.tokenizer import build_tokenizer
+from a2tgpo.errors import ToolError
+from a2tgpo.integrations.batch_credit import BatchCredit
+from a2tgpo.integrations.metrics import credit_metrics
+from a2tgpo.integrations.rollout_log import RolloutLog
+from a2tgpo.rollout.protocol import answer_turn, search_turn
+from tests.integrations.parts import scripted_trainer
+
+SEARCH = search_turn("find it", "Kelo mentor")
+
+
+def batch_credit(rows: int, rows_per_process: int, **changes: Any) -> BatchCredit:
+    """Credit of `rows` rollouts of one process turn and an answer, numbered by their outcome."""
+    shape = (rows, 2)
+    values: dict[str, Any] = dict(
+        likelihood=torch.linspace(0, 1, rows * 3).reshape(rows, 3),
+        gain=torch.full(shape, 0.25),
+        is_process=torch.tensor([[True, False]]).repeat(rows, 1),
+        n_turns=torch.full((rows,), 2),
+        outcome=torch.arange(rows).float(),
+        valid=torch.ones(rows, dtype=torch.bool),
+        normalized_gain=torch.zeros(shape),
+        advantage=torch.zeros(shape),
+        clip_scale=torch.ones(shape),
+    )
+    return BatchCredit(**(values | changes), _rows_per_process=rows_per_process)
+
+
+def write(log: RolloutLog, credit: BatchCredit, *, process: int, processes: int, step: int) -> None:
+    """Write the batch of three-token completions of one process: policy, environment, policy."""
+    tokenizer = build_tokenizer()
+    rows = credit._rows_per_process
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(process_index=process, num_processes=processes),
+        state=SimpleNamespace(global_step=step),
+        num_generations=2,
+        _tokenizer=tokenizer,
+    )
+    inputs = [{"prompt": f"p{process}.{i}", "answer": "bora", "id": f"q{i}"} for i in range(rows)]
+    output = {
+        "completion_ids": torch.tensor([[5, 6, 7]]).repeat(rows, 1),
+        "completion_mask": torch.ones(rows, 3, dtype=torch.long),
+    }
+    mask = torch.tensor([[True, False, True]]).repeat(rows, 1)
+    log.write(trainer, inputs, output, mask, credit)  # type: ignore[arg-type]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Records of a file, refusing what is not strict JSON."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_each_process_has_its_file(tmp_path: Path) -> None:
+    """Of several processes each writes its own rows under its rank, numbered by group over all of them; one process
+    alone writes no rank."""
+    credit = batch_credit(6, 3)
+    for process in (0, 1):
+        write(RolloutLog(str(tmp_path / "two")), credit, process=process, processes=2, step=7)
+    names = sorted(path.name for path in (tmp_path / "two").iterdir())
+    assert names == ["step_000007.rank0.jsonl", "step_000007.rank1.jsonl"]
+    first, second = (read(tmp_path / "two" / name) for name in names)
+    assert [record["reward"] for record in first + second] == [0, 1, 2, 3, 4, 5]
+    assert [record["group"] for record in first + second] == [0, 0, 1, 1, 2, 2]
+    assert [record["prompt"] for record in second] == ["p1.0", "p1.1", "p1.2"]
+    write(RolloutLog(str(tmp_path / "one")), batch_credit(2, 2), process=0, processes=1, step=7)
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["step_000007.jsonl"]
+
+
+def test_several_batches_in_one_step_are_all_kept(tmp_path: Path) -> None:
+    """Where a step takes more than one generation, its file holds them all, groups numbered on; the next run's file of
+    the same step replaces it, as after an interruption."""
+    log = RolloutLog(str(tmp_path))
+    for _ in range(2):
+        write(log, batch_credit(4, 4), process=0, processes=1, step=0)
+    write(log, batch_credit(4, 4), process=0, processes=1, step=1)
+    assert [record["group"] for record in read(tmp_path / "step_000000.jsonl")] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [record["group"] for record in read(tmp_path / "step_000001.jsonl")] == [0, 0, 1, 1]
+    write(RolloutLog(str(tmp_path)), batch_credit(2, 2), process=0, processes=1, step=0)
+    assert len(read(tmp_path / "step_000000.jsonl")) == 2
+
+
+def test_a_failed_rollout_is_written_as_json(tmp_path: Path) -> None:
+    """A rollout without a reward has null for it: NaN is not JSON."""
+    outcome = torch.tensor([1.0, float("nan")])
+    credit = batch_credit(2, 2, outcome=outcome, valid=~outcome.isnan())
+    write(RolloutLog(str(tmp_path)), credit, process=0, processes=1, step=0)
+    records = read(tmp_path / "step_000000.jsonl")
+    assert [record["reward"] for record in records] == [1.0, None]
+    assert [record["valid"] for record in records] == [True, False]
+
+
+def test_segments_are_the_turns(tmp_path: Path) -> None:
+    """A record's segments are the runs of one author with their exact ids, −1 for the environment."""
+    write(RolloutLog(str(tmp_path)), batch_credit(1, 1), process=0, processes=1, step=0)
+    (record,) = read(tmp_path / "step_000000.jsonl")
+    assert [(s["turn"], s["ids"]) for s in record["segments"]] == [(0, [5]), (-1, [6]), (1, [7])]
+    assert record["gain"] == [0.25] and len(record["likelihood"]) == 2 and len(record["advantage"]) == 2
+
+
+def test_metrics_of_nothing_are_left_out() -> None:
+    """A batch without a process turn, or without a valid rollout, logs no mean of nothing: one NaN would spoil the
+    average of every step it is logged with."""
+    none = torch.zeros(2, 2, dtype=torch.bool)
+    answers = credit_metrics(batch_credit(2, 2, is_process=none, n_turns=torch.ones(2, dtype=torch.long)))
+    assert "clip_scale/mean" not in answers and "gain/turn_1" not in answers
+    assert answers["rollout/turns"] == 1 and answers["advantage/turn_1"] == 0
+    failed = credit_metrics(batch_credit(2, 2, valid=torch.zeros(2, dtype=torch.bool)))
+    assert failed == {"rollout/invalid": 1.0}
+
+
+def test_metrics_are_means_over_who_got_there() -> None:
+    """Each depth is averaged over the valid rollouts that have it, by hand."""
+    credit = batch_credit(
+        3,
+        3,
+        is_process=torch.tensor([[True, True], [True, False], [True, True]]),
+        n_turns=torch.tensor([2, 2, 2]),
+        valid=torch.tensor([True, True, False]),
+        gain=torch.tensor([[0.1, 0.4], [0.3, 9.0], [9.0, 9.0]]),
+        advantage=torch.tensor([[1.0, 2.0], [3.0, -1.0], [9.0, 9.0]]),
+        clip_scale=torch.tensor([[1.1, 0.9], [1.0, 5.0], [5.0, 5.0]]),
+        likelihood=torch.tensor([[0.1, 0.2, 0.6], [0.3, 0.6, 0.0], [1.0, 1.0, 1.0]]),
+    )
+    metrics = credit_metrics(credit)
+    assert metrics["gain/turn_1"] == pytest.approx(0.2) and metrics["gain_std/turn_1"] == pytest.approx(0.1)
+    assert metrics["gain/turn_2"] == pytest.approx(0.4)
+    assert metrics["advantage/turn_2"] == pytest.approx(0.5)
+    assert metrics["clip_scale/mean"] == pytest.approx(1.0)
+    assert metrics["likelihood/before"] == pytest.approx(0.2)
+    assert metrics["likelihood/after"] == pytest.approx(0.6)
+    assert metrics["rollout/invalid"] == pytest.approx(1 / 3)
+
+
+def test_a_batch_whose_searches_all_failed_for_some_trains_on(tmp_path: Path) -> None:
+    """Through a whole real step with a tool that fails once, every logged number is a number."""
+    state = {"calls": 0}
+
+    def flaky(queries: list[str]) -> list[list[Any]]:
+        state["calls"] += 1
+        if state["calls"] == 1:
+            raise ToolError("down")
+        return [[] for _ in queries]
+
+    trainer = scripted_trainer(
+        tmp_path, [[SEARCH, answer_turn("bora")], [answer_turn("kelo")]], search=flaky, rollouts_dir=str(tmp_path / "r")
+    )
+    trainer.train()
+    numbers = {name: value for log in trainer.state.log_history for name, value in log.items()}
+    assert not [name for name, value in numbers.items() if value != value]
+    records = read(tmp_path / "r" / "step_000000.jsonl")
+    assert [record["reward"] for record in records] == [None, 0.0] * 4

@@ -1,0 +1,233 @@
+"""The command line from end to end, as a user meets it: real processes, a tiny random policy, the generated world."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from a2tgpo.cli import main
+from a2tgpo.evaluate.questions import Summary, read_outcomes
+from a2tgpo.integrations.rewards import exact_match_reward
+from tests.run.parts import Command, save_policy, write_recipe
+
+RESUME = ("--resume_from_checkpoint", "true")
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random policy."""
+    return save_policy(tmp_path_factory.mktemp("policy"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, policy: Path) -> Command:
+    """A whole run: 2 warm-start steps, 2 updates, evaluation before and after."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = write_recipe(folder / "recipe.yaml", policy, max_steps=9)
+    command = Command.start(folder, "train", recipe, "--max_steps", "2")
+    command.wait()
+    return command
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """Records of a JSONL file, refusing what is not strict JSON."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{path.name}: {constant} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# --- a run and what it leaves ----------------------------------------------------------------------------------------
+
+
+def test_a_run_ends_well_and_says_what_matters(trained: Command) -> None:
+    """Exit 0; the output has the warm start, the table with both policies and both ways of sampling, and the folder;
+    the error stream has progress and no warning."""
+    assert trained.process.returncode == 0, trained.errors
+    for text in ("warm start: 2 steps", "before, greedy", "after, sampled", "exact match", f"{trained.folder / 'run'}"):
+        assert text in trained.output
+    assert "updates" in trained.errors and "before greedy" in trained.errors
+    assert not re.search("warning|traceback|deprecated", trained.errors, re.IGNORECASE)
+
+
+def test_everything_is_in_one_directory(trained: Command) -> None:
+    """Configuration, corpus, warm start, metrics of every step, rollouts of every batch, checkpoints, the final policy,
+    the answer to every evaluated question, and the table."""
+    run = trained.folder / "run"
+    assert [record["step"] for record in lines(run / "metrics.jsonl")] == [1, 2]
+    logged = set(lines(run / "metrics.jsonl")[0])
+    assert logged >= {"reward", "rollout/format_rate", "rollout/turns", "likelihood/before", "seconds/generation"}
+    assert sorted(path.name for path in (run / "rollouts").iterdir()) == ["step_000000.jsonl", "step_000001.jsonl"]
+    assert len(lines(run / "rollouts" / "step_000000.jsonl")) == 4
+    assert {path.name for path in (run / "checkpoints").glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
+    assert len(lines(run / "corpus.jsonl")) == 24 + 12
+    assert [row["step"] for row in json.loads((run / "warm_start" / "losses.json").read_text())] in ([], [2])
+    for folder in (run / "warm_start", run / "model"):
+        AutoModelForCausalLM.from_pretrained(folder)
+        assert AutoTokenizer.from_pretrained(folder).eos_token == "<|end|>"
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    assert list(summary) == ["before, greedy", "before, sampled", "after, greedy", "after, sampled"]
+    for name, numbers in summary.items():
+        outcomes = read_outcomes(run / "eval" / f"{name.replace(', ', '_')}.jsonl")
+        assert len(outcomes) == 6 and numbers == json.loads(json.dumps(Summary.of(outcomes).as_json()))
+    assert (run / "summary.md").read_text(encoding="utf-8").count("\n") == 6
+
+
+def test_a_run_is_not_written_over(trained: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command again exits 2 with both ways out, and leaves every file as it was."""
+    before = {path: path.stat().st_mtime_ns for path in trained.folder.rglob("*")}
+    assert main(["train", str(trained.folder / "recipe.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: output_dir=") and "another --output_dir" in error and " ".join(RESUME) in error
+    assert {path: path.stat().st_mtime_ns for path in trained.folder.rglob("*")} == before
+
+
+def test_resuming_a_finished_run_shows_its_table(trained: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is trained or evaluated again; the table is that of the run."""
+    run = trained.folder / "run"
+    kept = [run / "metrics.jsonl", run / "model" / "model.safetensors", run / "eval" / "after_greedy.jsonl"]
+    before = [path.stat().st_mtime_ns for path in kept]
+    assert main(["train", str(trained.folder / "recipe.yaml"), "--max_steps", "2", *RESUME]) == 0
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    assert "after, sampled" in capsys.readouterr().out
+
+
+def test_eval_repeats_the_runs_own_evaluation(trained: Command, tmp_path: Path) -> None:
+    """What ran is itself a recipe, flags included, and evaluating the run's final policy with it gives the outcomes the
+    run had, greedy and sampled, question by question."""
+    run = trained.folder / "run"
+    config = ["eval", str(run / "config.yaml"), "--output_dir", str(tmp_path / "new"), "--model", str(run / "model")]
+    assert "max_steps: 2" in (run / "config.yaml").read_text(encoding="utf-8")
+    assert main(config) == 0
+    for mode in ("greedy", "sampled"):
+        own = read_outcomes(run / "eval" / f"after_{mode}.jsonl")
+        assert read_outcomes(tmp_path / "new" / "eval" / f"eval_{mode}.jsonl") == own
+    assert str(run / "model") in (tmp_path / "new" / "config.yaml").read_text(encoding="utf-8")
+
+
+def test_an_evaluation_never_reads_another_ones_outcomes(trained: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the directory of a run it is refused, and there is nothing of it to resume."""
+    recipe = str(trained.folder / "recipe.yaml")
+    assert main(["eval", recipe]) == 2
+    assert "choose another --output_dir" in capsys.readouterr().err
+    assert main(["eval", recipe, *RESUME]) == 2
+    assert "an evaluation starts anew" in capsys.readouterr().err
+
+
+# --- Ctrl-C ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_continues(tmp_path: Path, policy: Path) -> None:
+    """Ctrl-C in the warm start and again in the updates: each time exit 130, told how to go on, without a traceback;
+    the second leaves a checkpoint of the step it was in. The resumed run warm-starts once, takes every step once and in
+    order up to `max_steps`, and ends like one that was never interrupted."""
+    recipe = write_recipe(tmp_path / "recipe.yaml", policy, warm_start_steps=90, max_steps=20, save_steps=500)
+    run = tmp_path / "run"
+    metrics = run / "metrics.jsonl"
+
+    first = Command.start(tmp_path / "1", "train", recipe)
+    assert first.interrupt_when(lambda: re.search(r"warm start:.* [1-9]\d*/90", first.errors) is not None) == 130
+    assert not (run / "warm_start" / "losses.json").exists() and not metrics.exists()
+    assert "interrupted" in first.errors and " ".join(RESUME) in first.errors
+    assert "Traceback" not in first.errors
+
+    second = Command.start(tmp_path / "2", "train", recipe, *RESUME)
+    assert second.interrupt_when(metrics.exists) == 130
+    done = [record["step"] for record in lines(metrics)]
+    assert 1 <= len(done) < 20 and done == list(range(1, len(done) + 1))
+    assert [path.name for path in (run / "checkpoints").glob("checkpoint-*")] == [f"checkpoint-{len(done)}"]
+    assert f"checkpoint kept in {run / 'checkpoints'}" in second.errors and "Traceback" not in second.errors
+    assert not (run / "model").exists()
+    warm_started = (run / "warm_start" / "losses.json").stat().st_mtime_ns
+
+    third = Command.start(tmp_path / "3", "train", recipe, *RESUME)
+    assert third.wait() == 0, third.errors
+    assert [record["step"] for record in lines(metrics)] == list(range(1, 21))
+    assert json.loads((run / "checkpoints" / "checkpoint-20" / "trainer_state.json").read_text())["global_step"] == 20
+    assert (run / "warm_start" / "losses.json").stat().st_mtime_ns == warm_started
+    assert "warm start" not in third.output and "after, sampled" in third.output
+    assert len(list((run / "rollouts").iterdir())) == 20
+
+
+def test_an_interrupt_in_the_last_step_costs_nothing(
+    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C while the last step is scored: the run stops as asked, but the updates are complete, so that the resumed
+    run takes no step more and only evaluates."""
+
+    def interrupting(**columns: Any) -> list[float | None]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return exact_match_reward(**columns)
+
+    monkeypatch.setattr("a2tgpo.run.train.exact_match_reward", interrupting)
+    command = ["train", str(write_recipe(tmp_path / "recipe.yaml", policy, max_steps=1, warm_start_steps=0))]
+    assert main(command) == 130
+    assert "interrupted: checkpoint kept" in capsys.readouterr().err
+    assert main([*command, *RESUME]) == 0
+    assert [record["step"] for record in lines(tmp_path / "run" / "metrics.jsonl")] == [1]
+    assert "after, greedy" in capsys.readouterr().out
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max_serches", "3"], "unknown recipe key 'max_serches': did you mean 'max_searches'?"),
+        (["--max_searches", "three"], "max_searches"),
+        (["--max_turn_tokens", "0"], "max_turn_tokens=0: must be at least 1"),
+        (["--model_name_or_path", "no/such/policy"], "model 'no/such/policy' cannot be loaded"),
+        (["--questions", "no.jsonl", "--eval_questions", "no.jsonl", "--corpus", "no.jsonl"], "no.jsonl"),
+        (["--questions", "no.jsonl"], "give questions, eval_questions and corpus together"),
+        (["--n_train_questions", "100000"], "n=100000"),
+        ([*RESUME], "no run to resume"),
+    ],
+)
+def test_bad_input_is_one_line(
+    tmp_path: Path, policy: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    """A mistake of the user's exits 2 with one sentence that names it, and no run begins: the corrected command may use
+    the same directory."""
+    recipe = write_recipe(tmp_path / "recipe.yaml", policy)
+    assert main(["train", str(recipe), *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and "Traceback" not in error
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Under a launcher of several processes a recipe says that it runs in one, and what to do."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", "recipe.yaml"]) == 2
+    assert "WORLD_SIZE=2: a recipe runs in one process" in capsys.readouterr().err
+
+
+def test_keys_takes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """`a2tgpo keys` prints the list and refuses arguments it would ignore."""
+    assert main(["keys"]) == 0
+    assert "\nmax_searches: 6 " in capsys.readouterr().out
+    assert main(["keys", "max_searches"]) == 2
+
+
+# --- help ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["eval"], ["train", "recipes/hops_cpu.yaml"]])
+def test_help_is_quick_and_leads_on(arguments: list[str]) -> None:
+    """Help needs neither torch nor a recipe, and a command's says how a key is set and where they are listed."""
+    code = "import sys, a2tgpo.cli as cli\ntry: cli.main(sys.argv[1:])\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *arguments, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("False\n"), done.stderr
+    for text in ("a2tgpo keys", "--max_steps 50") if arguments else ("train", "eval", "keys"):
+        assert text in done.stdout
