@@ -102,7 +102,7 @@ def test_the_mask_is_the_policy_s_text() -> None:
         turns = [search_turn(lookup.thought, lookup.query) for lookup in shown.lookups]
         turns.append(answer_turn(shown.answer))
         tokens = [agent.encode_turn(turn) for turn in turns]
-        assert written == sum(tokens, [])
+        assert written == [token for turn in tokens for token in turn]
         assert encoded["input_ids"][-1] == tokenizer.eos_token_id and not encoded["completion_mask"][-1]
         assert encoded["input_ids"][-len(tokens[-1]) - 1 : -1] == tokens[-1]
 

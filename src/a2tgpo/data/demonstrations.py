@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
+from a2tgpo.data.names import split_syllables
 from a2tgpo.data.world import Chain, Entity, World
 from a2tgpo.errors import DataError
 from a2tgpo.retrieval.bm25 import BM25Retriever
@@ -100,5 +101,5 @@ class _ScriptedAgent:
 
 def _swap_syllables(name: str) -> str:
     """The first word with its first syllable last: `Kelo Mitu` gives `Loke`."""
-    word = name.split()[0]
-    return (word[2:] + word[:2]).capitalize()
+    first, *others = split_syllables(name.split()[0])
+    return "".join([*others, first]).capitalize()

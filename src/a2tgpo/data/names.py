@@ -1,17 +1,25 @@
-"""Invented names: consonant-vowel syllables, so that a small tokenizer can spell any of them one syllable per token."""
+"""Invented names, made of syllables that end in their only vowel, so that each has one spelling in syllables."""
 
 from __future__ import annotations
 
 import random
+import re
 
 from a2tgpo.errors import DataError
 
-CONSONANTS = "bdfgklmnprstvz"
+_CONSONANTS = "bdfgklmnprstvz"
+_CLUSTERS = ("bl", "br", "dr", "fl", "fr", "gl", "gr", "kl", "kr", "pl", "pr", "sk", "sl", "sm", "sn", "sp", "st", "tr")
+ONSETS = (*_CONSONANTS, *_CLUSTERS)
 VOWELS = "aeiou"
-SYLLABLES = tuple(consonant + vowel for consonant in CONSONANTS for vowel in VOWELS)
+SYLLABLES = tuple(onset + vowel for onset in ONSETS for vowel in VOWELS)
 ORGANISATION_KINDS = ("Guild", "Union", "League", "Works")
 
 _ATTEMPTS = 1000
+
+
+def split_syllables(word: str) -> list[str]:
+    """`Trelo` gives `tre`, `lo`."""
+    return re.findall(f"[^{VOWELS}]+[{VOWELS}]", word.lower())
 
 
 class Namer:
@@ -20,7 +28,7 @@ class Namer:
     Unshared words mean that a name is found by any of its words, and that no evaluation name was half seen in training.
 
     Raises:
-        DataError: when almost every two-syllable word is taken (about 2,500 people and organisations).
+        DataError: when almost every two-syllable word is taken (some 10,000 people and organisations).
     """
 
     def __init__(self, rng: random.Random) -> None:

@@ -1,4 +1,4 @@
-"""The tokenizer of the generated world: one token per syllable, whole words for its fixed phrases, ASCII for the rest."""
+"""The generated world's tokenizer: one token per syllable, whole words for its phrases, ASCII for the rest."""
 
 from __future__ import annotations
 
@@ -9,58 +9,15 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import WordPiece
 from transformers import PreTrainedTokenizerFast
 
-from a2tgpo.data.names import CONSONANTS, ORGANISATION_KINDS, SYLLABLES, VOWELS
+from a2tgpo.data.names import ONSETS, ORGANISATION_KINDS, SYLLABLES, VOWELS
 from a2tgpo.data.world import RELATIONS
 from a2tgpo.rollout.protocol import TAGS
 
 PAD, EOS, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
 ROLES = ("system", "user", "assistant")
 ROLE_TOKENS = tuple(f"<|{role}|>" for role in ROLES)
-PROTOCOL_TOKENS = tuple(f"<{slash}{tag}>" for tag in TAGS for slash in ("", "/")) + ("\\boxed{",)
-WORDS = [
-    "who",
-    "what",
-    "where",
-    "which",
-    "is",
-    "are",
-    "was",
-    "the",
-    "a",
-    "an",
-    "of",
-    "in",
-    "and",
-    "or",
-    "to",
-    "it",
-    "i",
-    "we",
-    "need",
-    "now",
-    "know",
-    "answer",
-    "question",
-    "no",
-    "results",
-    "search",
-    "found",
-    "find",
-    "next",
-    "first",
-    "then",
-    "passage",
-    "fact",
-    "facts",
-    "so",
-    "because",
-    "yet",
-    "title",
-    "text",
-    "look",
-    "up",
-    "also",
-]
+PROTOCOL_TOKENS = (*(f"<{slash}{tag}>" for tag in TAGS for slash in ("", "/")), "\\boxed{")
+PHRASES = ("who is the", "what is the", "of", "I need", "I now know the answer", "no results")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -71,18 +28,19 @@ CHAT_TEMPLATE = (
 )
 
 # A word of this shape would be the longest match at the start of some name and swallow one of its syllables.
-_READS_AS_NAME = re.compile(f"(?:[{CONSONANTS}][{VOWELS}])+[{CONSONANTS}]?")
+_ONSET = "|".join(sorted(ONSETS, key=len, reverse=True))
+_READS_AS_NAME = re.compile(f"(?:(?:{_ONSET})[{VOWELS}])+(?:{_ONSET})?")
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A lower-casing WordPiece of about 360 tokens that gives offsets and never an unknown token for ASCII text.
+    """A lower-casing WordPiece of about 450 tokens that gives offsets and never an unknown token for ASCII text.
 
     Names are spelled the same wherever they stand (question, title, query, box), which makes copying one skill.
     White space is not kept: `decode(encode(text))` has the words of `text`, spaced anew.
     """
     relations = {relation for facts in RELATIONS.values() for relation in facts}
-    words = sorted({*WORDS, *relations, *(kind.lower() for kind in ORGANISATION_KINDS)})
-    clashes = [word for word in words if len(word) > 2 and _READS_AS_NAME.fullmatch(word)]
+    words = sorted({*" ".join(PHRASES).lower().split(), *relations, *(kind.lower() for kind in ORGANISATION_KINDS)})
+    clashes = [word for word in words if word not in SYLLABLES and _READS_AS_NAME.fullmatch(word)]
     assert not clashes, f"words that begin like names: {clashes}"
     letters = string.ascii_lowercase + string.digits
     pieces = [
