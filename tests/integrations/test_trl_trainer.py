@@ -317,6 +317,13 @@ def test_data_without_answers_is_refused(tmp_path: Path, answers: Any, message: 
         scripted_trainer(tmp_path, SCRIPTS, dataset=dataset)
 
 
+def test_a_streamed_row_without_answer_is_refused_when_met(tmp_path: Path) -> None:
+    """Streamed and environment-owned data cannot be read beforehand; the batch says which row lacks its answer."""
+    trainer = scripted_trainer(tmp_path, SCRIPTS)
+    with pytest.raises(DataError, match="row 1 has answer=None"):
+        trainer._generate_and_score_completions([dict(trainer.train_dataset[0]), {"prompt": "Who?"}])
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
@@ -48,14 +48,20 @@ def check_answers(dataset: Any, scorer: AnswerScorer) -> None:
             "the gold answer's probability; add a column 'answer' (text, or a list of aliases)"
         )
     for row, answer in enumerate(dataset["answer"]):
-        aliases = [answer] if isinstance(answer, str) else list(answer or ())
-        if not aliases or not all(isinstance(alias, str) and alias.strip() for alias in aliases):
-            raise DataError(f"row {row} has answer={answer!r}: give at least one non-empty text, or drop the row")
-        for alias in aliases:
+        for alias in gold_aliases({"answer": answer}, row):
             try:
                 scorer.scaffold.encode(scorer.tokenizer, alias)
             except ValueError as error:
                 raise DataError(f"row {row} has answer={answer!r}: {error}") from error
+
+
+def gold_aliases(row: Mapping[str, Any], number: int) -> list[str]:
+    """The aliases of a row's answer, canonical first; `DataError` where there is none."""
+    answer = row.get("answer")
+    aliases = [answer] if isinstance(answer, str) else list(answer or ())
+    if not aliases or not all(isinstance(alias, str) and alias.strip() for alias in aliases):
+        raise DataError(f"row {number} has answer={answer!r}: give at least one non-empty text, or drop the row")
+    return aliases
 
 
 def refuse_nan(reward_funcs: Any) -> Any:

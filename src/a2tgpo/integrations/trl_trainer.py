@@ -21,7 +21,7 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from a2tgpo.core import kl_penalty, policy_loss, rollout_mean, turn_ids
 from a2tgpo.integrations.batch_credit import assign_credit
-from a2tgpo.integrations.checks import check_answers, check_trainer, refuse_nan
+from a2tgpo.integrations.checks import check_answers, check_trainer, gold_aliases, refuse_nan
 from a2tgpo.integrations.metrics import credit_metrics, rollout_metrics
 from a2tgpo.integrations.rollout_log import RolloutLog
 from a2tgpo.integrations.trl_config import A2TGPOConfig
@@ -86,8 +86,7 @@ class A2TGPOTrainer(GRPOTrainer):
     # --- one generation batch ------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor | Any]:
-        answers = [row["answer"] for row in inputs]
-        self._batch = {"answers": [[a] if isinstance(a, str) else list(a) for a in answers]}
+        self._batch = {"answers": [gold_aliases(row, number) for number, row in enumerate(inputs)]}
         self._pass_ahead = self._trl_scores_old_logps()
         try:
             output = super()._generate_and_score_completions(inputs)
