@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
+from a2tgpo.data.demonstrations import Imperfection, demonstrate_hops
 from a2tgpo.data.formats import load_questions
 from a2tgpo.data.support import demonstrate_support
 from a2tgpo.data.world import World
@@ -66,8 +67,6 @@ class GeneratedTask(Task):
         self.eval_questions = world.questions("eval", recipe.hops, recipe.n_eval_questions or _EVAL_QUESTIONS)
 
     def demonstrations(self, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        from a2tgpo.data.demonstrations import Imperfection, demonstrate_hops
-
         recipe = self.config.recipe
         shown = demonstrate_hops(
             recipe.warm_start_steps * recipe.warm_start_batch_size,
