@@ -21,7 +21,8 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# torch comes first and from the constraints file: resolved together, its CUDA build would be taken.
+# torch comes first and pinned, so that no other package chooses its build. Where pip finds no CPU build of that version it
+# takes the one with CUDA libraries, which is larger and runs on the CPU as well.
 $(VENV)/installed: pyproject.toml constraints/cpu.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

@@ -51,7 +51,7 @@ def policy_loss(
     eps_high: float = 4e-3,
     aggregate: Aggregate = "rollout",
 ) -> PolicyLoss:
-    """−mean over rollouts of Σ min(s·Â, clip(s, 1 − c·ε_low, 1 + c·ε_high)·Â) / |tokens| (A²TGPO, Eq. 12).
+    """−mean over rollouts of Σ min(s·Â, clip(s, 1 − c·ε_low, 1 + c·ε_high)·Â) / |tokens| (A²TGPO, arXiv 2605.06200).
 
     Args:
         logp: log-probabilities under the policy; anything, NaN included, off model tokens.

@@ -81,7 +81,7 @@ class A2TGPOConfig(GRPOConfig):
         if self.num_generations < 2:
             raise ValueError(
                 f"num_generations={self.num_generations}: a group of 1 has no baseline and every advantage is 0; "
-                "use 2 or more rollouts per prompt (the paper uses 16)"
+                "use 2 or more rollouts per prompt"
             )
         if self.use_vllm and self.vllm_importance_sampling_correction:
             raise ValueError(

@@ -25,13 +25,6 @@ SCAFFOLD = "<think> I now know the answer. </think> <answer> \\boxed{{answer}} <
 """How the policy itself would answer. Demonstrations end with it and the scorer reads the gold answer inside it, so
 the likelihood measures what the policy knows and not how surprised it is by a foreign sentence."""
 
-INSTRUCTION = (
-    "Answer the question. You may search for facts. In each turn, reason inside <think> and </think>, then either "
-    "search with <search> a few keywords </search>, which returns passages inside <result> and </result>, or give the "
-    "final answer as <answer> \\boxed{a few words} </answer>."
-)
-"""The system prompt for models that were not warm-started on a fixed format."""
-
 _TAG = re.compile(r"<(\s*/?\s*(?:" + "|".join(TAGS) + r")\s*)>", re.IGNORECASE)
 _TURN = re.compile(
     r"\s*<think>(?P<thought>.*?)</think>\s*"

@@ -68,7 +68,7 @@ class AnswerScorer:
         rows_per_batch: rows per forward of method "rows".
         count_padding: let positions count left padding, as a forward without `position_ids` does. Set it where
             the update runs so (TRL's does): rotary positions shifted by the padding round differently, which in
-            bfloat16 moves a turn's ratio by more than the clip range.
+            bfloat16 moves the turn ratio, whose clip range is a few thousandths.
 
     Raises `ValueError` for an unknown option or a `rows_per_batch` below 1.
     """
