@@ -60,7 +60,7 @@ def test_played_rollouts_are_judged() -> None:
     done: list[int] = []
     outcomes = evaluate_questions(
         agent,
-        lambda contexts, budgets: batches[len(done)](contexts, budgets),
+        lambda starts, take_turns: batches[len(done)](starts, take_turns),
         rows,
         batch_size=3,
         progress=done.append,

@@ -6,32 +6,31 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from a2tgpo.rollout.backend import Continuation, TakeTurns
+
 
 class ScriptedBackend:
-    """Plays turn k of script i at the k-th call for context i; contexts are recognised by their prompt's order."""
+    """Plays turn k (text, or ids) of script i for row i, all rows in step.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, scripts: Sequence[Sequence[str]]) -> None:
+    `contexts[k]` are the contexts of the rows still open then.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, scripts: Sequence[Sequence[str | list[int]]]) -> None:
         self.tokenizer = tokenizer
         self.scripts = scripts
         self.contexts: list[list[list[int]]] = []
-        self._owners: dict[int, int] = {}
-        self._turn = [0] * len(scripts)
 
-    def __call__(self, contexts: Sequence[list[int]], budgets: Sequence[int]) -> list[list[int]]:
-        self.contexts.append([list(context) for context in contexts])
-        if len(self.contexts) == 1:
-            assert len(contexts) == len(self.scripts)
-            self._prompts = [list(context) for context in contexts]
-        turns = []
-        taken: set[int] = set()
-        for context, budget in zip(contexts, budgets, strict=True):
-            owner = next(
-                i
-                for i, prompt in enumerate(self._prompts)
-                if i not in taken and context[: len(prompt)] == prompt and self._turn[i] < len(self.scripts[i])
-            )
-            taken.add(owner)
-            text = self.scripts[owner][self._turn[owner]]
-            self._turn[owner] += 1
-            turns.append(self.tokenizer(text, add_special_tokens=False)["input_ids"][:budget])
-        return turns
+    def __call__(self, starts: Sequence[Continuation], take_turns: TakeTurns) -> None:
+        assert len(starts) == len(self.scripts)
+        contexts = [list(start.ids) for start in starts]
+        going = dict(enumerate(starts))
+        for turn in range(max(map(len, self.scripts), default=0)):
+            self.contexts.append([list(contexts[row]) for row in going])
+            turns = {row: self._ids(self.scripts[row][turn])[: start.budget] for row, start in going.items()}
+            going = take_turns(turns)
+            for row, continuation in going.items():
+                contexts[row] += turns[row] + continuation.ids
+        assert not going, f"the scripts of rows {sorted(going)} are too short"
+
+    def _ids(self, turn: str | list[int]) -> list[int]:
+        return turn if isinstance(turn, list) else self.tokenizer(turn, add_special_tokens=False)["input_ids"]

@@ -67,9 +67,8 @@ def test_a_token_the_tokenizer_would_not_choose_survives(tokenizer: PreTrainedTo
     turn = [*ids(tokenizer, "<think> so </think> <search>"), *letters, *ids(tokenizer, "</search>")]
     answer = ids(tokenizer, answer_turn("Bora"))
     assert ids(tokenizer, tokenizer.decode(turn)) != turn
-    plays = iter([[turn], [answer]])
     agent = SearchAgent(tokenizer, Search([KELO]), RolloutLimits())
-    (rollout,) = agent.run(["Who?"], lambda contexts, budgets: next(plays))
+    (rollout,) = agent.run(["Who?"], ScriptedBackend(tokenizer, [[turn, answer]]))
     assert rollout.completion_ids[: len(turn)] == turn
     assert rollout.calls[0].query == "kelo"
 

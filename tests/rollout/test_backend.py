@@ -1,7 +1,8 @@
-"""Generation with transformers: every row stops where it should, within its own budget, as if it were alone."""
+"""Generation with transformers, both ways: every row stops where it should, within its budget, as if it were alone."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -13,10 +14,14 @@ from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizer
 
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
-from a2tgpo.rollout.backend import TransformersBackend
+from a2tgpo.rollout.backend import Backend, Continuation
+from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.protocol import STOP_STRINGS
+from a2tgpo.rollout.rereading import RereadingBackend
+from a2tgpo.rollout.sampler import Sampler
 from a2tgpo.rollout.types import Termination
 from tests.integrations.parts import qwen_tokenizer, tiny_llama
+from tests.rollout.scripted import ScriptedBackend
 
 
 class Chain(LlamaForCausalLM):
@@ -41,12 +46,32 @@ def chain(tokenizer: PreTrainedTokenizerBase, *texts: list[int]) -> Chain:
     return model.follow({a: b for ids in texts for a, b in pairwise(ids)})
 
 
-def backend(model: Any, tokenizer: Any, *, rows_per_batch: int = 256, **options: Any) -> TransformersBackend:
-    """A greedy backend unless `options` say otherwise."""
-    config = GenerationConfig(
-        **({"do_sample": False} | options), pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id
-    )
-    return TransformersBackend(model, tokenizer, config, STOP_STRINGS, rows_per_batch)
+@pytest.fixture(params=["kept keys", "rereading"])
+def backend(request: Any) -> Callable[..., Backend]:
+    """Makes a backend of either kind, greedy unless told otherwise."""
+
+    def make(model: Any, tokenizer: Any, *, rows: int = 256, **options: Any) -> Backend:
+        config = GenerationConfig(
+            **({"do_sample": False} | options), pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id
+        )
+        if request.param == "rereading":
+            return RereadingBackend(model, tokenizer, config, STOP_STRINGS, rows)
+        return KeptKeysBackend(model, tokenizer, Sampler(model, config), STOP_STRINGS, rows)
+
+    return make
+
+
+def one_turn(backend: Backend, contexts: list[list[int]], budgets: list[int]) -> list[list[int]]:
+    """The first turn of each context."""
+    turns: dict[int, list[int]] = {}
+
+    def take_turns(finished: dict[int, list[int]]) -> dict[int, Continuation]:
+        assert not turns.keys() & finished.keys()
+        turns.update(finished)
+        return {}
+
+    backend([Continuation(ids, budget) for ids, budget in zip(contexts, budgets, strict=True)], take_turns)
+    return [turns[row] for row in range(len(contexts))]
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
@@ -84,7 +109,7 @@ def merging() -> PreTrainedTokenizerFast:
     )
 
 
-def test_a_tag_of_many_tokens_ends_its_row_and_no_other(bytes_: Any) -> None:
+def test_a_tag_of_many_tokens_ends_its_row_and_no_other(backend: Any, bytes_: Any) -> None:
     """Rows of one batch end at `</search>`, at `</answer>`, at the end of sequence and at their budget, each exactly
     there, although the batch runs on for the longest: no token of padding, no token past the tag."""
     search, answer = encode(bytes_, "x</search>!"), encode(bytes_, "y</answer>!")
@@ -93,29 +118,29 @@ def test_a_tag_of_many_tokens_ends_its_row_and_no_other(bytes_: Any) -> None:
     for text, start in ((search, "x"), (answer, "y")):
         model = chain(bytes_, text, [*encode(bytes_, "q1"), eos], encode(bytes_, "zz"))
         contexts = [encode(bytes_, f"some {c}") for c in (start, "q", "z", start)]
-        turns = backend(model, bytes_)(contexts, [30, 30, 14, 4])
+        turns = one_turn(backend(model, bytes_), contexts, [30, 30, 14, 4])
         assert turns[0] == text[1:-1]
         assert turns[1] == [*encode(bytes_, "1"), eos]
         assert turns[2] == encode(bytes_, "z") * 14
         assert turns[3] == text[1:5]
 
 
-def test_a_tag_of_one_token_ends_its_row(words: Any) -> None:
+def test_a_tag_of_one_token_ends_its_row(backend: Any, words: Any) -> None:
     """With a tokenizer that has the tag as one token, the row ends with it."""
     turn = encode(words, "<search> kelo </search>")
     model = chain(words, [*turn, *encode(words, "mitu")])
     long = encode(words, "mentor mentor")
-    assert backend(model, words)([turn[:1], long], [20, 9]) == [turn[1:], long[:1] * 9]
+    assert one_turn(backend(model, words), [turn[:1], long], [20, 9]) == [turn[1:], long[:1] * 9]
 
 
-def test_a_tag_in_the_context_ends_nothing(bytes_: Any) -> None:
+def test_a_tag_in_the_context_ends_nothing(backend: Any, bytes_: Any) -> None:
     """Earlier turns and results hold closing tags; only one that is being written ends a turn."""
     model = chain(bytes_, encode(bytes_, "zz"))
     contexts = [encode(bytes_, "</search>z"), encode(bytes_, "<search>a</search>\n</result>\nz")]
-    assert backend(model, bytes_)(contexts, [3, 3]) == [encode(bytes_, "zzz")] * 2
+    assert one_turn(backend(model, bytes_), contexts, [3, 3]) == [encode(bytes_, "zzz")] * 2
 
 
-def test_a_token_that_goes_past_the_tag_is_kept() -> None:
+def test_a_token_that_goes_past_the_tag_is_kept(backend: Any) -> None:
     """Where the last token holds the tag's end and more, the row ends with that token, whole, and the padding behind
     it, which is the end of sequence, is cut: what was sampled is what is trained on."""
     tokenizer = merging()
@@ -123,7 +148,7 @@ def test_a_token_that_goes_past_the_tag_is_kept() -> None:
         text = encode(tokenizer, f"x</search{tail}")
         assert tokenizer.decode(text[-1:]) == tail
         model = chain(tokenizer, [*text, *encode(tokenizer, "!")], encode(tokenizer, "zz"))
-        turns = backend(model, tokenizer)([text[:1], encode(tokenizer, "z")], [30, 25])
+        turns = one_turn(backend(model, tokenizer), [text[:1], encode(tokenizer, "z")], [30, 25])
         assert turns == [text[1:], encode(tokenizer, "z") * 25]
 
 
@@ -133,40 +158,40 @@ def test_the_agent_reads_a_turn_that_goes_past_its_tag(tail: str, ending: Termin
     tokenizer = merging()
     turn = encode(tokenizer, f"<think>a</think><search>b</search{tail}")
     agent = SearchAgent(tokenizer, lambda queries: [], RolloutLimits(max_searches=0))
-    (rollout,) = agent.run(["Who?"], lambda contexts, budgets: [turn])
+    (rollout,) = agent.run(["Who?"], ScriptedBackend(tokenizer, [[turn]]))
     assert rollout.termination is ending
     assert rollout.completion_ids == turn and rollout.model_mask == [1] * len(turn)
 
 
-def test_the_end_of_sequence_is_kept_where_it_is_padding_too() -> None:
+def test_the_end_of_sequence_is_kept_where_it_is_padding_too(backend: Any) -> None:
     """A row that sampled the end of sequence keeps exactly one, though the padding behind it is the same token."""
     tokenizer = merging()
     eos = tokenizer.eos_token_id
     model = chain(tokenizer, [*encode(tokenizer, "q1"), eos], encode(tokenizer, "zz"))
-    turns = backend(model, tokenizer)([encode(tokenizer, "q"), encode(tokenizer, "z")], [30, 12])
+    turns = one_turn(backend(model, tokenizer), [encode(tokenizer, "q"), encode(tokenizer, "z")], [30, 12])
     assert turns == [[*encode(tokenizer, "1"), eos], encode(tokenizer, "z") * 12]
 
 
-@pytest.mark.parametrize("rows_per_batch", [256, 3])
-def test_a_batch_is_its_rows(bytes_: Any, rows_per_batch: int) -> None:
+@pytest.mark.parametrize("rows", [256, 3])
+def test_a_batch_is_its_rows(backend: Any, bytes_: Any, rows: int) -> None:
     """Greedy turns of a batch of contexts of many lengths equal those of each context alone, in the order given: left
     padding, sorting by length and the neighbours' budgets change nothing."""
     model = tiny_llama(bytes_, seed=3)
     texts = ["aaaaaaaaaaaaaaaaaaaaaaaaaaaa", "b", "cccc cccc", "d" * 60, "ee", "f? f! f.", "g" * 17]
     contexts, budgets = [encode(bytes_, text) for text in texts], [9, 4, 12, 1, 7, 12, 3]
-    together = backend(model, bytes_, rows_per_batch=rows_per_batch)(contexts, budgets)
-    alone = [backend(model, bytes_)([c], [b])[0] for c, b in zip(contexts, budgets, strict=True)]
+    together = one_turn(backend(model, bytes_, rows=rows), contexts, budgets)
+    alone = [one_turn(backend(model, bytes_), [c], [b])[0] for c, b in zip(contexts, budgets, strict=True)]
     assert together == alone
     assert [len(turn) for turn in together] == budgets
     assert len({tuple(turn[:3]) for turn in together}) > 1
 
 
-def test_sampled_rows_respect_their_budgets(words: Any) -> None:
+def test_sampled_rows_respect_their_budgets(backend: Any, words: Any) -> None:
     """Sampling, each row stays within its own budget, and only its last token may end it."""
     torch.manual_seed(0)
     model = tiny_llama(words)
     budgets = [1, 30, 7, 2] * 16
-    turns = backend(model, words, do_sample=True, temperature=1.5)([[5]] * 64, budgets)
+    turns = one_turn(backend(model, words, do_sample=True, temperature=1.5), [[5]] * 64, budgets)
     ends = {words.eos_token_id, *words.convert_tokens_to_ids(list(STOP_STRINGS))}
     for turn, budget in zip(turns, budgets, strict=True):
         assert 1 <= len(turn) <= budget
@@ -175,23 +200,24 @@ def test_sampled_rows_respect_their_budgets(words: Any) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_models_mode_is_restored(words: Any, training: bool) -> None:
+def test_the_models_mode_is_restored(backend: Any, words: Any, training: bool) -> None:
     """Dropout is off while generating, and the mode afterwards is the one before, also after an error."""
     model = tiny_llama(words).train(training)
     modes: list[bool] = []
     model.model.register_forward_pre_hook(lambda *_: modes.append(model.training))
     generate = backend(model, words)
-    generate([[5, 6]], [2])
+    one_turn(generate, [[5, 6]], [2])
     assert modes == [False, False] and model.training is training
     model.model.register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        generate([[5, 6]], [2])
+        one_turn(generate, [[5, 6]], [2])
     assert model.training is training
 
 
 def test_the_callers_sampling_parameters_stay_his(words: Any) -> None:
     """Length and stops are set on a copy: the generation config that is passed in is not changed."""
-    generate = backend(tiny_llama(words), words)
-    before = generate.generation_config.to_dict()
-    generate([[5, 6]], [2])
-    assert generate.generation_config.to_dict() == before
+    config = GenerationConfig(do_sample=False, pad_token_id=words.pad_token_id, eos_token_id=words.eos_token_id)
+    before, model = config.to_dict(), tiny_llama(words)
+    one_turn(RereadingBackend(model, words, config, STOP_STRINGS), [[5, 6]], [2])
+    one_turn(KeptKeysBackend(model, words, Sampler(model, config), STOP_STRINGS), [[5, 6]], [2])
+    assert config.to_dict() == before

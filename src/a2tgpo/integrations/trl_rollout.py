@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from trl.models import unwrap_model_for_generation
 
 from a2tgpo.rollout.agent import SearchAgent
-from a2tgpo.rollout.backend import TransformersBackend
+from a2tgpo.rollout.backend import Backend
 from a2tgpo.rollout.protocol import STOP_STRINGS
+from a2tgpo.rollout.transformers_backend import transformers_backend
 from a2tgpo.rollout.types import Rollout
+from a2tgpo.rollout.vllm import VLLMBackend
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
@@ -21,14 +25,24 @@ class TagRollout:
 
     TRL hands over this process's prompts, each repeated `num_generations` times, and expects token ids back.
     `env_mask` marks the policy's tokens; `rollout` carries our record of each conversation to the reward functions,
-    which receive it as a keyword argument, and to the rollout log.
+    which receive it as a keyword argument, and to the rollout log. With `use_vllm` turns come from TRL's vLLM engine or
+    server, otherwise from the model itself, `rows_at_a_time` rollouts together.
     """
 
-    def __init__(self, agent: SearchAgent, rows_per_batch: int = 256) -> None:
+    def __init__(self, agent: SearchAgent, rows_at_a_time: int = 256) -> None:
         self.agent = agent
-        self.rows_per_batch = rows_per_batch
+        self.rows_at_a_time = rows_at_a_time
 
     def __call__(self, prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
+        with self._backend(trainer) as backend:
+            return rollout_columns(self.agent.run(prompts, backend))
+
+    @contextmanager
+    def _backend(self, trainer: GRPOTrainer) -> Iterator[Backend]:
+        if trainer.use_vllm:
+            # TRL has synchronised the weights before it calls us.
+            yield VLLMBackend(trainer.vllm_generation, STOP_STRINGS)
+            return
         with (
             unwrap_model_for_generation(
                 trainer.model_wrapped,
@@ -39,11 +53,9 @@ class TagRollout:
             ) as model,
             torch.no_grad(),
         ):
-            backend = TransformersBackend(
-                model, self.agent.tokenizer, trainer.generation_config, STOP_STRINGS, self.rows_per_batch
+            yield transformers_backend(
+                model, self.agent.tokenizer, trainer.generation_config, STOP_STRINGS, self.rows_at_a_time
             )
-            rollouts = self.agent.run(prompts, backend)
-        return rollout_columns(rollouts)
 
 
 def rollout_columns(rollouts: list[Rollout]) -> dict[str, Any]:

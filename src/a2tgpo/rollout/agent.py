@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from a2tgpo.errors import DataError, ToolError
 from a2tgpo.retrieval.corpus import Passage
-from a2tgpo.rollout.backend import Backend
+from a2tgpo.rollout.backend import Backend, Continuation
 from a2tgpo.rollout.observation import ObservationEncoder
 from a2tgpo.rollout.protocol import Answer, Malformed, Search, parse_turn
 from a2tgpo.rollout.types import Rollout, Termination, ToolCall
@@ -44,7 +44,7 @@ class RolloutLimits:
 
 
 class SearchAgent:
-    """Runs rollouts of the tag protocol, all of a batch in step so that generation and search are batched.
+    """Runs rollouts of the tag protocol; the backend decides how many of them generate and search together.
 
     Args:
         tokenizer: the policy's, with a chat template.
@@ -74,16 +74,12 @@ class SearchAgent:
             ToolError: the tool failed in every rollout: it is down, and nothing can be learned from this batch.
         """
         rollouts = [Rollout(prompt_ids=self.encode_prompt(prompt)) for prompt in prompts]
-        while active := [rollout for rollout in rollouts if rollout.termination is None]:
-            budgets = [self._turn_budget(rollout) for rollout in active]
-            turns = backend([rollout.ids for rollout in active], budgets)
-            searching = []
-            for rollout, ids, budget in zip(active, turns, budgets, strict=True):
-                query = self._take_turn(rollout, ids, cut=len(ids) >= budget)
-                if query is not None:
-                    searching.append((rollout, query))
-            if searching:
-                self._observe(searching)
+        starts = [Continuation(rollout.prompt_ids, self._turn_budget(rollout)) for rollout in rollouts]
+
+        def take_turns(turns: dict[int, list[int]]) -> dict[int, Continuation]:
+            return self._take_turns(rollouts, turns)
+
+        backend(starts, take_turns)
         if rollouts and all(rollout.termination is Termination.TOOL_FAILED for rollout in rollouts):
             raise ToolError(f"the search tool failed in all {len(rollouts)} rollouts: {rollouts[0].reason}")
         return rollouts
@@ -110,6 +106,21 @@ class SearchAgent:
         left = self.limits.max_completion_tokens - len(rollout.completion_ids) - 1
         return max(1, min(left, self.limits.max_turn_tokens))
 
+    def _take_turns(self, rollouts: Sequence[Rollout], turns: dict[int, list[int]]) -> dict[int, Continuation]:
+        """Append each row's turn, run the searches of all of them at once, and return what rows go on from."""
+        searching = {}
+        for row, ids in turns.items():
+            rollout = rollouts[row]
+            query = self._take_turn(rollout, ids, cut=len(ids) >= self._turn_budget(rollout))
+            if query is not None:
+                searching[row] = query
+        observed = self._observe([(rollouts[row], query) for row, query in searching.items()]) if searching else []
+        return {
+            row: Continuation(ids, self._turn_budget(rollouts[row]))
+            for row, ids in zip(searching, observed, strict=True)
+            if ids is not None
+        }
+
     def _take_turn(self, rollout: Rollout, ids: list[int], *, cut: bool) -> str | None:
         """Append the sampled turn; return its query if it searches, end the rollout otherwise."""
         rollout.append(ids, by_policy=True)
@@ -134,19 +145,22 @@ class SearchAgent:
         if rollout.completion_ids[-1] != self.tokenizer.eos_token_id:
             rollout.append([self.tokenizer.eos_token_id], by_policy=False)
 
-    def _observe(self, searching: list[tuple[Rollout, str]]) -> None:
-        """Search for all queries at once and append each result, or end the rollouts the tool failed."""
+    def _observe(self, searching: list[tuple[Rollout, str]]) -> list[list[int] | None]:
+        """Search for all queries at once; append and return each result, or None where its rollout ended instead."""
         try:
             results = self.search([query for _, query in searching])
         except ToolError as error:
             for rollout, query in searching:
                 rollout.end(Termination.TOOL_FAILED, f"search {query!r}: {error}")
-            return
-        for (rollout, query), passages in zip(searching, results, strict=True):
-            rollout.calls.append(ToolCall(query, tuple(passage.id for passage in passages)))
-            observation = self.encode_observation(passages)
-            # The next turn needs room for at least one token and the end of sequence.
-            if len(rollout.completion_ids) + len(observation) + 2 > self.limits.max_completion_tokens:
-                rollout.end(Termination.OUT_OF_TOKENS, f"the result of search {query!r} does not fit")
-            else:
-                rollout.append(observation, by_policy=False)
+            return [None] * len(searching)
+        return [self._show(*asked, passages) for asked, passages in zip(searching, results, strict=True)]
+
+    def _show(self, rollout: Rollout, query: str, passages: list[Passage]) -> list[int] | None:
+        rollout.calls.append(ToolCall(query, tuple(passage.id for passage in passages)))
+        observation = self.encode_observation(passages)
+        # The next turn needs room for at least one token and the end of sequence.
+        if len(rollout.completion_ids) + len(observation) + 2 > self.limits.max_completion_tokens:
+            rollout.end(Termination.OUT_OF_TOKENS, f"the result of search {query!r} does not fit")
+            return None
+        rollout.append(observation, by_policy=False)
+        return observation

@@ -1,82 +1,35 @@
-"""Turn generation with `transformers.generate`: sample until a closing tag, the end of sequence or the budget."""
+"""The interface between the agent, which knows the environment, and what generates the policy's turns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+@dataclass(frozen=True)
+class Continuation:
+    """What the environment appends to a row's context, and how much the policy may write after it.
+
+    Attributes:
+        ids: the prompt, or an observation; at least one token.
+        budget: most tokens of the turn that follows, 1 or more.
+    """
+
+    ids: list[int]
+    budget: int
+
+
+TakeTurns = Callable[[dict[int, list[int]]], dict[int, Continuation]]
+"""Given the sampled ids of finished turns by row, says what each row goes on from; a row left out has ended."""
 
 
 class Backend(Protocol):
-    """Continues each context by one turn.
+    """Writes turns until every row has ended.
 
-    `budgets[i]` bounds the new tokens of context i. Returns the sampled ids per context, the closing tag or the
-    end-of-sequence token included, nothing after it.
+    Row i starts from `starts[i]`. A turn ends with the token that completes a stop string, with an end-of-sequence
+    token, or with its budget; nothing sampled after that is part of it. `take_turns` is called with some finished
+    turns at a time, as many as suits the backend, never twice for the same turn.
     """
 
-    def __call__(self, contexts: Sequence[list[int]], budgets: Sequence[int]) -> list[list[int]]: ...
-
-
-@dataclass
-class TransformersBackend:
-    """`Backend` over a Hugging Face causal LM; re-reads each whole context at every turn.
-
-    Args:
-        model: unwrapped causal LM.
-        tokenizer: with a padding token.
-        generation_config: sampling parameters (temperature, top-p, greedy...); length and stops are set per call.
-        stop_strings: texts that close a turn.
-        rows_per_batch: contexts generated together.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    generation_config: GenerationConfig
-    stop_strings: tuple[str, ...]
-    rows_per_batch: int = 256
-
-    def __call__(self, contexts: Sequence[list[int]], budgets: Sequence[int]) -> list[list[int]]:
-        # Rows of one length class share a batch, so that little is padded.
-        order = sorted(range(len(contexts)), key=lambda row: len(contexts[row]))
-        turns: dict[int, list[int]] = {}
-        for start in range(0, len(order), self.rows_per_batch):
-            rows = order[start : start + self.rows_per_batch]
-            sampled = self._generate([contexts[row] for row in rows], max(budgets[row] for row in rows))
-            turns |= {row: ids[: budgets[row]] for row, ids in zip(rows, sampled, strict=True)}
-        return [turns[row] for row in range(len(contexts))]
-
-    @torch.no_grad()
-    def _generate(self, contexts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-        batch = self.tokenizer.pad({"input_ids": contexts}, padding=True, padding_side="left", return_tensors="pt").to(
-            self.model.device
-        )
-        config = GenerationConfig.from_dict(self.generation_config.to_dict())
-        config.update(max_new_tokens=max_new_tokens, stop_strings=list(self.stop_strings))
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            output = self.model.generate(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                generation_config=config,
-                tokenizer=self.tokenizer,
-            )
-        finally:
-            self.model.train(was_training)
-        return [self._trim(ids) for ids in output[:, batch["input_ids"].size(1) :].tolist()]
-
-    def _trim(self, ids: list[int]) -> list[int]:
-        """Cut the padding `generate` writes behind a finished row.
-
-        Many tokenizers pad with the end-of-sequence token, so the first end-of-sequence token is the row's own only
-        if no stop string was complete before it.
-        """
-        eos = self.generation_config.eos_token_id
-        ends = {self.tokenizer.pad_token_id, *(eos if isinstance(eos, list) else [eos])}
-        length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-        if length == len(ids) or any(stop in self.tokenizer.decode(ids[:length]) for stop in self.stop_strings):
-            return ids[:length]
-        return ids[: length + 1]
+    def __call__(self, starts: Sequence[Continuation], take_turns: TakeTurns) -> None: ...

@@ -1,0 +1,180 @@
+"""How fast rollouts are: keys kept over turns, contexts read anew at every turn, and TRL's own tool loop.
+
+    python benchmarks/rollout_speed.py --policy runs/hops_cpu/warm_start --json rollout_speed.json
+
+One batch of rollouts on the questions of `recipes/hops_cpu.yaml` (8 prompts × 8 rollouts, up to 6 turns), the same
+policy, prompts, search tool and token budget for all. Greedy outputs must be identical token by token before anything
+is timed, and sampled ones must pass a two-sample test on length and log-probability. `--policy` is a checkpoint whose
+closing tags are single tokens; without it the recipe's warm start is made first (about a minute).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from _measure import Case, measure, print_cases, write_json
+from _trl_loop import TRLToolLoop, closing_tokens
+from scipy.stats import ks_2samp
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, set_seed
+
+from a2tgpo.config import RunConfig, load_recipe
+from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
+from a2tgpo.rollout.backend import Backend
+from a2tgpo.rollout.kept_keys import KeptKeysBackend
+from a2tgpo.rollout.protocol import STOP_STRINGS
+from a2tgpo.rollout.rereading import RereadingBackend
+from a2tgpo.rollout.sampler import Sampler
+from a2tgpo.run.directory import RunDirectory
+from a2tgpo.run.policy import load_model, load_tokenizer
+from a2tgpo.run.task import Task, open_task
+from a2tgpo.run.warm_start import warm_start
+
+RECIPE = Path(__file__).parents[1] / "recipes/hops_cpu.yaml"
+Completions = list[tuple[list[int], list[int]]]
+"""Ids of each completion, observations included, and the mask of those the policy wrote."""
+Way = Callable[[Sequence[str]], Completions]
+
+TRL, KEPT, REREAD = "TRL's tool loop", "kept keys", "re-reading"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--policy", type=Path, help="checkpoint; its closing tags must be single tokens")
+    parser.add_argument("--rollouts", type=int, default=64, help="rollouts of the batch, 8 per prompt")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write every repeat to this file")
+    parser.add_argument("--smoke", action="store_true", help="small sizes: shows that it runs, not how fast")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.rollouts, arguments.repeats = 8, 1
+    with tempfile.TemporaryDirectory() as folder:
+        case = rollout_case(arguments, Path(folder))
+    title = f"Rollouts on {arguments.device}"
+    print_cases(title, [case])
+    if arguments.json:
+        write_json(arguments.json, title, [case])
+
+
+def rollout_case(arguments: argparse.Namespace, folder: Path) -> Case:
+    """Check that all ways give the same rollouts, then time them."""
+    device = torch.device(arguments.device)
+    config = load_recipe(str(RECIPE))
+    task = open_task(config, RunDirectory(folder))
+    model, tokenizer = policy(arguments, config, task, folder)
+    # TRL's loop has no budget per turn.
+    budget = config.training.max_completion_length
+    limits = RolloutLimits(task.limits.max_searches, budget, budget, passage_tokens=task.limits.passage_tokens)
+    agent = SearchAgent(tokenizer, task.search, limits)
+    questions = [row["question"] for row in task.train_dataset.select(range(arguments.rollouts // 8)) for _ in range(8)]
+
+    n_greedy = 8 if arguments.smoke else 64
+    greedy, sampled = ways(model, agent, greedy=True), ways(model, agent, greedy=False)
+    facts: dict[str, Any] = {"greedy turns compared": check_greedy(greedy, task.train_dataset["question"][:n_greedy])}
+    facts |= check_sampled(model, agent, sampled, questions * (1 if arguments.smoke else 4))
+    seconds = measure(
+        {name: partial(_timed, way, questions) for name, way in sampled.items()},
+        device,
+        repeats=arguments.repeats,
+    )
+    per_second = {
+        f"{name}: rollouts per second": f"{len(questions) / statistics.median(taken):.1f}"
+        for name, taken in seconds.items()
+    }
+    size = f"{len(questions)} rollouts, {model.num_parameters() / 1e6:.1f} M"
+    return Case(size, seconds, TRL, per_second, facts)
+
+
+def policy(arguments: argparse.Namespace, config: RunConfig, task: Task, folder: Path) -> tuple[PreTrainedModel, Any]:
+    """The checkpoint given, or the recipe's after its warm start."""
+    path = arguments.policy
+    if path is None:
+        path, name = folder / "warm_start", config.model.model_name_or_path
+        tokenizer = load_tokenizer(name, config)
+        warm_start(load_model(name, config), tokenizer, task.demonstrations(tokenizer), config, path)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype="float32").to(arguments.device)
+    return model, AutoTokenizer.from_pretrained(path, padding_side="left")
+
+
+def ways(model: PreTrainedModel, agent: SearchAgent, *, greedy: bool) -> dict[str, Way]:
+    """What is compared: TRL's loop, and our agent with either backend."""
+    ends = [agent.tokenizer.eos_token_id, *closing_tokens(agent.tokenizer)]
+    sampling = GenerationConfig(
+        do_sample=not greedy, top_k=0, pad_token_id=agent.tokenizer.pad_token_id, eos_token_id=ends
+    )
+    return {
+        TRL: TRLToolLoop(model, agent, greedy=greedy, use_cpu=model.device.type == "cpu", bf16=False).run,
+        REREAD: _with(agent, RereadingBackend(model, agent.tokenizer, sampling, STOP_STRINGS)),
+        KEPT: _with(agent, KeptKeysBackend(model, agent.tokenizer, Sampler(model, sampling), STOP_STRINGS)),
+    }
+
+
+def _with(agent: SearchAgent, backend: Backend) -> Way:
+    def run(questions: Sequence[str]) -> Completions:
+        completions = []
+        for rollout in agent.run(list(questions), backend):
+            # The closing end of sequence is the environment's; TRL's loop appends none.
+            closing = rollout.model_mask[-1] == 0 and rollout.completion_ids[-1] == agent.tokenizer.eos_token_id
+            end = len(rollout.completion_ids) - closing
+            completions.append((rollout.completion_ids[:end], rollout.model_mask[:end]))
+        return completions
+
+    return run
+
+
+def check_greedy(ways: dict[str, Way], questions: Sequence[str]) -> int:
+    """Greedy rollouts must be the same tokens, with the same authors. Gives the number of policy turns compared."""
+    reference = ways[TRL](questions)
+    for name, way in ways.items():
+        different = [q for q, mine, theirs in zip(questions, way(questions), reference, strict=True) if mine != theirs]
+        assert not different, f"{name} and {TRL} differ greedily on {len(different)} questions: {different[:3]}"
+    return sum(a > b for _, mask in reference for a, b in pairwise([*mask, 0]))
+
+
+def check_sampled(model: PreTrainedModel, agent: SearchAgent, ways: dict[str, Way], questions: Sequence[str]) -> dict:
+    """Kolmogorov-Smirnov tests of each way against TRL's loop; a p-value under 1e-3 stops the benchmark."""
+    samples = {name: _statistics(model, agent, questions, _seeded(way, questions)) for name, way in ways.items()}
+    facts = {}
+    for name in set(ways) - {TRL}:
+        for statistic, values in samples[name].items():
+            p = ks_2samp(values, samples[TRL][statistic]).pvalue
+            assert p > 1e-3, f"{name} and {TRL} differ in {statistic}: p = {p:.1e} on {len(values)} rollouts each"
+            facts[f"{name}, p-value of {statistic}, {len(values)} rollouts each"] = p
+    return facts
+
+
+def _seeded(way: Way, questions: Sequence[str]) -> Completions:
+    set_seed(0)
+    return way(questions)
+
+
+def _timed(way: Way, questions: Sequence[str]) -> None:
+    way(questions)
+
+
+@torch.no_grad()
+def _statistics(
+    model: PreTrainedModel, agent: SearchAgent, questions: Sequence[str], completions: Completions
+) -> dict[str, list[float]]:
+    """Policy tokens of each rollout, and their mean log-probability."""
+    lengths, logps = [], []
+    for question, (ids, mask) in zip(questions, completions, strict=True):
+        prompt = agent.encode_prompt(question)
+        logits = model(torch.tensor([prompt + ids], device=model.device)).logits[0, len(prompt) - 1 : -1]
+        taken = logits.float().log_softmax(-1).gather(1, torch.tensor(ids, device=model.device)[:, None])[:, 0]
+        written = torch.tensor(mask, device=model.device).bool()
+        lengths.append(float(sum(mask)))
+        logps.append(taken[written].mean().item())
+    return {"length": lengths, "log-probability": logps}
+
+
+if __name__ == "__main__":
+    main()

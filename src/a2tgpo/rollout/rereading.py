@@ -1,0 +1,87 @@
+"""Generation with `transformers.generate`, which re-reads the whole context at every turn.
+
+The reference for `KeptKeysBackend`, and what is left for models and sampling options that it cannot serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from a2tgpo.rollout.backend import Continuation, TakeTurns
+
+
+@dataclass
+class RereadingBackend:
+    """`Backend` over a Hugging Face causal LM, all rows turn by turn in step.
+
+    Args:
+        model: unwrapped causal LM.
+        tokenizer: with a padding token.
+        generation_config: sampling parameters (temperature, top-p, greedy...); length and stops are set per call.
+        stop_strings: texts that close a turn.
+        rows_at_a_time: rollouts generated together.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    generation_config: GenerationConfig
+    stop_strings: tuple[str, ...]
+    rows_at_a_time: int = 256
+
+    def __call__(self, starts: Sequence[Continuation], take_turns: TakeTurns) -> None:
+        contexts = {row: list(start.ids) for row, start in enumerate(starts)}
+        budgets = {row: start.budget for row, start in enumerate(starts)}
+        while budgets:
+            turns = self._turns([contexts[row] for row in budgets], list(budgets.values()))
+            by_row = dict(zip(budgets, turns, strict=True))
+            continuations = take_turns(by_row)
+            for row, continuation in continuations.items():
+                contexts[row] += by_row[row] + continuation.ids
+            budgets = {row: continuation.budget for row, continuation in continuations.items()}
+
+    def _turns(self, contexts: list[list[int]], budgets: list[int]) -> list[list[int]]:
+        # Rows of one length class share a batch, so that little is padded.
+        order = sorted(range(len(contexts)), key=lambda row: len(contexts[row]))
+        turns: dict[int, list[int]] = {}
+        for start in range(0, len(order), self.rows_at_a_time):
+            rows = order[start : start + self.rows_at_a_time]
+            sampled = self._generate([contexts[row] for row in rows], max(budgets[row] for row in rows))
+            turns |= {row: ids[: budgets[row]] for row, ids in zip(rows, sampled, strict=True)}
+        return [turns[row] for row in range(len(contexts))]
+
+    @torch.no_grad()
+    def _generate(self, contexts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+        batch = self.tokenizer.pad({"input_ids": contexts}, padding=True, padding_side="left", return_tensors="pt").to(
+            self.model.device
+        )
+        config = GenerationConfig.from_dict(self.generation_config.to_dict())
+        config.update(max_new_tokens=max_new_tokens, stop_strings=list(self.stop_strings))
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            output = self.model.generate(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                generation_config=config,
+                tokenizer=self.tokenizer,
+            )
+        finally:
+            self.model.train(was_training)
+        return [self._trim(ids) for ids in output[:, batch["input_ids"].size(1) :].tolist()]
+
+    def _trim(self, ids: list[int]) -> list[int]:
+        """Cut the padding `generate` writes behind a finished row.
+
+        Many tokenizers pad with the end-of-sequence token, so the first end-of-sequence token is the row's own only
+        if no stop string was complete before it.
+        """
+        eos = self.generation_config.eos_token_id
+        ends = {self.tokenizer.pad_token_id, *(eos if isinstance(eos, list) else [eos])}
+        length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+        if length == len(ids) or any(stop in self.tokenizer.decode(ids[:length]) for stop in self.stop_strings):
+            return ids[:length]
+        return ids[: length + 1]

@@ -1,0 +1,139 @@
+"""A cache of keys and values in which every row has a length of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
+
+_COLUMNS_AT_A_TIME = 256
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The next tokens of R rows as one forward of N columns, left-padded; row r lives in slot `slots[r]`.
+
+    Left padding puts every row's last token in the last column, the only one whose logits are wanted.
+    """
+
+    input_ids: Int[Tensor, "R N"]
+    position_ids: Int[Tensor, "R N"]
+    slots: Int[Tensor, " R"]
+    token_rows: Int[Tensor, " n"]
+    """Row and column of each real token, row by row."""
+    token_columns: Int[Tensor, " n"]
+    n_keys: int
+    """Columns of the cache that the longest row needs."""
+    in_order: bool
+    """Whether `slots` is 0, 1, ..., R − 1, which spares a copy of the keys."""
+
+    @classmethod
+    def pack(
+        cls, tokens: Sequence[Sequence[int]], stored: Sequence[int], slots: Sequence[int], device: torch.device
+    ) -> Chunk:
+        """`tokens[r]`, at least one, follow the `stored[r]` tokens that slot `slots[r]` holds."""
+        width = max(map(len, tokens))
+        # A padding column repeats position 0: it must see some key, and what it computes is read by nobody.
+        ids = [[0] * (width - len(row)) + list(row) for row in tokens]
+        positions = [
+            [0] * (width - len(row)) + list(range(start, start + len(row)))
+            for row, start in zip(tokens, stored, strict=True)
+        ]
+        where = [(r, c) for r, row in enumerate(tokens) for c in range(width - len(row), width)]
+        token_rows, token_columns = torch.tensor(where).T.to(device)
+        return cls(
+            input_ids=torch.tensor(ids).to(device),
+            position_ids=torch.tensor(positions).to(device),
+            slots=torch.tensor(slots).to(device),
+            token_rows=token_rows,
+            token_columns=token_columns,
+            n_keys=max(len(row) + start for row, start in zip(tokens, stored, strict=True)),
+            in_order=list(slots) == list(range(len(slots))),
+        )
+
+    @property
+    def attention_mask(self) -> Bool[Tensor, "R 1 N K"]:
+        """Each token sees its own row up to and with itself."""
+        return (torch.arange(self.n_keys, device=self.slots.device) <= self.position_ids[:, :, None])[:, None]
+
+
+class SlotCache(Cache):
+    """Keys and values of up to `n_slots` rows, each stored from column 0 of its slot, with no padding between.
+
+    Set `chunk` before every forward: it says which slots the forward's rows are and where its tokens go.
+    """
+
+    def __init__(self, n_layers: int, n_slots: int) -> None:
+        self.chunk: Chunk | None = None
+        super().__init__(layers=[_SlotLayer(self, n_slots) for _ in range(n_layers)])
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give slot `target` the first `length` columns of slot `source`."""
+        for layer in self.layers:
+            layer.keys[target, :length] = layer.keys[source, :length]
+            layer.values[target, :length] = layer.values[source, :length]
+
+
+class _SlotLayer(CacheLayerMixin):
+    """One layer: `keys` and `values` are [slots, columns, heads, head size]; columns are added as rows grow."""
+
+    is_sliding = False
+
+    def __init__(self, cache: SlotCache, n_slots: int) -> None:
+        super().__init__()
+        self.cache, self.n_slots = cache, n_slots
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.keys, self.values = (
+            states.new_zeros(self.n_slots, 0, states.size(1), states.size(3)) for states in (key_states, value_states)
+        )
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        chunk = self.cache.chunk
+        assert chunk is not None, "no chunk set for this forward"
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys, self.values = _roomy(self.keys, chunk.n_keys), _roomy(self.values, chunk.n_keys)
+        _write(self.keys, key_states, chunk)
+        _write(self.values, value_states, chunk)
+        return _read(self.keys, chunk), _read(self.values, chunk)
+
+    def get_seq_length(self) -> int:
+        # The model asks only to number positions and build masks, both of which it is given.
+        return 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        assert self.cache.chunk is not None, "no chunk set for this forward"
+        return self.cache.chunk.n_keys, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+def _roomy(store: Tensor, n_columns: int) -> Tensor:
+    if n_columns <= store.size(1):
+        return store
+    n_columns = -(-n_columns // _COLUMNS_AT_A_TIME) * _COLUMNS_AT_A_TIME
+    # Zeros, not memory as found: a masked key has weight 0, and 0 times NaN is NaN.
+    grown = store.new_zeros(store.size(0), n_columns, store.size(2), store.size(3))
+    grown[:, : store.size(1)] = store
+    return grown
+
+
+def _write(store: Tensor, states: Tensor, chunk: Chunk) -> None:
+    slots = chunk.slots[chunk.token_rows]
+    columns = chunk.position_ids[chunk.token_rows, chunk.token_columns]
+    store[slots, columns] = states.transpose(1, 2)[chunk.token_rows, chunk.token_columns]
+
+
+def _read(store: Tensor, chunk: Chunk) -> Tensor:
+    rows = store[: len(chunk.slots)] if chunk.in_order else store[chunk.slots]
+    return rows[:, : chunk.n_keys].transpose(1, 2)

@@ -1,0 +1,54 @@
+"""The backend that suits a Hugging Face model."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Sequence
+
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from a2tgpo.rollout.backend import Backend
+from a2tgpo.rollout.kept_keys import KeptKeysBackend
+from a2tgpo.rollout.rereading import RereadingBackend
+from a2tgpo.rollout.sampler import Sampler
+from a2tgpo.scoring.support import why_not_cached
+
+logger = logging.getLogger(__name__)
+
+
+def transformers_backend(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    generation_config: GenerationConfig,
+    stop_strings: Sequence[str],
+    rows_at_a_time: int = 256,
+) -> Backend:
+    """`KeptKeysBackend` wherever it draws what `generate` would, else `RereadingBackend` with a warning that says why.
+
+    Args:
+        model: unwrapped causal LM.
+        tokenizer: with a padding token.
+        generation_config: sampling parameters; what it leaves unset comes from the model's own. Lengths and stops are
+            the backend's business.
+        stop_strings: texts that close a turn.
+        rows_at_a_time: most rollouts generated together.
+    """
+    sampler = Sampler(model, generation_config)
+    obstacle = why_not_cached(model.config) or sampler.obstacle or _no_last_logits(model)
+    if obstacle is None:
+        return KeptKeysBackend(model, tokenizer, sampler, stop_strings, rows_at_a_time)
+    _warn_once(f"Rollouts re-read their whole context at every turn, because {obstacle}.")
+    return RereadingBackend(model, tokenizer, generation_config, tuple(stop_strings), rows_at_a_time)
+
+
+def _no_last_logits(model: PreTrainedModel) -> str | None:
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        return None
+    return f"{type(model).__name__}.forward takes no logits_to_keep"
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
