@@ -41,32 +41,44 @@ def mean_and_std(values: list[float]) -> tuple[float, float]:
     return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
 
 
-def turn_group(rollouts: list[Rollout], prompt: int, turn: int, baseline: str) -> list[float]:
-    """The gains that the gain of `turn` is compared with."""
-    peers = [r for r in rollouts if r.prompt == prompt and r.valid]
-    if not any(r.has_gain(turn) for r in peers):
-        return []
-    group = [r.gains[turn] for r in peers if r.has_gain(turn)]
-    if baseline == "absorbing":
-        group += [0.0 for r in peers if turn > r.last_gain()]
-    return group
+def gain_at(rollouts: list[Rollout], rollout: Rollout, turn: int, baseline: str) -> float | None:
+    """What a rollout brings to the comparison at one depth; None if it takes no part there."""
+    if rollout.has_gain(turn):
+        return rollout.gains[turn]
+    reached = any(r.has_gain(turn) for r in rollouts if r.prompt == rollout.prompt)
+    if baseline == "absorbing" and rollout.valid and turn > rollout.last_gain() and reached:
+        return 0.0
+    return None
 
 
-def normalized_gains(rollouts, pool="turn", baseline="survivors") -> list[list[float]]:
+def scores(rollouts, pool="turn", baseline="survivors", eps=EPS) -> list[list[float | None]]:
+    """The normalised gain of each rollout at each depth of the batch; None where it takes no part."""
     deepest = max(len(r.gains) for r in rollouts)
     result = []
     for rollout in rollouts:
         row = []
-        for turn in range(len(rollout.gains)):
+        for turn in range(deepest):
+            value = gain_at(rollouts, rollout, turn, baseline)
             depths = [turn] if pool == "turn" else range(deepest)
-            group = [g for depth in depths for g in turn_group(rollouts, rollout.prompt, depth, baseline)]
-            if not rollout.has_gain(turn) or len(group) <= 1:
+            peers = [r for r in rollouts if r.prompt == rollout.prompt]
+            group = [gain_at(rollouts, r, depth, baseline) for r in peers for depth in depths]
+            group = [gain for gain in group if gain is not None]
+            if value is None:
+                row.append(None)
+            elif len(group) <= 1:
                 row.append(0.0)
             else:
                 mean, std = mean_and_std(group)
-                row.append((rollout.gains[turn] - mean) / (std + EPS))
+                row.append((value - mean) / (std + eps))
         result.append(row)
     return result
+
+
+def normalized_gains(rollouts, pool="turn", baseline="survivors", eps=EPS) -> list[list[float]]:
+    return [
+        [row[turn] if rollout.has_gain(turn) else 0.0 for turn in range(len(rollout.gains))]
+        for rollout, row in zip(rollouts, scores(rollouts, pool, baseline, eps), strict=True)
+    ]
 
 
 def normalized_outcomes(rollouts) -> list[float]:
@@ -81,37 +93,36 @@ def normalized_outcomes(rollouts) -> list[float]:
     return result
 
 
-def process_credit(rollout, normalized, turn, gamma=1.0, rescale=True) -> float:
-    terms = [gamma ** (k - turn) * normalized[k] for k in range(turn, len(normalized)) if rollout.has_gain(k)]
+def discounted(row: list[float | None], turn: int, gamma=1.0, rescale=False) -> float:
+    """The discounted sum of what a row holds from `turn` on, over the root of the number of terms if asked."""
+    terms = [gamma ** (k - turn) * row[k] for k in range(turn, len(row)) if row[k] is not None]
     if not terms:
         return 0.0
     return math.fsum(terms) / (math.sqrt(len(terms)) if rescale else 1.0)
 
 
-def advantages(rollouts, gamma=1.0, alpha=1.0, rescale=True, pool="turn", baseline="survivors") -> list[list[float]]:
-    gains = normalized_gains(rollouts, pool, baseline)
-    outcomes = normalized_outcomes(rollouts)
+def advantages(
+    rollouts, gamma=1.0, alpha=1.0, rescale=True, pool="turn", baseline="survivors", eps=EPS
+) -> list[list[float]]:
     result = []
-    for rollout, normalized, outcome in zip(rollouts, gains, outcomes, strict=True):
-        row = []
+    rows = zip(rollouts, scores(rollouts, pool, baseline, eps), normalized_outcomes(rollouts), strict=True)
+    for rollout, row, outcome in rows:
+        advantage = []
         for turn, gain in enumerate(rollout.gains):
-            if not rollout.valid:
-                row.append(0.0)
-            elif gain is None:
-                row.append(outcome)
-            else:
-                row.append(alpha * process_credit(rollout, normalized, turn, gamma, rescale) + outcome)
-        result.append(row)
+            credited = gain is not None or row[turn] is not None
+            process = discounted(row, turn, gamma, rescale) if credited else 0.0
+            advantage.append(alpha * process + outcome if rollout.valid else 0.0)
+        result.append(advantage)
     return result
 
 
-def clip_scales(rollouts, beta=0.3, pool="turn", baseline="survivors") -> list[list[float]]:
+def clip_scales(rollouts, beta=0.3, pool="turn", baseline="survivors", eps=EPS) -> list[list[float]]:
     def scale(rollout, turn, normalized):
         if not rollout.has_gain(turn):
             return 1.0
         return 1 + beta * (2 / (1 + math.exp(-normalized)) - 1)
 
-    gains = normalized_gains(rollouts, pool, baseline)
+    gains = normalized_gains(rollouts, pool, baseline, eps)
     return [
         [scale(rollout, turn, value) for turn, value in enumerate(row)]
         for rollout, row in zip(rollouts, gains, strict=True)
@@ -128,7 +139,16 @@ def ratio(logp, old_logp, turns, token, level) -> float:
     return math.exp(math.fsum(logp[j] - old_logp[j] for j in same) / len(same))
 
 
-def loss(
+def clip_gradient(s, value, low, high, upper="clip") -> float:
+    """The derivative of the clipped objective by log s, over the advantage: AEPO's F, or PPO's with 0 at the top."""
+    if s > high and value > 0:
+        return high if upper == "keep_gradient" else 0.0
+    if s < low and value < 0:
+        return 0.0
+    return s
+
+
+def loss_and_gradient(
     logp,
     old_logp,
     turn_ids,
@@ -138,20 +158,32 @@ def loss(
     eps_low=3e-3,
     eps_high=4e-3,
     aggregate="rollout",
-) -> float:
-    rollout_sums, token_counts = [], []
-    for new, old, turns, values, scales in zip(logp, old_logp, turn_ids, advantage, clip_scale, strict=True):
-        total, count = 0.0, 0
-        for token, turn in enumerate(turns):
-            if turn < 0:
-                continue
-            s = ratio(new, old, turns, token, level)
-            clipped = min(max(s, 1 - scales[turn] * eps_low), 1 + scales[turn] * eps_high)
-            total += min(s * values[turn], clipped * values[turn])
-            count += 1
-        rollout_sums.append(total)
-        token_counts.append(count)
+    upper="clip",
+    owned=None,
+) -> tuple[float, list[list[float]]]:
+    """The loss, and its gradient by each log-probability from the chain rule."""
+    sums, counts, gradients = [], [], []
+    owned = [[True] * len(row) for row in advantage] if owned is None else owned
+    rows = zip(logp, old_logp, turn_ids, advantage, clip_scale, owned, strict=True)
+    for new, old, turns, values, scales, mine in rows:
+        total, kept, gradient = 0.0, [j for j, turn in enumerate(turns) if turn >= 0 and mine[turn]], [0.0] * len(new)
+        for token in kept:
+            turn = turns[token]
+            s, low, high = ratio(new, old, turns, token, level), 1 - scales[turn] * eps_low, 1 + scales[turn] * eps_high
+            total += min(s * values[turn], min(max(s, low), high) * values[turn])
+            same = {
+                "token": [token],
+                "turn": [j for j, other in enumerate(turns) if other == turn],
+                "sequence": [j for j, other in enumerate(turns) if other >= 0],
+            }[level]
+            for j in same:
+                gradient[j] += clip_gradient(s, values[turn], low, high, upper) * values[turn] / len(same)
+        sums.append(total)
+        counts.append(len(kept))
+        gradients.append(gradient)
     if aggregate == "token":
-        return -sum(rollout_sums) / max(sum(token_counts), 1)
-    means = [total / max(count, 1) for total, count in zip(rollout_sums, token_counts, strict=True)]
-    return -sum(means) / len(means)
+        divisors = [max(sum(counts), 1)] * len(sums)
+    else:
+        divisors = [max(count, 1) * len(sums) for count in counts]
+    value = -math.fsum(total / divisor for total, divisor in zip(sums, divisors, strict=True))
+    return value, [[-x / divisor for x in row] for row, divisor in zip(gradients, divisors, strict=True)]

@@ -17,6 +17,17 @@ BATCH = [
     Rollout(0, (-0.25, None), 0.0, (1, 2), (2, 1)),
     Rollout(1, (None,), 1.0, (4,), (1,)),
 ]
+RULES = [
+    core.OutcomeCredit(),
+    core.TurnGroupCredit(),
+    core.IgpoCredit("joint"),
+    core.IgpoCredit("separate"),
+    core.GigpoCredit(norm="mean"),
+    core.GigpoCredit(norm="std"),
+    core.MicaCredit(),
+    core.TreeCredit(),
+    core.EntropyCredit(),
+]
 
 
 def test_imports_torch_alone():
@@ -94,6 +105,14 @@ def run_everything(arguments, inputs, likelihood) -> list[torch.Tensor]:
     for pool in ("turn", "prompt"):
         for baseline in ("survivors", "absorbing"):
             results += core.turn_credit(**arguments, pool=pool, baseline=baseline)
+    group, zeros = arguments["group"], torch.zeros_like(arguments["gain"], dtype=torch.long)
+    batch = core.TurnBatch(**arguments, state=zeros, tree=group, entropy=arguments["gain"])
+    for rule in RULES:
+        credit = rule(batch)
+        results += credit
+        shared, owned = core.count_once(credit, zeros, group)
+        results += [*shared, owned]
+    results.append(core.overlong_penalty(arguments["n_turns"], max_length=4, buffer=2))
     tokens = inputs["logp"], inputs["old_logp"], inputs["turn_ids"]
     results += [core.turn_ids(tokens[2] >= 0), core.turn_ratio(*tokens), core.kl_penalty(*tokens)]
     for ratio in ("turn", "token", "sequence"):
@@ -102,4 +121,7 @@ def run_everything(arguments, inputs, likelihood) -> list[torch.Tensor]:
             loss = core.policy_loss(**inputs | {"logp": logp}, ratio=ratio, aggregate=aggregate)
             results += [value.detach() for value in loss]
             results += torch.autograd.grad(loss.loss, logp)
+    n_tokens = (inputs["turn_ids"] >= 0).sum()
+    owned = inputs["clip_scale"] == 1
+    results += core.policy_loss(**inputs, upper="keep_gradient", aggregate="token", n_tokens=n_tokens, owned=owned)
     return results

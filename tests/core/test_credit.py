@@ -28,19 +28,21 @@ def assert_same(actual, expected, tolerance=1e-9):
     alpha=st.sampled_from([0.3, 1.0]),
     beta=st.sampled_from([0.0, 0.3, 1.0]),
     rescale=st.booleans(),
+    floor=st.sampled_from([1e-6, 0.05]),
     dropped=st.booleans(),
 )
-def test_slow_transcription(batch, grouping, gamma, alpha, beta, rescale, dropped):
+def test_slow_transcription(batch, grouping, gamma, alpha, beta, rescale, floor, dropped):
     """Every option agrees with the loops of slow.py, with uncounted turns and rollouts left out."""
     if dropped:
         batch = [batch[0].but(valid=False), *batch[1:]]
     arguments = pack(batch)
     width = arguments["gain"].shape[1]
-    credit = core.turn_credit(**arguments, **grouping, gamma=gamma, alpha=alpha, beta=beta, rescale=rescale)
+    options = {"gamma": gamma, "alpha": alpha, "rescale": rescale}
+    credit = core.turn_credit(**arguments, **grouping, **options, beta=beta, std_floor=floor)
     expected = core.TurnCredit(
-        padded(slow.advantages(batch, gamma, alpha, rescale, **grouping), width),
-        padded(slow.clip_scales(batch, beta, **grouping), width, fill=1.0),
-        padded(slow.normalized_gains(batch, **grouping), width),
+        padded(slow.advantages(batch, **options, **grouping, eps=floor), width),
+        padded(slow.clip_scales(batch, beta, **grouping, eps=floor), width, fill=1.0),
+        padded(slow.normalized_gains(batch, **grouping, eps=floor), width),
     )
     assert_same(credit, expected)
 
@@ -153,14 +155,34 @@ def test_released_options():
 
 
 def test_absorbing_keeps_a_baseline():
-    """A rollout that searched on alone is compared with those that had finished, not with nobody."""
-    gain = torch.tensor([[0.2, 0.6], [0.2, 0.0], [0.2, 0.0]])
-    is_process = torch.tensor([[True, True], [True, False], [True, False]])
+    """A rollout that searched on alone is compared with those that had finished, and they with it."""
+    gain = torch.tensor([[0.2, 0.6, 0.0], [0.2, 0.0, 0.0], [0.2, 0.0, 0.0]])
+    is_process = torch.tensor([[True, True, False], [True, False, False], [True, False, False]])
     group = torch.zeros(3, dtype=torch.long)
     survivors = core.normalize_turn_groups(gain, is_process, group)
     absorbing = core.normalize_turn_groups(gain, is_process, group, baseline="absorbing")
-    assert survivors.tolist() == [[0, 0], [0, 0], [0, 0]]
-    torch.testing.assert_close(absorbing, torch.tensor([[0, 2**0.5], [0, 0], [0, 0]]), rtol=0, atol=1e-5)
+    assert (survivors == 0).all()
+    root = 2**0.5
+    torch.testing.assert_close(
+        absorbing, torch.tensor([[0, root, 0], [0, -1 / root, 0], [0, -1 / root, 0]]), rtol=0, atol=1e-5
+    )
+    credit = core.turn_credit(
+        gain, is_process, torch.ones(3), group, n_turns=torch.tensor([3, 2, 2]), baseline="absorbing"
+    )
+    expected = torch.tensor([[1, root, 0], [-0.5, -1 / root, 0], [-0.5, -1 / root, 0]])
+    torch.testing.assert_close(credit.advantage, expected, rtol=0, atol=1e-5)
+    assert (credit.normalized_gain[:, 1] == absorbing[:, 1] * is_process[:, 1]).all()
+
+
+def test_floor_on_small_spreads():
+    """With a floor of 0.05, gains that differ by a hundredth earn a sixth of a standard deviation, not one."""
+    gain, process = torch.tensor([[0.31], [0.29]], dtype=torch.float64), torch.tensor([[True], [True]])
+    rest = {"outcome": torch.zeros(2).double(), "group": torch.tensor([0, 0]), "n_turns": torch.tensor([1, 1])}
+    one = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    paper = core.turn_credit(gain, process, **rest).advantage
+    torch.testing.assert_close(paper, one, rtol=0, atol=2e-4)
+    floored = core.turn_credit(gain, process, **rest, std_floor=0.05).advantage
+    torch.testing.assert_close(floored, one / 6)
 
 
 def test_information_gain():

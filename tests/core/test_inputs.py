@@ -35,6 +35,41 @@ def gain(**changes):
     return core.information_gain(**arguments | changes)
 
 
+def rule(kind, **changes):
+    arguments = {
+        "gain": torch.zeros(2, 1),
+        "is_process": torch.zeros(2, 1, dtype=torch.bool),
+        "outcome": torch.zeros(2),
+        "group": torch.zeros(2, dtype=torch.long),
+        "n_turns": torch.ones(2, dtype=torch.long),
+        "state": torch.zeros(2, 1, dtype=torch.long),
+        "tree": torch.zeros(2, dtype=torch.long),
+        "entropy": torch.zeros(2, 1),
+    }
+    return kind()(core.TurnBatch(**arguments | changes))
+
+
+def gigpo(**changes):
+    return rule(core.GigpoCredit, **changes)
+
+
+def tree(**changes):
+    return rule(core.TreeCredit, **changes)
+
+
+def entropy(**changes):
+    return rule(core.EntropyCredit, **changes)
+
+
+def shared(**changes):
+    batch = {"node": torch.zeros(2, 2, dtype=torch.long), "group": torch.zeros(2, dtype=torch.long)}
+    return core.count_once(credit(), **batch | changes)
+
+
+def overlong(**changes):
+    return core.overlong_penalty(**{"length": torch.tensor([5]), "max_length": 20, "buffer": 4} | changes)
+
+
 BAD_INPUT = {
     "shape": (credit, {"is_process": torch.tensor([[True], [True]])}, "is_process", "(2, 1)", "pad or slice"),
     "rank": (credit, {"outcome": torch.zeros(2, 2)}, "outcome", "(2, 2)", "shape [B]"),
@@ -84,6 +119,25 @@ BAD_INPUT = {
     "ratio": (loss, {"ratio": "word"}, "ratio", "'word'", "'turn', 'token', 'sequence'"),
     "aggregate": (loss, {"aggregate": "sum"}, "aggregate", "'sum'", "'rollout', 'token'"),
     "eps_low": (loss, {"eps_low": 2.0}, "eps_low", "2.0", "between 0.0 and 1.0"),
+    "upper": (loss, {"upper": "keep"}, "upper", "'keep'", "'clip', 'keep_gradient'"),
+    "n_tokens": (loss, {"n_tokens": 3}, "n_tokens", "is 3", "aggregate='token'"),
+    "no tokens": (loss, {"n_tokens": 0, "aggregate": "token"}, "n_tokens", "is 0", "between 1"),
+    "counted tokens": (
+        loss,
+        {"n_tokens": torch.tensor(0), "aggregate": "token"},
+        "n_tokens[]",
+        "is 0",
+        "all micro-batches",
+    ),
+    "owned": (loss, {"owned": torch.ones(1, 3).bool()}, "owned", "(1, 3)", "[B, T] = (1, 2)"),
+    "std_floor": (credit, {"std_floor": 0.0}, "std_floor", "0.0", "between 1e-12"),
+    "no state": (gigpo, {"state": None}, "state", "is None", "TurnBatch(state=...)"),
+    "state": (gigpo, {"state": torch.tensor([[0], [2]])}, "state[1, 0]", "is 2", "from 0 to 1"),
+    "tree": (tree, {"tree": torch.tensor([0, -1])}, "tree[1]", "is -1", "from 0 to 1"),
+    "entropy": (entropy, {"entropy": torch.tensor([[NAN], [0]])}, "entropy[0, 0]", "nan", "finite mean"),
+    "batch": (entropy, {"entropy": torch.zeros(2)}, "entropy", "(2,)", "shape [B, T]"),
+    "node": (shared, {"node": torch.tensor([[0, 1], [0, 4]])}, "node[1, 1]", "is 4", "from 0 to 3"),
+    "buffer": (overlong, {"buffer": 21}, "buffer", "21", "between 1 and 20"),
     "eps_high": (loss, {"eps_high": -1.0}, "eps_high", "-1.0", "between 0.0 and inf"),
 }
 
@@ -102,3 +156,20 @@ def test_ignored_values_may_be_anything():
     """Gains off process turns are not read, so they need no cleaning."""
     dirty = credit(gain=torch.tensor([[0.5, NAN], [0.25, float("inf")]]))
     assert all(map(torch.equal, dirty, credit()))
+
+
+@pytest.mark.parametrize(
+    "kind, options, name",
+    [
+        (core.TurnGroupCredit, {"gamma": 2.0}, "gamma"),
+        (core.TurnGroupCredit, {"baseline": "mean"}, "baseline"),
+        (core.IgpoCredit, {"norm": "both"}, "norm"),
+        (core.GigpoCredit, {"weight": -1.0}, "weight"),
+        (core.MicaCredit, {"weight": 1.5}, "weight"),
+        (core.EntropyCredit, {"weight": float("nan")}, "weight"),
+    ],
+)
+def test_rules_check_their_parameters(kind, options, name):
+    """A rule with a parameter outside its range cannot be built."""
+    with pytest.raises(ValueError, match=f"^{name} is"):
+        kind(**options)

@@ -28,13 +28,24 @@ def test_turn_ids():
     assert core.turn_ids(mask).tolist() == expected
 
 
-@given(batch=batches(size=4), level=levels, aggregate=aggregates, seed=seeds)
-def test_slow_transcription(batch, level, aggregate, seed):
-    """The loss agrees with the loops of slow.py at every ratio level and aggregation."""
+@given(
+    batch=batches(size=4),
+    level=levels,
+    aggregate=aggregates,
+    upper=st.sampled_from(["clip", "keep_gradient"]),
+    shared=st.booleans(),
+    seed=seeds,
+)
+def test_slow_transcription(batch, level, aggregate, upper, shared, seed):
+    """Loss and gradient agree with the loops of slow.py at every level and aggregation, with turns left out or not."""
     inputs = surrogate_inputs(batch, seed)
-    expected = slow.loss(*(value.tolist() for value in inputs.values()), level=level, aggregate=aggregate)
-    actual = core.policy_loss(**inputs, ratio=level, aggregate=aggregate).loss
-    assert actual.item() == pytest.approx(expected, abs=1e-12)
+    options = {"aggregate": aggregate, "upper": upper}
+    owned = torch.rand(inputs["advantage"].shape, generator=torch.Generator().manual_seed(seed)) < 0.7
+    lists = [value.tolist() for value in inputs.values()]
+    value, gradient = slow.loss_and_gradient(*lists, level=level, **options, owned=owned.tolist() if shared else None)
+    result, grad = loss_and_gradient(inputs, ratio=level, **options, owned=owned if shared else None)
+    assert result.loss.item() == pytest.approx(value, abs=1e-12)
+    torch.testing.assert_close(grad, torch.tensor(gradient, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 @given(batch=batches(size=4), level=levels, aggregate=aggregates, seed=seeds, extra=st.integers(1, 5))
@@ -66,6 +77,18 @@ def test_garbage_off_model_tokens(batch, level, seed, garbage):
     assert all(map(torch.equal, dirty_result, result))
     assert torch.equal(dirty_grad, grad)
     assert (grad[off] == 0).all()
+
+
+@given(batch=batches(size=4), level=levels, seed=seeds, garbage=st.sampled_from(["nan", "inf"]))
+def test_garbage_on_turns_without_tokens(batch, level, seed, garbage):
+    """Whatever credit stands in the columns of turns that a rollout does not have reaches nothing either."""
+    clean = surrogate_inputs(batch, seed)
+    empty = core.turn_sum(torch.ones_like(clean["logp"]), clean["turn_ids"], clean["advantage"].shape[1]) == 0
+    dirty = clean | {name: clean[name].masked_fill(empty, float(garbage)) for name in ("advantage", "clip_scale")}
+    result, grad = loss_and_gradient(clean, ratio=level)
+    dirty_result, dirty_grad = loss_and_gradient(dirty, ratio=level)
+    assert all(map(torch.equal, dirty_result, result))
+    assert torch.equal(dirty_grad, grad)
 
 
 @given(batch=batches(size=4), seed=seeds)
@@ -107,7 +130,7 @@ def test_gradient_of_loss(level, aggregate):
         logp = inputs["logp"].clone()
         logp[i, j] += step
         lists = [value.tolist() for value in (inputs | {"logp": logp}).values()]
-        return slow.loss(*lists, level=level, aggregate=aggregate)
+        return slow.loss_and_gradient(*lists, level=level, aggregate=aggregate)[0]
 
     step = 1e-6
     for i, j in torch.cartesian_prod(*map(torch.arange, grad.shape)).tolist():
@@ -123,6 +146,49 @@ def test_micro_batches(batch, seed):
     halves = [{name: value.chunk(2)[half] for name, value in inputs.items()} for half in range(2)]
     whole = core.policy_loss(**inputs).loss
     torch.testing.assert_close(sum(core.policy_loss(**half).loss for half in halves) / 2, whole)
+
+
+@given(batch=batches(size=4).filter(lambda batch: len(batch) % 2 == 0), level=levels, seed=seeds)
+def test_micro_batches_of_tokens(batch, level, seed):
+    """Divided by the batch's token count, the losses of micro-batches sum to the batch's, however unlike in length."""
+    inputs = surrogate_inputs(batch, seed)
+    n_tokens = (inputs["turn_ids"] >= 0).sum()
+    halves = [{name: value.chunk(2)[half] for name, value in inputs.items()} for half in range(2)]
+    options = {"ratio": level, "aggregate": "token"}
+    parts = [core.policy_loss(**half, **options, n_tokens=n_tokens).loss for half in halves]
+    torch.testing.assert_close(sum(parts), core.policy_loss(**inputs, **options).loss)
+
+
+def test_gradient_above_the_upper_bound():
+    """Above the bound the value is 1.2·Â both ways; clipping has no gradient there, AEPO's is 1.2·Â, not s·Â."""
+    inputs = {
+        "logp": torch.tensor([[0.5, 0.5]]),
+        "old_logp": torch.zeros(1, 2),
+        "turn_ids": torch.tensor([[0, 1]]),
+        "advantage": torch.tensor([[2.0, -2.0]]),
+        "clip_scale": torch.ones(1, 2),
+    }
+    options = {"ratio": "token", "eps_low": 0.2, "eps_high": 0.2}
+    clipped, none = loss_and_gradient(inputs, **options)
+    kept, some = loss_and_gradient(inputs, **options, upper="keep_gradient")
+    up = torch.tensor(0.5).exp().item()
+    assert kept.loss.item() == clipped.loss.item() == pytest.approx(-(2 * 1.2 - 2 * up) / 2)
+    torch.testing.assert_close(none, torch.tensor([[0.0, up]]))
+    torch.testing.assert_close(some, torch.tensor([[-1.2, up]]))
+    assert kept.clipped_high == clipped.clipped_high == 0.5
+
+
+def test_turns_of_tokens():
+    """Clipped turns are turns also where a batch happens to have as many tokens as turn columns."""
+    result = core.policy_loss(
+        torch.tensor([[0.5, 0.5, 0.0]]),
+        torch.zeros(1, 3),
+        torch.tensor([[0, 0, 1]]),
+        advantage=torch.tensor([[1.0, 1.0, 0.0]]),
+        clip_scale=torch.ones(1, 3),
+        ratio="token",
+    )
+    assert result.clipped_turns.tolist() == [[True, False, False]]
 
 
 def test_on_policy():

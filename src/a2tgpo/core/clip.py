@@ -1,8 +1,8 @@
-"""Adaptive clipping: informative turns may move further from the old policy, misleading ones less."""
+"""Clipping: how far a turn may move from the old policy, and what happens to its gradient beyond."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from a2tgpo.core._inputs import check_range, check_shapes, full_precision
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
+
+Upper = Literal["clip", "keep_gradient"]
 
 
 def clip_scale(
@@ -34,3 +36,23 @@ def clip_scale(
     # 2σ(x) − 1 = tanh(x/2), which keeps its digits around 0.
     scale = 1 + beta * torch.tanh(full_precision(normalized) / 2)
     return torch.where(is_process, scale, 1)
+
+
+def clipped_objective(
+    log_ratio: Float[Tensor, "B S"],
+    advantage: Float[Tensor, "B S"],
+    low: Float[Tensor, "B S"],
+    high: Float[Tensor, "B S"],
+    upper: Upper,
+) -> Float[Tensor, "B S"]:
+    """min(s·Â, clip(s, low, high)·Â) with s = exp(log_ratio).
+
+    With `upper="keep_gradient"` a ratio above `high` still counts as `high`, but as high·s/sg(s), sg stopping
+    the gradient: the gradient is high·Â·∇log s, bounded and not 0. This is AEPO's clipping (arXiv 2510.14545).
+    """
+    s = log_ratio.exp()
+    bounded = s.clamp(low, high)
+    if upper == "keep_gradient":
+        one = (log_ratio - log_ratio.detach()).exp()
+        bounded = torch.where(s > high, high * one, bounded)
+    return torch.minimum(s * advantage, bounded * advantage)

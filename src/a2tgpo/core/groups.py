@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from a2tgpo.core._inputs import check_choice, check_shapes, check_values, full_precision
+from a2tgpo.core._scores import standard_scores
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -36,13 +37,15 @@ def normalize_turn_groups(
         group: the prompt of each rollout, an index in 0..B−1.
         pool: "turn" makes a group of prompt and depth; "prompt" pools all process turns of a prompt (IGPO).
         baseline: "survivors" compares with the rollouts that have a process turn at that depth. "absorbing"
-            also counts, as a gain of 0, each rollout of the prompt that is past its last process turn, so
-            that depths reached by few rollouts keep a baseline.
-        eps: a positive number far below the spread of gains that means something.
+            also counts, as a gain of 0, each rollout of the prompt that is past its last process turn, and
+            scores that 0 too: who stopped is compared with who went on (docs/baselines.md).
+        eps: a positive number, far below the spread of gains that means something; a larger one keeps groups
+            whose gains hardly differ from being blown up to ±1.
         valid: rollouts that take part; the others enter no statistics, get 0 and may hold NaN.
 
     Returns:
-        Normalised gains, in standard deviations; 0 off process turns.
+        Normalised gains, in standard deviations; 0 off process turns and, with "absorbing", off the depths
+        past a rollout's last process turn.
 
     Raises:
         ValueError: mismatched shapes, a gain that is not finite, a group outside 0..B−1, an unknown option.
@@ -66,15 +69,12 @@ def normalize_turn_groups(
         "a process turn needs a finite gain; score the turn, unset is_process, or mark the rollout not valid",
     )
 
-    sample = is_process
-    if baseline == "absorbing":
-        sample = is_process | _absorbed(is_process, group, valid)
+    sample = compared_turns(is_process, group, valid, baseline)
     n_rollouts, n_turns = gain.shape
     cell = group[:, None].expand(n_rollouts, n_turns)
     if pool == "turn":
         cell = cell * n_turns + torch.arange(n_turns, device=gain.device)
-    scores = _standard_scores(torch.where(is_process, gain, 0), sample, cell, gain.numel(), eps)
-    return torch.where(is_process, scores, 0)
+    return standard_scores(torch.where(is_process, gain, 0), sample, cell, gain.numel(), eps)
 
 
 def normalize_outcome(
@@ -108,41 +108,24 @@ def normalize_outcome(
         outcome.isfinite() | ~valid,
         "a reward must be a finite number; fix the reward function or mark the rollout not valid",
     )
-    return _standard_scores(outcome, valid, group, len(group), eps)
+    return standard_scores(outcome, valid, group, len(group), eps)
 
 
-def _absorbed(
-    is_process: Bool[Tensor, "B T"], group: Int[Tensor, " B"], valid: Bool[Tensor, " B"]
+def compared_turns(
+    is_process: Bool[Tensor, "B T"],
+    group: Int[Tensor, " B"],
+    valid: Bool[Tensor, " B"],
+    baseline: Baseline,
 ) -> Bool[Tensor, "B T"]:
-    """Where a rollout is past its last process turn while another rollout of its prompt has one."""
+    """What a turn group holds: the process turns, and with "absorbing" the depths past a rollout's last one.
+
+    A depth that no rollout of the prompt reached is no group.
+    """
+    if baseline == "survivors":
+        return is_process
     remaining = is_process.long().flip(1).cumsum(1).flip(1)
     peers = torch.zeros_like(remaining).index_add(0, group, is_process.long())[group]
-    return (remaining == 0) & (peers > 0) & valid[:, None]
-
-
-def _standard_scores(
-    value: Float[Tensor, "*N"],
-    sample: Bool[Tensor, "*N"],
-    cell: Int[Tensor, "*N"],
-    n_cells: int,
-    eps: float,
-) -> Float[Tensor, "*N"]:
-    """(value − mean) / (std + eps) of the sampled elements of each cell; 0 elsewhere."""
-
-    def total(summand: Tensor) -> Tensor:
-        return summand.new_zeros(n_cells).index_add(0, cell.flatten(), summand.flatten())
-
-    size = total(sample.to(value.dtype))
-    # Measured from the lowest element, equal values, and a value alone, are at exactly 0: the rounding of a
-    # mean far from 0 would otherwise be divided by a std of nearly 0 and come out as credit.
-    lowest = torch.full_like(size, torch.inf).scatter_reduce(
-        0, cell.flatten(), torch.where(sample, value, torch.inf).flatten(), "amin"
-    )
-    height = torch.where(sample, value - lowest[cell], 0)
-    mean = total(height) / size.clamp(min=1)
-    deviation = torch.where(sample, height - mean[cell], 0)
-    std = (total(deviation.square()) / size.clamp(min=1)).sqrt()
-    return deviation / (std + eps)[cell]
+    return is_process | ((remaining == 0) & (peers > 0) & valid[:, None])
 
 
 def _check_groups(group: Int[Tensor, " B"]) -> None:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from a2tgpo.core._inputs import check_choice, check_range, check_shapes, check_values, full_precision
+from a2tgpo.core.clip import Upper, clipped_objective
 from a2tgpo.core.kl import k3
-from a2tgpo.core.ratio import Level, log_ratio, pooled
-from a2tgpo.core.turns import check_turn_ids, to_tokens, turn_sum
+from a2tgpo.core.ratio import Level, log_ratio, segments
+from a2tgpo.core.turns import check_turn_ids, keep_turns, to_tokens, turn_sum
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -21,8 +22,8 @@ Aggregate = Literal["rollout", "token"]
 class PolicyLoss(NamedTuple):
     """The loss, and what happened in it: detached, on the device, over model tokens (0 if there are none).
 
-    A token is clipped where the clip bound holds its gradient back: its ratio is above the upper bound with a
-    positive advantage, or below the lower bound with a negative one.
+    A token is clipped where a bound holds its gradient back: its ratio is above the upper bound with a positive
+    advantage, or below the lower bound with a negative one.
     """
 
     loss: Float[Tensor, ""]
@@ -49,7 +50,10 @@ def policy_loss(
     ratio: Level = "turn",
     eps_low: float = 3e-3,
     eps_high: float = 4e-3,
+    upper: Upper = "clip",
     aggregate: Aggregate = "rollout",
+    n_tokens: Tensor | int | None = None,
+    owned: Bool[Tensor, "B T"] | None = None,
 ) -> PolicyLoss:
     """−mean over rollouts of Σ min(s·Â, clip(s, 1 − c·ε_low, 1 + c·ε_high)·Â) / |tokens| (A²TGPO, arXiv 2605.06200).
 
@@ -62,9 +66,14 @@ def policy_loss(
         ratio: s is the ratio of the token's turn, of the token, or of the whole sequence of model tokens.
         eps_low: clip range below 1, before scaling.
         eps_high: clip range above 1, before scaling.
+        upper: "clip" drops the gradient above the upper bound, "keep_gradient" bounds it (AEPO).
         aggregate: "rollout" gives every rollout the same weight, "token" every token. A rollout without
             model tokens contributes 0 and counts as a rollout, so that the mean over equal micro-batches is
             the mean over the batch.
+        n_tokens: what the "token" sum is divided by, by default the tokens counted here. Micro-batches differ
+            in tokens: give each the number of the whole batch, and their losses sum to the batch's.
+        owned: turns that count in the loss and its diagnostics, by default all (see `count_once`). The others
+            still belong to the sequence ratio.
 
     Returns:
         The loss with gradient towards `logp` alone, and diagnostics.
@@ -72,10 +81,7 @@ def policy_loss(
     Raises:
         ValueError: mismatched shapes, an empty turn, a turn without an advantage, a bad option.
     """
-    check_choice("ratio", ratio, get_args(Level))
-    check_choice("aggregate", aggregate, get_args(Aggregate))
-    check_range("eps_low", eps_low, 0.0, 1.0)
-    check_range("eps_high", eps_high, 0.0, float("inf"))
+    _check_options(ratio, eps_low, eps_high, upper, aggregate, n_tokens)
     check_shapes(
         logp=(logp, "float B L"),
         old_logp=(old_logp, "float B L"),
@@ -83,39 +89,44 @@ def policy_loss(
         advantage=(advantage, "float B T"),
         clip_scale=(clip_scale, "float B T"),
     )
-    check_turn_ids(turn_ids)
     width = advantage.shape[1]
-    check_values(
-        "turn_ids",
-        turn_ids,
-        turn_ids < width,
-        f"advantage has {width} turn columns; give it one for every turn",
-    )
+    check_turn_ids(turn_ids, width)
+    counted_ids = turn_ids
+    if owned is not None:
+        check_shapes(advantage=(advantage, "float B T"), owned=(owned, "bool B T"))
+        counted_ids = keep_turns(turn_ids, owned)
 
     change = log_ratio(logp, old_logp, turn_ids)
-    s = pooled(change, turn_ids, ratio).exp()
-    token_advantage = to_tokens(full_precision(advantage).detach(), turn_ids)
-    token_scale = to_tokens(full_precision(clip_scale).detach(), turn_ids)
-    low, high = 1 - token_scale * eps_low, 1 + token_scale * eps_high
-    objective = torch.minimum(s * token_advantage, s.clamp(low, high) * token_advantage)
-    is_model = turn_ids >= 0
-    loss = -rollout_mean(objective, turn_ids) if aggregate == "rollout" else -_mean(objective, is_model)
-
+    log_s, weight = segments(change, turn_ids, width, ratio)
+    per_turn = [full_precision(advantage).detach(), full_precision(clip_scale).detach()]
+    if ratio == "token":
+        per_turn = [to_tokens(value, turn_ids) for value in per_turn]
+    if owned is not None:
+        weight = weight * (counted_ids >= 0 if ratio == "token" else owned)
+    # A turn without tokens may hold anything, and 0 · NaN is NaN.
+    a, c = (torch.where(weight > 0, value, 0) for value in per_turn)
+    low, high = 1 - c * eps_low, 1 + c * eps_high
+    total = weight * clipped_objective(log_s, a, low, high, upper)
+    if aggregate == "rollout":
+        loss = -(total.sum(dim=1) / weight.sum(dim=1).clamp(min=1)).mean()
+    else:
+        loss = -total.sum() / (weight.sum().clamp(min=1) if n_tokens is None else n_tokens)
     with torch.no_grad():
-        above = (s > high) & (token_advantage > 0)
-        below = (s < low) & (token_advantage < 0)
-        ratio_mean = _mean(s, is_model)
+        s = log_s.exp()
+        above, below = (s > high) & (a > 0), (s < low) & (a < 0)
+        ratio_mean = _mean(s, weight)
         # The mean lies between the extremes, so it can stand in for the tokens that do not count.
-        counted = torch.where(is_model, s, ratio_mean)
+        counted = torch.where(weight > 0, s, ratio_mean)
+        clipped = above | below
         return PolicyLoss(
             loss=loss,
-            clipped_low=_mean(below, is_model),
-            clipped_high=_mean(above, is_model),
-            clipped_turns=turn_sum((above | below).long(), turn_ids, width) > 0,
+            clipped_low=_mean(below, weight),
+            clipped_high=_mean(above, weight),
+            clipped_turns=turn_sum(clipped.long(), counted_ids, width) > 0 if ratio == "token" else clipped,
             ratio_mean=ratio_mean,
             ratio_min=counted.amin(),
             ratio_max=counted.amax(),
-            approx_kl=_mean(k3(change), is_model),
+            approx_kl=_mean(k3(change), (counted_ids >= 0).to(change.dtype)),
         )
 
 
@@ -126,5 +137,24 @@ def rollout_mean(per_token: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"]) 
     return (kept.sum(dim=1) / is_model.sum(dim=1).clamp(min=1)).mean()
 
 
-def _mean(value: Tensor, is_model: Bool[Tensor, "B L"]) -> Float[Tensor, ""]:
-    return torch.where(is_model, value, 0).sum() / is_model.sum().clamp(min=1)
+def _mean(value: Tensor, weight: Float[Tensor, "B S"]) -> Float[Tensor, ""]:
+    return (value * weight).sum() / weight.sum().clamp(min=1)
+
+
+def _check_options(
+    ratio: Level, eps_low: float, eps_high: float, upper: Upper, aggregate: Aggregate, n_tokens: Tensor | int | None
+) -> None:
+    check_choice("ratio", ratio, get_args(Level))
+    check_choice("upper", upper, get_args(Upper))
+    check_choice("aggregate", aggregate, get_args(Aggregate))
+    check_range("eps_low", eps_low, 0.0, 1.0)
+    check_range("eps_high", eps_high, 0.0, float("inf"))
+    if n_tokens is not None and aggregate != "token":
+        raise ValueError(
+            f"n_tokens is {n_tokens}; it divides a sum over tokens, so leave it out or pass aggregate='token'"
+        )
+    if isinstance(n_tokens, Tensor):
+        check_shapes(n_tokens=(n_tokens, "float"))
+        check_values("n_tokens", n_tokens, n_tokens >= 1, "count the model tokens of all micro-batches together")
+    elif n_tokens is not None:
+        check_range("n_tokens", n_tokens, 1, float("inf"))

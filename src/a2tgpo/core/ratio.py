@@ -36,7 +36,8 @@ def turn_ratio(
     """
     check_shapes(logp=(logp, "float B L"), old_logp=(old_logp, "float B L"), turn_ids=(turn_ids, "long B L"))
     check_turn_ids(turn_ids)
-    return pooled(log_ratio(logp, old_logp, turn_ids), turn_ids, "turn").exp()
+    per_turn, _ = segments(log_ratio(logp, old_logp, turn_ids), turn_ids, turn_ids.shape[1], "turn")
+    return to_tokens(per_turn, turn_ids).exp()
 
 
 def log_ratio(
@@ -49,11 +50,19 @@ def log_ratio(
     return new - torch.where(is_model, full_precision(old_logp).detach(), 0)
 
 
-def pooled(log_ratio: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"], level: Level) -> Float[Tensor, "B L"]:
-    """The mean log-ratio of each token's turn, of its whole rollout, or of the token alone."""
+def segments(
+    log_ratio: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"], n_turns: int, level: Level
+) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B S"]]:
+    """The log-ratio of each segment, and how many tokens it has.
+
+    A segment is what shares one ratio and one advantage: a token at level "token", else a turn. At level
+    "sequence" all turns of a rollout have the mean log-ratio of all its tokens.
+    """
     if level == "token":
-        return log_ratio
-    segment = turn_ids if level == "turn" else turn_ids.clamp(max=0)
-    n_segments = turn_ids.shape[1] if level == "turn" else 1
-    n_tokens = turn_sum(torch.ones_like(log_ratio), segment, n_segments)
-    return to_tokens(turn_sum(log_ratio, segment, n_segments) / n_tokens.clamp(min=1), segment)
+        return log_ratio, (turn_ids >= 0).to(log_ratio.dtype)
+    total = turn_sum(log_ratio, turn_ids, n_turns)
+    n_tokens = turn_sum(torch.ones_like(log_ratio), turn_ids, n_turns)
+    if level == "turn":
+        return total / n_tokens.clamp(min=1), n_tokens
+    mean = total.sum(dim=1, keepdim=True) / n_tokens.sum(dim=1, keepdim=True).clamp(min=1)
+    return mean.expand_as(total), n_tokens

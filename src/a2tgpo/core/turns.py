@@ -36,14 +36,19 @@ def to_tokens(per_turn: Float[Tensor, "B T"], turn_ids: Int[Tensor, "B L"]) -> F
     return torch.where(turn_ids >= 0, per_turn.gather(1, turn_ids.clamp(min=0)), 0)
 
 
+def keep_turns(turn_ids: Int[Tensor, "B L"], kept: Bool[Tensor, "B T"]) -> Int[Tensor, "B L"]:
+    """The turn of each token of the `kept` turns, -1 on all others."""
+    return torch.where(kept.gather(1, turn_ids.clamp(min=0)), turn_ids, -1)
+
+
 def turn_sum(per_token: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"], n_turns: int) -> Float[Tensor, "B T"]:
     """Sum a per-token value over each of `n_turns` turns; other tokens are left out, NaN or not."""
     kept = torch.where(turn_ids >= 0, per_token, 0)
     return kept.new_zeros(len(kept), n_turns).scatter_add(1, turn_ids.clamp(min=0), kept)
 
 
-def check_turn_ids(turn_ids: Int[Tensor, "B L"]) -> None:
-    """Raise ValueError for an index below -1, and for a turn that begins before the one below it."""
+def check_turn_ids(turn_ids: Int[Tensor, "B L"], n_turns: int | None = None) -> None:
+    """Raise ValueError for an index outside −1..n_turns−1, and for a turn that begins before the one below it."""
     check_values("turn_ids", turn_ids, turn_ids >= -1, "use -1 on every token the policy did not write")
     latest = turn_ids.cummax(dim=1).values
     before = torch.nn.functional.pad(latest[:, :-1], (1, 0), value=-1)
@@ -53,3 +58,6 @@ def check_turn_ids(turn_ids: Int[Tensor, "B L"]) -> None:
         turn_ids <= before + 1,
         "an earlier turn is empty, so number the turns of a rollout 0, 1, ... as a2tgpo.core.turn_ids does",
     )
+    if n_turns is not None:
+        rule = f"advantage has {n_turns} turn columns; give it one for every turn"
+        check_values("turn_ids", turn_ids, turn_ids < n_turns, rule)
