@@ -9,10 +9,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    CohereConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
     GPT2Config,
+    GraniteConfig,
     LlamaConfig,
     MambaConfig,
     PreTrainedTokenizerFast,
@@ -46,6 +48,8 @@ CONFIGS = {
     "qwen3_moe": (Qwen3MoeConfig, {**TINY, **EXPERTS, "output_router_logits": True}),
     "gemma2": (Gemma2Config, {**TINY, "sliding_window": 4}),
     "gemma3": (Gemma3TextConfig, {**TINY, "sliding_window": 4}),
+    "cohere": (CohereConfig, {**TINY, "logit_scale": 0.25}),
+    "granite": (GraniteConfig, {**TINY, "logits_scaling": 3.0}),
     "mamba": (MambaConfig, {**SPECIAL, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}),
     "qwen3_next": (
         Qwen3NextConfig,
@@ -66,10 +70,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def make_model():
     """Build a tiny randomly initialised model by name, the same one every time."""
 
-    def make(name: str, attention: str | None = None):
+    def make(name: str, attention: str | None = None, seed: int = 0, **changes):
         config_class, fields = CONFIGS[name]
-        torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(config_class(**fields), attn_implementation=attention).eval()
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config_class(**fields | changes), attn_implementation=attention).eval()
 
     return make
 

@@ -3,7 +3,8 @@
 from a2tgpo.scoring.boundaries import Boundaries, find_boundaries
 from a2tgpo.scoring.forward import LabelLogps, fused_forward, plain_forward
 from a2tgpo.scoring.scaffold import AnswerScaffold, Probe
-from a2tgpo.scoring.scorer import AnswerScorer, Scores
+from a2tgpo.scoring.scorer import AnswerScorer
+from a2tgpo.scoring.scores import Scores
 from a2tgpo.scoring.support import why_not_cached
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Tensors of one scoring batch: trajectories and the probes that are read at their boundaries."""
+"""Tensors of one scoring batch, on the CPU: trajectories and the probes that are read at their boundaries."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from a2tgpo.scoring.device import upload
+from a2tgpo.scoring.micro_batches import Extent, MicroBatch
 from a2tgpo.scoring.scaffold import Probe
 
 if TYPE_CHECKING:
@@ -17,16 +19,23 @@ if TYPE_CHECKING:
 IGNORED = -100
 """The label of a column whose log-probability is not read, as in Hugging Face models."""
 
+ALIGNMENT = 64
+"""Padding is cut in multiples of so many columns, the keys an attention kernel takes at a time: its blocks then
+begin where they would in the whole row, which keeps the order of its sums."""
+
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Left-padded prompts joined to right-padded completions, S = P + L columns."""
+    """Left-padded prompts joined to right-padded completions, S = P + L columns.
+
+    `position_ids` is the number of attended tokens before each column, so that left padding moves nothing; the
+    column's own index where padding counts.
+    """
 
     input_ids: Integer[Tensor, "B S"]
     attention_mask: Bool[Tensor, "B S"]
     labels: Integer[Tensor, "B S"]
-    prompt_length: int
-    count_padding: bool = False
+    position_ids: Integer[Tensor, "B S"]
 
     @classmethod
     def join(
@@ -39,31 +48,31 @@ class Trajectories:
         count_padding: bool = False,
     ) -> Trajectories:
         written = model_mask.bool() & completion_mask.bool()
-        labels = torch.cat([torch.full_like(prompt_ids, IGNORED), completion_ids.masked_fill(~written, IGNORED)], dim=1)
+        attended = torch.cat([prompt_mask.bool(), completion_mask.bool()], dim=1)
+        counted = torch.ones_like(attended) if count_padding else attended
         return cls(
             input_ids=torch.cat([prompt_ids, completion_ids], dim=1),
-            attention_mask=torch.cat([prompt_mask.bool(), completion_mask.bool()], dim=1),
-            labels=labels,
-            prompt_length=prompt_ids.shape[1],
-            count_padding=count_padding,
+            attention_mask=attended,
+            labels=torch.cat(
+                [torch.full_like(prompt_ids, IGNORED), completion_ids.masked_fill(~written, IGNORED)], dim=1
+            ),
+            position_ids=(counted.cumsum(1) - 1).clamp(min=0),
         )
 
-    @property
-    def position_ids(self) -> Integer[Tensor, "B S"]:
-        """The number of attended tokens before each column, so that left padding moves nothing; the column's own
-        index where padding counts."""
-        if self.count_padding:
-            columns = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
-            return columns.expand_as(self.input_ids)
-        return (self.attention_mask.cumsum(1) - 1).clamp(min=0)
+    def extents(self, extra: Integer[Tensor, " B"]) -> list[Extent]:
+        """The columns of each row, its padding cut in multiples of `ALIGNMENT`, and its `extra` tokens."""
+        n_columns = self.attention_mask.shape[1]
+        first = self.attention_mask.int().argmax(1) // ALIGNMENT * ALIGNMENT
+        padding = self.attention_mask.flip(1).int().argmax(1) // ALIGNMENT * ALIGNMENT
+        return [Extent(*row) for row in torch.stack([first, n_columns - padding, extra], dim=1).tolist()]
 
-    def __getitem__(self, rows: slice) -> Trajectories:
+    def take(self, batch: MicroBatch) -> Trajectories:
+        rows = list(batch.rows)
         return Trajectories(
-            self.input_ids[rows],
-            self.attention_mask[rows],
-            self.labels[rows],
-            self.prompt_length,
-            self.count_padding,
+            self.input_ids[rows, batch.columns],
+            self.attention_mask[rows, batch.columns],
+            self.labels[rows, batch.columns],
+            self.position_ids[rows, batch.columns],
         )
 
 
@@ -76,7 +85,7 @@ class ProbeBatch:
     is_answer: Bool[Tensor, "B A M"]
 
     @classmethod
-    def stack(cls, probes: Sequence[Sequence[Probe]], device: torch.device) -> ProbeBatch:
+    def stack(cls, probes: Sequence[Sequence[Probe]]) -> ProbeBatch:
         n_aliases = max(len(aliases) for aliases in probes)
         length = max(len(probe.ids) for aliases in probes for probe in aliases)
         ids = torch.zeros(len(probes), n_aliases, length, dtype=torch.long)
@@ -88,7 +97,12 @@ class ProbeBatch:
                 ids[row, alias, :n_tokens] = torch.tensor(probe.ids)
                 is_token[row, alias, :n_tokens] = True
                 is_answer[row, alias, :n_tokens] = torch.tensor(probe.is_answer)
-        return cls(ids.to(device), is_token.to(device), is_answer.to(device))
+        return cls(ids, is_token, is_answer)
+
+    @property
+    def n_tokens(self) -> Integer[Tensor, " B"]:
+        """Tokens of a rollout's probes after one boundary."""
+        return self.is_token.sum((1, 2))
 
     @property
     def labels(self) -> Integer[Tensor, "B A M"]:
@@ -96,8 +110,9 @@ class ProbeBatch:
 
     def mean(self, total: Float[Tensor, "B K A"]) -> Float[Tensor, "B K A"]:
         """Divide summed log-probabilities by the number of answer tokens; a missing alias becomes −inf."""
-        n_answer = self.is_answer.sum(-1)[:, None]
+        n_answer = upload(self.is_answer.sum(-1)[:, None], total.device)
         return (total / n_answer.clamp(min=1)).masked_fill(n_answer == 0, -torch.inf)
 
-    def __getitem__(self, rows: slice) -> ProbeBatch:
-        return ProbeBatch(self.ids[rows], self.is_token[rows], self.is_answer[rows])
+    def take(self, rows: Sequence[int]) -> ProbeBatch:
+        index = list(rows)
+        return ProbeBatch(self.ids[index], self.is_token[index], self.is_answer[index])

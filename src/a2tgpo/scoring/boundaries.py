@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from a2tgpo.scoring.device import upload
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Integer
 
@@ -28,8 +30,13 @@ class Boundaries:
     is_process: Bool[Tensor, "B T"]
     n_turns: Integer[Tensor, " B"]
 
-    def __getitem__(self, rows: slice) -> Boundaries:
-        return Boundaries(self.columns[rows], self.exists[rows], self.is_process[rows], self.n_turns[rows])
+    def take(self, rows: Sequence[int], first: int = 0) -> Boundaries:
+        """These rollouts alone, with `first` columns cut off on the left."""
+        index = list(rows)
+        return Boundaries(self.columns[index] - first, self.exists[index], self.is_process[index], self.n_turns[index])
+
+    def to(self, device: torch.device) -> Boundaries:
+        return Boundaries(*(upload(x, device) for x in (self.columns, self.exists, self.is_process, self.n_turns)))
 
 
 def find_boundaries(

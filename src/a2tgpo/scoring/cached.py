@@ -10,6 +10,7 @@ from torch import Tensor
 
 from a2tgpo.scoring.batch import IGNORED, ProbeBatch, Trajectories
 from a2tgpo.scoring.boundaries import Boundaries
+from a2tgpo.scoring.device import upload
 from a2tgpo.scoring.forward import LabelLogps
 
 if TYPE_CHECKING:
@@ -19,18 +20,18 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def trajectory_logps(
-    forward: LabelLogps, trajectories: Trajectories, cache: DynamicCache | None = None
-) -> Float[Tensor, "B L"]:
-    """log π of each completion token the policy wrote, 0 elsewhere; fills `cache`, when given, on the way.
+    forward: LabelLogps, trajectories: Trajectories, device: torch.device, cache: DynamicCache | None = None
+) -> Float[Tensor, "B S"]:
+    """log π of each token the policy wrote, 0 elsewhere; fills `cache`, when given, on the way.
 
     Raises `ValueError` when the model ran but left the cache unfilled.
     """
     model_kwargs: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
     logps = forward(
-        trajectories.input_ids,
+        upload(trajectories.input_ids, device),
         trajectories.labels,
-        attention_mask=trajectories.attention_mask.long(),
-        position_ids=trajectories.position_ids,
+        attention_mask=upload(trajectories.attention_mask.long(), device),
+        position_ids=upload(trajectories.position_ids, device),
         **model_kwargs,
     )
     n_columns = trajectories.input_ids.shape[1]
@@ -39,7 +40,7 @@ def trajectory_logps(
             f"the model did not store the keys and values of its {n_columns} columns in past_key_values; "
             "switch gradient checkpointing off while scoring, or score with method='rows'."
         )
-    return logps[:, trajectories.prompt_length :]
+    return logps
 
 
 @torch.no_grad()
@@ -48,6 +49,7 @@ def cached_answer_logps(
     trajectories: Trajectories,
     boundaries: Boundaries,
     probes: ProbeBatch,
+    device: torch.device,
     cache: DynamicCache,
     *,
     additive_mask: bool = False,
@@ -74,15 +76,17 @@ def cached_answer_logps(
     last_column = last_column.gather(1, probe_of // n_aliases)
     position_ids = trajectories.position_ids.gather(1, last_column) + order % length
 
-    mask = F.pad(_attention(trajectories.attention_mask, last_column, probe_of), (0, 1, 0, 1))
+    probe_of = upload(probe_of, device)
+    mask = _attention(upload(trajectories.attention_mask, device), upload(last_column, device), probe_of)
+    mask = F.pad(mask, (0, 1, 0, 1))
     mask[:, -1, -1] = True
     if additive_mask:
-        mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
+        mask = torch.zeros(mask.shape, device=device).masked_fill(~mask, torch.finfo(torch.float32).min)
     logps = forward(
-        F.pad(queries, (0, 1)),
+        upload(F.pad(queries, (0, 1)), device),
         F.pad(targets.masked_fill(~is_query, IGNORED), (1, 0), value=IGNORED),
         attention_mask=mask[:, None],
-        position_ids=F.pad(position_ids, (0, 1)),
+        position_ids=upload(F.pad(position_ids, (0, 1)), device),
         past_key_values=cache,
     )[:, 1:]
     totals = logps.new_zeros(batch, n_boundaries * n_aliases).scatter_add(1, probe_of, logps)

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from a2tgpo.scoring.batch import IGNORED
+from a2tgpo.scoring.device import upload
+from a2tgpo.scoring.head import OutputHead
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Integer
-    from transformers import PreTrainedModel
 
 
 class LabelLogps(Protocol):
     """Log-probability of `labels[b, i]` given the tokens before column i of row b.
 
     The hidden state of column i − 1 predicts column i, so column 0 has no predictor and gets 0, as does every
-    column whose label is −100. `model_kwargs` go to the model: `attention_mask` (2D or 4D), `position_ids`,
-    `past_key_values`; a cache that is passed is filled in place. Returns float32.
+    column whose label is −100. `labels` may lie on the CPU while the rest is on a GPU: then finding what is read
+    does not wait for the GPU. `model_kwargs` go to the model: `attention_mask` (2D or 4D), `position_ids`,
+    `past_key_values`; a cache that is passed is filled in place. Returns float32 on the device of `input_ids`.
     """
 
     def __call__(
@@ -32,31 +33,25 @@ class LabelLogps(Protocol):
 
 
 def plain_forward(model: PreTrainedModel, temperature: float = 1.0) -> LabelLogps:
-    """Read log-probabilities from any Hugging Face causal language model.
+    """Read log-probabilities from a Hugging Face causal language model.
 
-    The output head runs only on the columns that some row needs, when the model's `forward` takes
-    `logits_to_keep`; the log-softmax of logits / `temperature` is in float32.
+    The output head runs only where a label is read and in chunks; the log-softmax of logits / `temperature` is in
+    float32. Two tokens are run through the model at once, to see that its logits are made as `OutputHead` makes them.
 
-    Raises `ValueError` for a temperature that is not positive.
+    Raises `ValueError` for a temperature that is not positive and for a model whose logits are made otherwise.
     """
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; pass a positive number (1.0 leaves the logits alone).")
-    keeps_columns = "logits_to_keep" in inspect.signature(model.forward).parameters
-    extra = _no_router_loss(model)
+    model = _causal_model(model)
+    head = OutputHead.of(model, temperature)
+    extra = _no_router_logits(model)
 
     def forward(input_ids: Tensor, labels: Tensor, **model_kwargs: Any) -> Tensor:
-        targets = labels[:, 1:]
-        columns = (targets != IGNORED).any(0).nonzero().squeeze(1)
-        if keeps_columns:
-            model_kwargs["logits_to_keep"] = columns
+        rows, columns, targets = _readings(labels, input_ids.device)
         use_cache = "past_key_values" in model_kwargs
-        logits = model(input_ids=input_ids, use_cache=use_cache, **extra, **model_kwargs).logits
-        if not keeps_columns:
-            logits = logits[:, columns]
-        targets = targets[:, columns]
-        logps = torch.log_softmax(logits.float() / temperature, dim=-1)
-        logps = logps.gather(-1, targets.clamp(min=0)[..., None]).squeeze(-1).masked_fill(targets == IGNORED, 0)
-        return logps.new_zeros(labels.shape).index_copy(1, columns + 1, logps)
+        hidden = model.base_model(input_ids=input_ids, use_cache=use_cache, **extra, **model_kwargs)[0]
+        logps = torch.zeros(labels.shape, device=input_ids.device)
+        return logps.index_put((rows, columns + 1), head.logps(hidden[rows, columns], targets))
 
     return forward
 
@@ -66,20 +61,46 @@ def fused_forward(
 ) -> LabelLogps:
     """Read log-probabilities through the fused output head that TRL adds to a model (`add_fused_lm_head`).
 
-    The logits are never materialised. The head's own temperature applies. `autocast` makes the context in
-    which the model runs, such as an accelerator's.
+    The head and its temperature are the ones of TRL's update. `autocast` makes the context in which the model runs,
+    such as an accelerator's. `model` may be wrapped (DDP, FSDP, DeepSpeed, PEFT).
     """
-    extra = _no_router_loss(model)
+    backbone = _causal_model(model).base_model
+    extra = _no_router_logits(model)
 
     def forward(input_ids: Tensor, labels: Tensor, **model_kwargs: Any) -> Tensor:
-        with autocast():
-            output = model(input_ids=input_ids, labels=labels, fused_lm_head=True, **extra, **model_kwargs)
-        return F.pad(output.log_probs.float(), (1, 0))
+        rows, columns, targets = _readings(labels, input_ids.device)
+
+        # Without Triton, TRL's head scores every position it gets: hand it only those that are read.
+        def keep_read(module: Any, args: Any, output: Any) -> Any:
+            output.last_hidden_state = output.last_hidden_state[rows, columns][None]
+            return output
+
+        hook = backbone.register_forward_hook(keep_read)
+        try:
+            with autocast():
+                output = model(
+                    input_ids=input_ids, shift_labels=targets[None], fused_lm_head=True, **extra, **model_kwargs
+                )
+        finally:
+            hook.remove()
+        logps = torch.zeros(labels.shape, device=input_ids.device)
+        return logps.index_put((rows, columns + 1), output.log_probs[0].float())
 
     return forward
 
 
-def _no_router_loss(model: PreTrainedModel) -> dict[str, bool]:
+def _readings(labels: Integer[Tensor, "B L"], device: torch.device) -> list[Integer[Tensor, " N"]]:
+    """Row and column of every hidden state that predicts a label, and the label."""
+    rows, columns = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+    return [upload(x, device) for x in (rows, columns, labels[rows, columns + 1])]
+
+
+def _causal_model(model: Any) -> PreTrainedModel:
+    """The language model inside whatever wraps it."""
+    return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+
+
+def _no_router_logits(model: Any) -> dict[str, bool]:
     """Keep a mixture-of-experts model from its load-balancing loss, which cannot read a 4D mask."""
-    asks = getattr(model.config.get_text_config(), "output_router_logits", False)
+    asks = getattr(_causal_model(model).config.get_text_config(), "output_router_logits", False)
     return {"output_router_logits": False} if asks else {}

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from a2tgpo.scoring.batch import ProbeBatch, Trajectories
-from a2tgpo.scoring.boundaries import Boundaries, find_boundaries
-from a2tgpo.scoring.cached import cached_answer_logps, trajectory_logps
+from a2tgpo.scoring.boundaries import find_boundaries
 from a2tgpo.scoring.forward import LabelLogps
-from a2tgpo.scoring.rows import row_answer_logps
+from a2tgpo.scoring.passes import read_logps
 from a2tgpo.scoring.scaffold import AnswerScaffold
+from a2tgpo.scoring.scores import Scores
 from a2tgpo.scoring.support import why_not_cached
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Integer
+    from jaxtyping import Bool, Integer
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -30,26 +27,6 @@ logger = logging.getLogger(__name__)
 Likelihood = Literal["probability", "log_probability"]
 Alias = Literal["first", "best"]
 Method = Literal["auto", "cached", "rows"]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What one scoring pass found.
-
-    Attributes:
-        likelihood: v_{i,t}; column 0 after the query alone, column t + 1 after turn t's observation, and 0
-            where `boundaries.exists` is False (`is_process` keeps those columns out of every gain).
-        old_logps: log π of each completion token the policy wrote, 0 elsewhere.
-        boundaries: where the likelihoods were read, with `is_process` and `n_turns`.
-        seconds_logps: wall-clock seconds of the trajectory forwards.
-        seconds_gain: wall-clock seconds of the forwards that only the likelihoods need.
-    """
-
-    likelihood: Float[Tensor, "B T+1"]
-    old_logps: Float[Tensor, "B L"]
-    boundaries: Boundaries
-    seconds_logps: float
-    seconds_gain: float
 
 
 @dataclass(frozen=True)
@@ -65,12 +42,11 @@ class AnswerScorer:
         method: "cached" reuses the keys and values of the trajectory's pass, "rows" runs one forward row per
             boundary, "auto" is "cached" for every model whose cache can be cut at a boundary.
         cut_last_result: see `find_boundaries`; reproduces a fault of the released code.
-        rows_per_batch: rows per forward of method "rows".
         count_padding: let positions count left padding, as a forward without `position_ids` does. Set it where
             the update runs so (TRL's does): rotary positions shifted by the padding round differently, which in
             bfloat16 moves the turn ratio, whose clip range is a few thousandths.
 
-    Raises `ValueError` for an unknown option or a `rows_per_batch` below 1.
+    Raises `ValueError` for an unknown option.
     """
 
     scaffold: AnswerScaffold
@@ -79,15 +55,12 @@ class AnswerScorer:
     alias: Alias = "first"
     method: Method = "auto"
     cut_last_result: bool = False
-    rows_per_batch: int = 8
     count_padding: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in (("likelihood", Likelihood), ("alias", Alias), ("method", Method)):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {get_args(choices)}.")
-        if self.rows_per_batch < 1:
-            raise ValueError(f"rows_per_batch is {self.rows_per_batch}; pass at least 1.")
 
     def score(
         self,
@@ -100,18 +73,20 @@ class AnswerScorer:
         model_mask: Bool[Tensor, "B L"],
         answers: Sequence[Sequence[str]],
         *,
-        batch_size: int | None = None,
+        tokens_per_batch: int | None = None,
     ) -> Scores:
         """Score `answers[b]` (aliases, canonical first) at every boundary of rollout b, without gradient.
 
         Masks are as in `find_boundaries`; the tokenizer's EOS at the end of a completion is no observation
-        unless the policy wrote it. `batch_size` rollouts share a forward (all of them by default).
+        unless the policy wrote it. Rows of similar length share a forward of at most `tokens_per_batch` tokens,
+        padding included (all of them by default); so do their probes. A row of more tokens runs alone.
 
         Raises `ValueError` for answers that are missing, blank or tokenise to nothing, for shapes that
-        disagree, and when `method="cached"` meets a model whose cache cannot be cut.
+        disagree, for a budget below 1, and when `method="cached"` meets a model whose cache cannot be cut.
         """
-        use_cache = self._use_cache(model_config)
-        eager = model_config.get_text_config(decoder=True)._attn_implementation == "eager"
+        device = prompt_ids.device
+        tensors = (prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask)
+        prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask = (x.cpu() for x in tensors)
         eos = self.tokenizer.eos_token_id
         boundaries = find_boundaries(
             prompt_mask,
@@ -121,40 +96,29 @@ class AnswerScorer:
             end_ids=() if eos is None else (eos,),
             cut_last_result=self.cut_last_result,
         )
-        probes = self._probes(answers, n_rollouts=len(prompt_ids), device=prompt_ids.device)
+        probes = self._probes(answers, n_rollouts=len(prompt_ids))
         trajectories = Trajectories.join(
             prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask, self.count_padding
         )
-
-        batch_size = len(prompt_ids) if batch_size is None else batch_size
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; pass at least 1, or None for one forward over all rollouts.")
-        old_logps, answer_logps = [], []
-        seconds_logps = seconds_gain = 0.0
-        for start in range(0, len(prompt_ids), batch_size):
-            rows = slice(start, start + batch_size)
-            begin = _now(prompt_ids.device)
-            cache = DynamicCache(config=model_config) if use_cache else None
-            old_logps.append(trajectory_logps(forward, trajectories[rows], cache))
-            middle = _now(prompt_ids.device)
-            batch = trajectories[rows], boundaries[rows], probes[rows]
-            if cache is None:
-                logps = row_answer_logps(forward, *batch, rows_per_batch=self.rows_per_batch)
-            else:
-                logps = cached_answer_logps(forward, *batch, cache, additive_mask=eager)
-            answer_logps.append(logps)
-            seconds_logps += middle - begin
-            seconds_gain += _now(prompt_ids.device) - middle
-
-        likelihood = torch.cat(answer_logps).amax(-1)
+        read = read_logps(
+            forward,
+            trajectories,
+            boundaries,
+            probes,
+            device,
+            cache_config=model_config if self._use_cache(model_config) else None,
+            tokens_per_batch=tokens_per_batch,
+        )
+        boundaries = boundaries.to(device)
+        likelihood = read.answer_logps.amax(-1)
         if self.likelihood == "probability":
             likelihood = likelihood.exp()
         return Scores(
             likelihood=likelihood.masked_fill(~boundaries.exists, 0.0),
-            old_logps=torch.cat(old_logps),
+            old_logps=read.trajectory_logps[:, prompt_ids.shape[1] :],
             boundaries=boundaries,
-            seconds_logps=seconds_logps,
-            seconds_gain=seconds_gain,
+            seconds_logps=read.seconds_logps,
+            seconds_gain=read.seconds_gain,
         )
 
     def _use_cache(self, model_config: PreTrainedConfig) -> bool:
@@ -170,7 +134,7 @@ class AnswerScorer:
             )
         return obstacle is None
 
-    def _probes(self, answers: Sequence[Sequence[str]], *, n_rollouts: int, device: torch.device) -> ProbeBatch:
+    def _probes(self, answers: Sequence[Sequence[str]], *, n_rollouts: int) -> ProbeBatch:
         if len(answers) != n_rollouts:
             raise ValueError(
                 f"answers has {len(answers)} entries for {n_rollouts} rollouts; pass one list per rollout."
@@ -181,16 +145,9 @@ class AnswerScorer:
                 raise ValueError(f"answers[{row}] is {aliases!r}; pass a non-empty list of gold answers.")
             scored = aliases[:1] if self.alias == "first" else aliases
             probes.append([self.scaffold.encode(self.tokenizer, answer) for answer in scored])
-        return ProbeBatch.stack(probes, device)
+        return ProbeBatch.stack(probes)
 
 
 @functools.cache
 def _warn_once(message: str) -> None:
     logger.warning(message)
-
-
-def _now(device: torch.device) -> float:
-    """Seconds on the wall clock, after the device has finished what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -1,0 +1,251 @@
+"""What information gain costs on top of the old log-probabilities.
+
+A²TGPO reads the gold answer's likelihood at every turn boundary. Its reference, and the way everybody else pays, is one
+row of tokens for every rollout and boundary. Ours feeds only the probes (scaffold and answer), which read the keys that
+the old-log-probability pass has just made. This measures, in seconds and relative to that pass alone:
+
+- old log-probabilities: one pass over the trajectories through TRL's fused head, as in the trainer;
+- the same, keys kept: that pass when it also fills the cache;
+- gain, cached keys: the probes' forwards;
+- gain, separate rows: the rows' forwards.
+
+Both ways must agree before anything is timed. In float32: to 1e-4 in log-probability, relative to it below −1 (random
+tokens are unlikely, and rounding grows with the logits). In bfloat16: cached log-probabilities may be no further from
+float32 rows than bfloat16 rows are, but for chance. A size's rollouts have evenly spread lengths, from half its tokens
+to all of them.
+
+    python benchmarks/gain_cost.py --device cpu
+    python benchmarks/gain_cost.py --device cuda --json results/gain_cost_cuda.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from _measure import Case, measure, print_cases, synchronize, write_json
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
+from trl.trainer.utils import add_fused_lm_head
+
+from a2tgpo.scoring import AnswerScaffold, AnswerScorer, Scores, fused_forward
+
+PASS, KEPT, CACHED, ROWS = "old log-probabilities", "the same, keys kept", "gain, cached keys", "gain, separate rows"
+ANSWER_TOKENS = 3
+SHAPES: dict[str, Any] = {
+    "tiny": LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, vocab_size=512
+    ),
+    "smollm2": LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49152,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+    ),
+    "qwen3-4b": Qwen3Config(
+        hidden_size=2560,
+        intermediate_size=9728,
+        num_hidden_layers=36,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+        vocab_size=151936,
+        tie_word_embeddings=True,
+    ),
+}
+
+
+class Size(NamedTuple):
+    """The longest rollout's tokens, process turns, tokens of a probe, and rollouts."""
+
+    tokens: int
+    turns: int
+    probe: int
+    rollouts: int
+
+    @classmethod
+    def parse(cls, text: str) -> Size:
+        return cls(*map(int, text.split(",")))
+
+    def __str__(self) -> str:
+        lengths = f"{self.tokens // 2:,} to {self.tokens:,}" if self.rollouts > 1 else f"{self.tokens:,}"
+        return f"{self.rollouts} x {lengths} tokens, {self.turns} turns, probes of {self.probe}"
+
+
+DEFAULTS = {
+    "cpu": ("smollm2", [Size(800, 4, 25, 2)]),
+    "cuda": ("qwen3-4b", [Size(2200, 4, 30, 16), Size(4000, 6, 30, 16), Size(8000, 6, 30, 8)]),
+}
+
+
+def rollouts(size: Size, vocabulary: int, device: torch.device) -> dict[str, Tensor]:
+    """Random tokens: left-padded prompts, turns of two fifths policy and three fifths observation, a short answer."""
+    lengths = torch.linspace(size.tokens / 2, size.tokens, size.rollouts).long() if size.rollouts > 1 else [size.tokens]
+    n_prompt = size.tokens // 8
+    n_completion = size.tokens - n_prompt
+    ids = torch.randint(10, vocabulary, (size.rollouts, size.tokens), generator=torch.Generator().manual_seed(0))
+    prompt_mask = torch.ones(size.rollouts, n_prompt, dtype=torch.long)
+    completion_mask = torch.zeros(size.rollouts, n_completion, dtype=torch.long)
+    model_mask = torch.zeros_like(completion_mask)
+    for row, length in enumerate(int(n) for n in lengths):
+        shorter = row % 4 * n_prompt // 8
+        prompt_mask[row, :shorter] = 0
+        end = min(length - n_prompt + shorter, n_completion)
+        completion_mask[row, :end] = 1
+        turn = int(end * 0.95) // size.turns
+        column = torch.arange(end)
+        model_mask[row, :end] = (column % turn < 0.4 * turn) | (column >= turn * size.turns)
+    masks = {"prompt_mask": prompt_mask, "completion_mask": completion_mask, "model_mask": model_mask}
+    batch = {"prompt_ids": ids[:, :n_prompt], "completion_ids": ids[:, n_prompt:], **masks}
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+class Bench:
+    """One model and one size, scored both ways."""
+
+    def __init__(self, model: Any, size: Size, tokens_per_batch: int) -> None:
+        self.model, self.size, self.tokens_per_batch = model, size, tokens_per_batch
+        self.batch = rollouts(size, model.config.vocab_size, model.device)
+        words = Tokenizer(models.WordLevel({"<pad>": 0, "is": 1, "yes": 2}, unk_token="<pad>"))
+        words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>")
+        self.scaffold = AnswerScaffold(" ".join(["is"] * (size.probe - ANSWER_TOKENS)) + " {answer}")
+
+    def score(self, method: Any, model: Any = None) -> Scores:
+        model = self.model if model is None else model
+        scorer = AnswerScorer(self.scaffold, self.tokenizer, "log_probability", method=method, count_padding=True)
+        answers = [[" ".join(["yes"] * ANSWER_TOKENS)]] * self.size.rollouts
+        return scorer.score(
+            fused_forward(model), model.config, answers=answers, tokens_per_batch=self.tokens_per_batch, **self.batch
+        )
+
+    def check(self) -> dict[str, float]:
+        """Root mean square and largest differences; ends the program where the two ways do not agree."""
+        cached, rows = self.score("cached").likelihood, self.score("rows").likelihood
+        if self.model.dtype == torch.float32:
+            worst = ((cached - rows).abs() / rows.abs().clamp(min=1)).max().item()
+            if worst > 1e-4:
+                raise SystemExit(f"cached keys and separate rows differ by {worst:.1e} > 1e-4: not timed")
+            return {"cached to rows, largest": worst}
+        exact = self.score("rows", copy.deepcopy(self.model).float()).likelihood
+        rms = [(found - exact).square().mean().sqrt().item() for found in (cached, rows)]
+        if rms[0] > 1.5 * rms[1]:  # two such averages over tens of readings of one model differ by so much by chance
+            raise SystemExit(
+                f"cached keys are {rms[0]:.1e} from float32 rows, {self.model.dtype} rows {rms[1]:.1e}: not timed"
+            )
+        return {"cached to float32 rows, rms": rms[0], "rows to float32 rows, rms": rms[1]}
+
+    def run(self, repeats: int) -> Case:
+        facts: dict[str, Any] = {"errors": self.check(), "dtype": str(self.model.dtype), **self.size._asdict()}
+        facts["tokens_per_batch"] = self.tokens_per_batch
+
+        def rows() -> dict[str, float]:
+            scores = self.score("rows")
+            return {PASS: scores.seconds_logps, ROWS: scores.seconds_gain}
+
+        def cached() -> dict[str, float]:
+            scores = self.score("cached")
+            return {KEPT: scores.seconds_logps, CACHED: scores.seconds_gain}
+
+        seconds = measure({"rows": rows, "cached": cached}, self.model.device, repeats=repeats, warmup=0)
+        seconds = {name: seconds[name] for name in (PASS, KEPT, CACHED, ROWS)}
+        share, flops, n_bytes = self.floors()
+        bound = n_bytes / bandwidth(self.model.device)
+        ratio = statistics.median(seconds[CACHED]) / statistics.median(seconds[PASS])
+        floors = {
+            "probes' share of tokens": f"ratio {share:.3f}; cached gain is {ratio / share:.2f} x it",
+            "fewest FLOPs of the gain": f"ratio {flops:.3f}",
+            "fewest bytes of the gain": f"{bound:.4f} ({n_bytes / 1e9:.2f} GB)",
+        }
+        return Case(str(self.size), seconds, PASS, floors, facts)
+
+    def floors(self) -> tuple[float, float, float]:
+        """The gain's tokens and FLOPs over the pass's; the bytes of weights and of keys and values, each read once.
+
+        FLOPs: two for each weight (embeddings apart) and token; four for each token, key it sees and channel of the
+        heads; the output head only where a token is read.
+        """
+        config, found = self.model.config, self.score("cached").boundaries
+        embeddings = self.model.get_input_embeddings().weight.numel()
+        weights = sum(parameter.numel() for parameter in self.model.base_model.parameters()) - embeddings
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        channels = config.num_hidden_layers * config.num_attention_heads * head_dim
+        vocabulary = config.hidden_size * config.vocab_size
+        masks = self.batch["prompt_mask"], self.batch["completion_mask"]
+        attended = torch.cat(masks, dim=1).cumsum(1)
+        n = attended[:, -1].double()
+        prefixes = attended.gather(1, found.columns - 1)[found.exists].double()
+        probe_tokens = len(prefixes) * self.size.probe
+
+        def flops(tokens: float, keys: float, read: float) -> float:
+            return 2 * weights * tokens + 4 * channels * keys + 2 * vocabulary * read
+
+        keys = self.size.probe * prefixes.sum() + len(prefixes) * self.size.probe * (self.size.probe + 1) / 2
+        gain = flops(probe_tokens, keys, len(prefixes) * ANSWER_TOKENS)
+        trajectory = flops(n.sum(), (n * (n + 1) / 2).sum(), self.batch["model_mask"].sum())
+        cache = 2 * n.sum() * config.num_hidden_layers * config.num_key_value_heads * head_dim
+        n_bytes = (weights + vocabulary + cache) * self.model.dtype.itemsize
+        return probe_tokens / float(n.sum()), float(gain / trajectory), float(n_bytes)
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes per second that a plain copy of 256 MB reads and writes here."""
+    block = torch.ones(1 << 26, device=device)
+    seconds = []
+    for _ in range(4):
+        synchronize(device)
+        start = time.perf_counter()
+        block.clone()
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * 4 * block.numel() / min(seconds)
+
+
+def load(model: str, device: torch.device) -> Any:
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    torch.manual_seed(0)
+    if model in SHAPES:
+        with torch.device(device):
+            found = AutoModelForCausalLM.from_config(SHAPES[model], dtype=dtype)
+    else:
+        found = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device)
+    add_fused_lm_head(found)
+    return found.eval()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--model", help=f"one of {', '.join(SHAPES)} with random weights, or a model's folder")
+    parser.add_argument("--size", type=Size.parse, action="append", help="tokens,turns,probe,rollouts; repeat for more")
+    parser.add_argument("--tokens-per-batch", type=int, help="tokens of a forward (4,096; on a GPU 36,864)")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--smoke", action="store_true", help="the smallest size, once")
+    options = parser.parse_args(arguments)
+
+    model, sizes = DEFAULTS[options.device]
+    if options.smoke:
+        model, sizes, options.repeats = "tiny", [Size(160, 2, 10, 3)], 1
+    policy = load(options.model or model, torch.device(options.device))
+    tokens = options.tokens_per_batch or (4096 if options.device == "cpu" else 36864)
+    cases = [Bench(policy, size, tokens).run(options.repeats) for size in options.size or sizes]
+    title = f"Cost of information gain, {options.model or model}, {str(policy.dtype).removeprefix('torch.')}"
+    print_cases(title, cases)
+    if options.json is not None:
+        write_json(options.json, title, cases)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The forwards of one scoring batch: every micro-batch's trajectories and then their probes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from a2tgpo.scoring.batch import ProbeBatch, Trajectories
+from a2tgpo.scoring.boundaries import Boundaries
+from a2tgpo.scoring.cached import cached_answer_logps, trajectory_logps
+from a2tgpo.scoring.device import Stopwatch, upload
+from a2tgpo.scoring.forward import LabelLogps
+from a2tgpo.scoring.micro_batches import cut_by_tokens
+from a2tgpo.scoring.rows import row_answer_logps
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from transformers import PreTrainedConfig
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the forwards found, and their seconds: of the trajectories, and of the answers alone."""
+
+    trajectory_logps: Float[Tensor, "B S"]
+    answer_logps: Float[Tensor, "B K A"]
+    seconds_logps: float
+    seconds_gain: float
+
+
+@torch.no_grad()
+def read_logps(
+    forward: LabelLogps,
+    trajectories: Trajectories,
+    boundaries: Boundaries,
+    probes: ProbeBatch,
+    device: torch.device,
+    *,
+    cache_config: PreTrainedConfig | None,
+    tokens_per_batch: int | None,
+) -> Reading:
+    """Run all forwards on `device`, each within `tokens_per_batch` tokens; the batch itself lies on the CPU.
+
+    With `cache_config`, the model's configuration, probes read the cached keys of their trajectory; with None they
+    run as separate rows. The host waits for the device only where the model does.
+
+    Under torch.distributed every process runs equally many forwards.
+    """
+    batch, n_boundaries = boundaries.exists.shape
+    answer_logps = torch.zeros(batch, n_boundaries, probes.ids.shape[1], device=device)
+    logps = torch.zeros(trajectories.input_ids.shape, device=device)
+    n_probe_tokens = boundaries.exists.sum(1) * probes.n_tokens * (cache_config is not None)
+    watch = Stopwatch(device)
+    for part in cut_by_tokens(trajectories.extents(n_probe_tokens), tokens_per_batch, device):
+        rows, rollouts = upload(torch.tensor(part.rows), device), trajectories.take(part)
+        cache = None if cache_config is None else DynamicCache(config=cache_config)
+        logps[rows, part.columns] = trajectory_logps(forward, rollouts, device, cache)
+        watch.lap("logps")
+        if cache_config is not None and cache is not None:
+            answer_logps[rows] = cached_answer_logps(
+                forward,
+                rollouts,
+                boundaries.take(part.rows, part.columns.start),
+                probes.take(part.rows),
+                device,
+                cache,
+                additive_mask=cache_config.get_text_config(decoder=True)._attn_implementation == "eager",
+            )
+            watch.lap("gain")
+    if cache_config is None:
+        answer_logps = row_answer_logps(
+            forward, trajectories, boundaries, probes, device, tokens_per_batch=tokens_per_batch
+        )
+        watch.lap("gain")
+    return Reading(logps, answer_logps, watch.seconds("logps"), watch.seconds("gain"))
