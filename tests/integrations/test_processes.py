@@ -19,9 +19,9 @@ from accelerate import Accelerator
 
 from a2tgpo import A2TGPOConfig
 from a2tgpo.core import turn_credit
-from a2tgpo.integrations.batch_credit import BatchCredit, assign_credit
+from a2tgpo.integrations.batch_credit import BatchCredit, LocalTurns, assign_credit
 from a2tgpo.rollout.protocol import answer_turn, search_turn
-from a2tgpo.scoring import Boundaries, Scores
+from a2tgpo.scoring import Boundaries
 from tests.integrations.parts import config, questions, scripted_trainer
 
 PROCESSES, GROUP, ROWS = 2, 4, 6
@@ -51,7 +51,7 @@ SCRIPTS = (
 )
 
 
-def scores(process: int, width: int) -> Scores:
+def turns(process: int, width: int) -> LocalTurns:
     """Random likelihoods of one process's rollouts, 1 to `DEPTH[process]` turns deep, padded to `width` turns."""
     depth = DEPTH[process]
     generator = torch.Generator().manual_seed(process)
@@ -60,12 +60,10 @@ def scores(process: int, width: int) -> Scores:
     is_process = torch.arange(width) < (n_turns - torch.randint(0, 2, (ROWS,), generator=generator))[:, None]
     exists = torch.cat([torch.ones(ROWS, 1, dtype=torch.bool), is_process], dim=1)
     drawn = torch.nn.functional.pad(torch.rand(ROWS, depth + 1, generator=generator), (0, width - depth))
-    return Scores(
+    return LocalTurns(
+        Boundaries(torch.zeros_like(exists, dtype=torch.long), exists, is_process, n_turns),
+        has_tokens(process),
         likelihood=drawn.masked_fill(~exists, 0.0),
-        old_logps=torch.zeros(ROWS, 1),
-        boundaries=Boundaries(torch.zeros_like(exists, dtype=torch.long), exists, is_process, n_turns),
-        seconds_logps=0.0,
-        seconds_gain=0.0,
     )
 
 
@@ -117,8 +115,8 @@ def one_of_two(process: int, folder: str) -> None:
         timeout=timedelta(seconds=180),
     )
     args = config(Path(folder))
-    mine = scores(process, DEPTH[process])
-    credit = assign_credit(Accelerator(cpu=True), mine, outcome(), GROUP, has_tokens(process), args)
+    mine = turns(process, DEPTH[process])
+    credit = assign_credit(Accelerator(cpu=True), mine, outcome(), GROUP, args)
     trainer = train(Path(folder), SCRIPTS[process])
     found = {
         "credit": vars(credit.local(process)),
@@ -146,18 +144,15 @@ def results(folder: Path) -> list[dict[str, Any]]:
 
 def joined_credit(args: A2TGPOConfig) -> BatchCredit:
     """Credit of both processes' rollouts, computed in this one."""
-    parts = [scores(process, max(DEPTH)) for process in range(PROCESSES)]
+    parts = [turns(process, max(DEPTH)) for process in range(PROCESSES)]
     bounds = [part.boundaries for part in parts]
     joined = {f.name: torch.cat([getattr(bound, f.name) for bound in bounds]) for f in fields(Boundaries)}
-    whole = Scores(
-        likelihood=torch.cat([part.likelihood for part in parts]),
-        old_logps=torch.cat([part.old_logps for part in parts]),
-        boundaries=Boundaries(**joined),
-        seconds_logps=0.0,
-        seconds_gain=0.0,
+    whole = LocalTurns(
+        Boundaries(**joined),
+        torch.cat([part.has_tokens for part in parts]),
+        torch.cat([part.likelihood for part in parts]),
     )
-    tokens = torch.cat([has_tokens(process) for process in range(PROCESSES)])
-    return assign_credit(Accelerator(cpu=True), whole, outcome(), GROUP, tokens, args)
+    return assign_credit(Accelerator(cpu=True), whole, outcome(), GROUP, args)
 
 
 def test_credit_of_two_processes_is_that_of_one(tmp_path: Path, results: list[dict[str, Any]]) -> None:
@@ -166,7 +161,7 @@ def test_credit_of_two_processes_is_that_of_one(tmp_path: Path, results: list[di
     whole = joined_credit(config(tmp_path))
     for process, result in enumerate(results):
         rows = slice(process * ROWS, (process + 1) * ROWS)
-        for name in (f.name for f in fields(BatchCredit) if not f.name.startswith("_")):
+        for name in (f.name for f in fields(BatchCredit) if f.name not in ("owned", "_rows_per_process")):
             wanted, got = getattr(whole, name)[rows], result["credit"][name]
             assert torch.equal(torch.nan_to_num(got, nan=-9.0), torch.nan_to_num(wanted, nan=-9.0)), name
     prompt = torch.tensor([0] * 4 + [1] * 4 + [2] * 4)

@@ -47,6 +47,12 @@ def turn_sum(per_token: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"], n_tu
     return kept.new_zeros(len(kept), n_turns).scatter_add(1, turn_ids.clamp(min=0), kept)
 
 
+def turn_mean(per_token: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"], n_turns: int) -> Float[Tensor, "B T"]:
+    """Mean of a per-token value over each of `n_turns` turns; 0 for a turn without tokens."""
+    n_tokens = turn_sum(torch.ones_like(per_token), turn_ids, n_turns)
+    return turn_sum(per_token, turn_ids, n_turns) / n_tokens.clamp(min=1)
+
+
 def check_turn_ids(turn_ids: Int[Tensor, "B L"], n_turns: int | None = None) -> None:
     """Raise ValueError for an index outside −1..n_turns−1, and for a turn that begins before the one below it."""
     check_values("turn_ids", turn_ids, turn_ids >= -1, "use -1 on every token the policy did not write")

@@ -15,22 +15,23 @@ if TYPE_CHECKING:
 
 
 def credit_metrics(credit: BatchCredit) -> dict[str, float]:
-    """Means over the valid rollouts of the global batch, depth k counted from 1.
+    """Means over the valid rollouts of the global batch, depth k counted from 1; gains where the method reads them.
 
     `gain/turn_k`, `gain_normalized/turn_k`, `advantage/turn_k`: over rollouts that have turn k (a process turn for the
     gains). `gain_std/turn_k`: spread before normalisation. `clip_scale/mean`, `clip_scale/std`: over process turns.
     `rollout/turns`: policy turns per rollout. `likelihood/before`, `likelihood/after`: of the gold answer given the
     question alone, and at the last boundary. What nothing in the batch has is left out.
     """
-    depth = torch.arange(credit.is_process.size(1), device=credit.gain.device)
+    depth = torch.arange(credit.is_process.size(1), device=credit.outcome.device)
     process = credit.is_process & credit.valid[:, None]
     written = (depth < credit.n_turns[:, None]) & credit.valid[:, None]
     last = credit.is_process.sum(dim=1)
     metrics = {"rollout/invalid": (~credit.valid).float().mean().item()}
     if credit.valid.any():
         metrics["rollout/turns"] = _mean(credit.n_turns.float(), credit.valid)
-        metrics["likelihood/before"] = _mean(credit.likelihood[:, 0], credit.valid)
-        metrics["likelihood/after"] = _mean(credit.likelihood.gather(1, last[:, None])[:, 0], credit.valid)
+        if credit.likelihood is not None:
+            metrics["likelihood/before"] = _mean(credit.likelihood[:, 0], credit.valid)
+            metrics["likelihood/after"] = _mean(credit.likelihood.gather(1, last[:, None])[:, 0], credit.valid)
     if process.any():
         metrics["clip_scale/mean"] = _mean(credit.clip_scale, process)
         metrics["clip_scale/std"] = _std(credit.clip_scale, process)
@@ -38,7 +39,7 @@ def credit_metrics(credit: BatchCredit) -> dict[str, float]:
         name = f"turn_{turn + 1}"
         if written[:, turn].any():
             metrics[f"advantage/{name}"] = _mean(credit.advantage[:, turn], written[:, turn])
-        if process[:, turn].any():
+        if credit.gain is not None and process[:, turn].any():
             metrics[f"gain/{name}"] = _mean(credit.gain[:, turn], process[:, turn])
             metrics[f"gain_std/{name}"] = _std(credit.gain[:, turn], process[:, turn])
             metrics[f"gain_normalized/{name}"] = _mean(credit.normalized_gain[:, turn], process[:, turn])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from a2tgpo.core import turn_ids
 from a2tgpo.integrations.batch_credit import BatchCredit
+from a2tgpo.integrations.segments import segments
 from a2tgpo.rollout.types import Rollout
 
 if TYPE_CHECKING:
@@ -66,13 +67,8 @@ class RolloutLog:
 
 
 def _segments(tokenizer: Any, ids: list[int], turns: list[int]) -> list[dict[str, Any]]:
-    """Runs of one author: the policy's turn k (from 0), or the environment (`turn` −1)."""
-    segments: list[dict[str, Any]] = []
-    for token, turn in zip(ids, turns, strict=True):
-        if not segments or segments[-1]["turn"] != turn:
-            segments.append({"turn": turn, "ids": []})
-        segments[-1]["ids"].append(token)
-    return [{"turn": s["turn"], "text": tokenizer.decode(s["ids"]), "ids": s["ids"]} for s in segments]
+    runs = segments(ids, turns)
+    return [{"turn": run.turn, "text": tokenizer.decode(run.ids), "ids": run.ids} for run in runs]
 
 
 def _ending(rollout: Rollout | None) -> dict[str, Any]:
@@ -88,12 +84,17 @@ def _ending(rollout: Rollout | None) -> dict[str, Any]:
 
 def _credit(local: BatchCredit, i: int) -> dict[str, Any]:
     n_turns, n_process = int(local.n_turns[i]), int(local.is_process[i].sum())
-    return {
+    record = {
         "reward": None if local.outcome[i].isnan() else local.outcome[i].item(),
         "valid": bool(local.valid[i]),
-        "likelihood": local.likelihood[i, : n_process + 1].tolist(),
-        "gain": local.gain[i, :n_process].tolist(),
-        "normalized_gain": local.normalized_gain[i, :n_process].tolist(),
         "advantage": local.advantage[i, :n_turns].tolist(),
         "clip_scale": local.clip_scale[i, :n_turns].tolist(),
     }
+    if local.likelihood is not None:
+        record["likelihood"] = local.likelihood[i, : n_process + 1].tolist()
+    if local.gain is not None:
+        record["gain"] = local.gain[i, :n_process].tolist()
+        record["normalized_gain"] = local.normalized_gain[i, :n_process].tolist()
+    if local.owned is not None:
+        record["owned"] = local.owned[i, :n_turns].tolist()
+    return record

@@ -3,33 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_args
 
 from trl import GRPOConfig
 
+from a2tgpo.core.groups import Baseline
+from a2tgpo.methods import METHODS, Method
 from a2tgpo.rollout.protocol import SCAFFOLD
-from a2tgpo.scoring.scorer import Alias, Likelihood, Method
+from a2tgpo.sampling import EntropyBranch, Tree
+from a2tgpo.scoring.scorer import Alias, Likelihood
+from a2tgpo.scoring.scorer import Method as GainMethod
 
 
 @dataclass
 class A2TGPOConfig(GRPOConfig):
-    """`GRPOConfig` with the paper's clip bounds and the parameters of turn-group credit.
+    """`GRPOConfig` with a method of the methods table, and the parameters of its credit.
 
-    Everything else is TRL's and means what it means there. An option of TRL's that this loss cannot honour raises at
+    What is None takes the method's own value (`a2tgpo.methods.METHODS`); for A²TGPO, the default, that is the paper's.
+    Everything else is TRL's and means what it means there. An option of TRL's that our loss cannot honour raises at
     construction (`UNSUPPORTED` lists them).
     """
 
-    epsilon: float = field(default=3e-3, metadata={"help": "Lower clip bound ε_low of the turn ratio."})
-    epsilon_high: float | None = field(default=4e-3, metadata={"help": "Upper clip bound ε_high of the turn ratio."})
-    loss_type: str = field(default="grpo", metadata={"help": "Rollout mean: the paper's aggregation."})
+    method: str = field(default="a2tgpo", metadata={"help": f"Row of the methods table: {', '.join(METHODS)}."})
+    epsilon: float | None = field(default=None, metadata={"help": "Lower clip bound ε_low; none = the method's."})
+    epsilon_high: float | None = field(default=None, metadata={"help": "Upper clip bound ε_high; none = the method's."})
+    loss_type: str = field(default="grpo", metadata={"help": "Leave it: the method says how tokens are averaged."})
 
-    turn_gamma: float = field(default=1.0, metadata={"help": "Discount γ of later turns' normalised gains, in [0, 1]."})
-    gain_alpha: float = field(
-        default=1.0, metadata={"help": "Weight α of the accumulated gain; the authors' code uses 0.3."}
+    turn_gamma: float | None = field(
+        default=None, metadata={"help": "Discount γ of later turns' credit, in [0, 1]; none = the method's."}
     )
-    clip_beta: float = field(
-        default=0.3, metadata={"help": "Width β of the adaptive clip scale 1 + β(2σ(ĝ) − 1), in [0, 1)."}
+    gain_alpha: float | None = field(
+        default=None,
+        metadata={"help": "Weight α of the accumulated gain; none = the method's, 1. The authors' code uses 0.3."},
+    )
+    clip_beta: float | None = field(
+        default=None, metadata={"help": "Width β of the adaptive clip scale, in [0, 1); none = the method's."}
+    )
+    turn_baseline: Baseline | None = field(
+        default=None,
+        metadata={"help": "What a turn is compared with: 'survivors' (the paper) or 'absorbing'; none = the method's."},
+    )
+    std_floor: float | None = field(
+        default=None, metadata={"help": "Added to a turn group's standard deviation; none = the method's, 1e-6."}
+    )
+    state_similarity: float = field(
+        default=1.0,
+        metadata={"help": "GiGPO: observations at least this similar, in (0, 1], are one state; 1 = equal ones only."},
     )
     answer_scaffold: str = field(
         default=SCAFFOLD,
@@ -48,7 +68,7 @@ class A2TGPOConfig(GRPOConfig):
             "'log_probability': the mean itself (the authors' code)."
         },
     )
-    gain_method: Method = field(
+    gain_method: GainMethod = field(
         default="auto",
         metadata={
             "help": "'cached': one small forward over the trajectory's own keys. 'rows': one full forward per "
@@ -72,12 +92,15 @@ class A2TGPOConfig(GRPOConfig):
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(repr, allowed))}")
-        if not 0.0 <= self.turn_gamma <= 1.0:
+        if self.turn_gamma is not None and not 0.0 <= self.turn_gamma <= 1.0:
             raise ValueError(f"turn_gamma={self.turn_gamma}: a discount lies in [0, 1]; 1 is the paper's")
-        if not 0.0 <= self.clip_beta < 1.0:
+        if self.clip_beta is not None and not 0.0 <= self.clip_beta < 1.0:
             raise ValueError(
                 f"clip_beta={self.clip_beta}: must lie in [0, 1), so that no clip range closes; 0.3 is the paper's"
             )
+        if not 0.0 < self.state_similarity <= 1.0:
+            raise ValueError(f"state_similarity={self.state_similarity}: must lie in (0, 1]; 1 asks for equality")
+        self._take_from_method()
         if self.num_generations < 2:
             raise ValueError(
                 f"num_generations={self.num_generations}: a group of 1 has no baseline and every advantage is 0; "
@@ -91,6 +114,49 @@ class A2TGPOConfig(GRPOConfig):
         for option in UNSUPPORTED:
             if option.refused(getattr(self, option.name)):
                 raise ValueError(f"{option.name}={getattr(self, option.name)!r}: {option.remedy}")
+        self._check_sampling()
+
+    @property
+    def chosen(self) -> Method:
+        """The method, with what this configuration changes of it."""
+        row = METHODS[self.method]
+        assert self.epsilon is not None and self.epsilon_high is not None
+        changes = {ours: getattr(self, name) for name, ours in _CREDIT_OPTIONS.items() if _has(row, ours)}
+        credit = replace(row.credit, **changes)  # type: ignore[type-var]  # every rule is a dataclass
+        return replace(row, credit=credit, eps_low=self.epsilon, eps_high=self.epsilon_high)
+
+    def _take_from_method(self) -> None:
+        """Fill in what is None from the method's row, and refuse what its credit does not have."""
+        row = METHODS[self.method]
+        if self.epsilon_high is None:
+            self.epsilon_high = row.eps_high if self.epsilon is None else self.epsilon
+        if self.epsilon is None:
+            self.epsilon = row.eps_low
+        for name, ours in _CREDIT_OPTIONS.items():
+            if _has(row, ours):
+                if getattr(self, name) is None:
+                    setattr(self, name, getattr(row.credit, ours))
+            elif getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r}: method {self.method!r} has no such parameter; leave it out"
+                )
+        for name in ("skip_first_gain", "drop_zero_gains", "cut_last_result"):
+            if getattr(self, name) and not row.signal:
+                raise ValueError(f"{name}=True: method {self.method!r} reads no gain; leave it out")
+        _ = self.chosen  # raises for parts that contradict each other
+
+    def _check_sampling(self) -> None:
+        match METHODS[self.method].sampling:
+            case Tree() as tree if self.num_generations != tree.n_rollouts:
+                raise ValueError(
+                    f"num_generations={self.num_generations}: method {self.method!r} grows {tree.n_rollouts} rollouts "
+                    f"per prompt ({tree}); set num_generations={tree.n_rollouts}"
+                )
+            case EntropyBranch() as branch if self.num_generations < branch.initial:
+                raise ValueError(
+                    f"num_generations={self.num_generations}: method {self.method!r} starts from {branch.initial} "
+                    f"rollouts per prompt; set num_generations to {branch.initial} or more"
+                )
 
 
 @dataclass(frozen=True)
@@ -102,14 +168,34 @@ class Unsupported:
     remedy: str
 
 
-_CHOICES = {"answer_alias": get_args(Alias), "likelihood": get_args(Likelihood), "gain_method": get_args(Method)}
+_CHOICES = {
+    "method": tuple(METHODS),
+    "answer_alias": get_args(Alias),
+    "likelihood": get_args(Likelihood),
+    "gain_method": get_args(GainMethod),
+    "turn_baseline": (None, *get_args(Baseline)),
+}
+
+_CREDIT_OPTIONS = {
+    "turn_gamma": "gamma",
+    "gain_alpha": "alpha",
+    "clip_beta": "beta",
+    "turn_baseline": "baseline",
+    "std_floor": "std_floor",
+}
+"""Our name of a parameter -> the credit rule's."""
+
+
+def _has(method: Method, parameter: str) -> bool:
+    return parameter in {f.name for f in fields(method.credit)}  # type: ignore[arg-type]
+
 
 UNSUPPORTED: tuple[Unsupported, ...] = (
-    Unsupported("loss_type", lambda v: v != "grpo", "the loss is a mean over each rollout; keep loss_type='grpo'"),
+    Unsupported("loss_type", lambda v: v != "grpo", "the method says how tokens are averaged; keep loss_type='grpo'"),
     Unsupported(
         "importance_sampling_level",
         lambda v: v != "token",
-        "the ratio is taken per turn; leave importance_sampling_level at its default",
+        "the method says what the ratio is taken over; leave importance_sampling_level at its default",
     ),
     Unsupported(
         "scale_rewards",

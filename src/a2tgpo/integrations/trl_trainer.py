@@ -1,41 +1,44 @@
-"""`A2TGPOTrainer`: TRL's `GRPOTrainer` with per-turn credit.
+"""`A2TGPOTrainer`: TRL's `GRPOTrainer` with per-turn credit, by A²TGPO or any other row of the methods table.
 
 TRL generates, rewards, batches, updates, checkpoints and logs. This class adds three things: the answer's likelihood
-at every turn boundary, read in the same pass as the old log-probabilities; the credit of each turn from it; and the
-turn-level loss. The mathematics is in `a2tgpo.core`, the likelihoods are in `a2tgpo.scoring`.
+at every turn boundary, read in the same pass as the old log-probabilities, where the method asks for it; the credit of
+each turn; and the loss. The mathematics is in `a2tgpo.core`, the likelihoods are in `a2tgpo.scoring`.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from a2tgpo.core import kl_penalty, policy_loss, rollout_mean, turn_ids
+from a2tgpo.core import keep_turns, kl_penalty, policy_loss, rollout_mean, turn_ids
 from a2tgpo.integrations.batch_credit import assign_credit
 from a2tgpo.integrations.checks import check_answers, check_trainer, gold_aliases, refuse_nan
+from a2tgpo.integrations.clock import StepClock
+from a2tgpo.integrations.local_turns import global_states, local_turns, whole
 from a2tgpo.integrations.metrics import credit_metrics, rollout_metrics
+from a2tgpo.integrations.outcome import outcome_of
+from a2tgpo.integrations.refill import refiller
 from a2tgpo.integrations.rollout_log import RolloutLog
 from a2tgpo.integrations.trl_config import A2TGPOConfig
 from a2tgpo.scoring import AnswerScaffold, AnswerScorer, Scores, fused_forward
 
 __all__ = ["A2TGPOTrainer"]
 
+_DIAGNOSTICS = ("clipped_low", "clipped_high", "ratio_mean", "approx_kl")
+"""Fields of `PolicyLoss` that are logged as `loss/NAME`."""
+
 
 class A2TGPOTrainer(GRPOTrainer):
     """Agentic Turn-Group Policy Optimization (arXiv 2605.06200) in place of `trl.GRPOTrainer`.
 
-    Takes `GRPOTrainer`'s arguments, with `args` an `A2TGPOConfig`, and one more column in the data set: `answer`, the
-    gold answer or a list of its aliases. Turns come from TRL's tool mask, so `tools=`, `environment_factory=` and
-    `rollout_func=` (see `TagRollout`) work unchanged.
+    Takes `GRPOTrainer`'s arguments, with `args` an `A2TGPOConfig`, and, where the method reads information gain, one
+    more column in the data set: `answer`, the gold answer or a list of its aliases. Turns come from TRL's tool mask, so
+    `tools=`, `environment_factory=` and `rollout_func=` (see `TagRollout`) work unchanged.
 
     Raises:
         ValueError: an option this loss cannot honour, a data set without answers, or an answer without tokens; the
@@ -64,6 +67,7 @@ class A2TGPOTrainer(GRPOTrainer):
             eval_dataset=eval_dataset,
             **kwargs,
         )
+        self.method = args.chosen
         check_trainer(self)
         self._scorer = AnswerScorer(
             AnswerScaffold(args.answer_scaffold),
@@ -74,27 +78,34 @@ class A2TGPOTrainer(GRPOTrainer):
             cut_last_result=args.cut_last_result,
             count_padding=True,
         )
-        for dataset in (train_dataset, eval_dataset):
-            check_answers(dataset, self._scorer)
+        if self.method.signal:
+            for dataset in (train_dataset, eval_dataset):
+                check_answers(dataset, self._scorer)
+        self._refiller = refiller(self)
         self._rollout_log = RolloutLog(args.rollouts_dir) if args.rollouts_dir is not None else None
         self._pass_ahead = False
         self._batch: dict[str, Any] = {}
-        self._seconds: dict[str, dict[str, float]] = {"train": defaultdict(float), "eval": defaultdict(float)}
+        self._clock = StepClock()
         self._seconds_preparing = 0.0
-        self.add_callback(_OptimizerClock(self))
+        self.add_callback(self._clock)
+
+    @property
+    def _mode(self) -> str:
+        return "train" if self.model.training else "eval"
 
     # --- one generation batch ------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor | Any]:
-        self._batch = {"answers": [gold_aliases(row, number) for number, row in enumerate(inputs)]}
+        self._batch = {"inputs": inputs}
+        if self.method.signal:
+            self._batch["answers"] = [gold_aliases(row, number) for number, row in enumerate(inputs)]
         self._pass_ahead = self._trl_scores_old_logps()
         try:
             output = super()._generate_and_score_completions(inputs)
         finally:
             self._pass_ahead = False
-        if "scores" not in self._batch:
-            ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
-            mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
+        if self.method.signal and "scores" not in self._batch:
+            ids, mask = whole(output)
             with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
                 self._score(self.model, ids, mask, output["completion_ids"].size(1))
         return self._add_credit(inputs, output)
@@ -105,9 +116,14 @@ class A2TGPOTrainer(GRPOTrainer):
         return self.args.gradient_accumulation_steps % generate_every != 0
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-        start = time.perf_counter()
-        generated = super()._generate(prompts)
-        self._log_seconds("generation", time.perf_counter() - start)
+        generate = super()._generate
+        with self._clock.measure(self._mode, "generation"):
+            generated = generate(prompts)
+            if self._refiller is not None and self.model.training:
+                batches = self._refiller.run(self._batch["inputs"], list(generated), generate)
+                # TRL holds this very list and goes on with the prompts of the replacements.
+                prompts[:] = [row["prompt"] for row in self._batch["inputs"]]
+                self._metrics["train"]["rollout/refill_batches"].append(batches)
         self._batch["tool_mask"] = generated[2]
         return generated
 
@@ -125,7 +141,12 @@ class A2TGPOTrainer(GRPOTrainer):
             )
         # TRL's pass for the old log-probabilities: ours reads the answer likelihoods along the way.
         self._pass_ahead = False
-        return self._score(model, input_ids, attention_mask, logits_to_keep).old_logps, None, None
+        if self.method.signal:
+            return self._score(model, input_ids, attention_mask, logits_to_keep).old_logps, None, None
+        with self._clock.measure(self._mode, "old_logps"):
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
 
     @torch.no_grad()
     def _score(self, model: Any, input_ids: Tensor, attention_mask: Tensor, completion_length: int) -> Scores:
@@ -141,14 +162,16 @@ class A2TGPOTrainer(GRPOTrainer):
             completion_mask=completion_mask,
             model_mask=self._model_mask(completion_mask),
             answers=self._batch["answers"],
-            batch_size=self._scoring_rows(),
+            tokens_per_batch=self.rows_per_forward * input_ids.size(1),
         )
-        self._log_seconds("old_logps", scores.seconds_logps)
-        self._log_seconds("gain", scores.seconds_gain)
+        self._clock.add(self._mode, "old_logps", scores.seconds_logps)
+        self._clock.add(self._mode, "gain", scores.seconds_gain)
         self._batch["scores"] = scores
         return scores
 
-    def _scoring_rows(self) -> int:
+    @property
+    def rows_per_forward(self) -> int:
+        """Rollouts per forward of an update, which scoring keeps to."""
         train = self.model.training
         return self.args.per_device_train_batch_size if train else self.args.per_device_eval_batch_size
 
@@ -163,14 +186,14 @@ class A2TGPOTrainer(GRPOTrainer):
         return mask & completion_mask.bool()
 
     def _add_credit(self, inputs: list[dict[str, Any]], output: dict[str, Any]) -> dict[str, Any]:
-        mode = "train" if self.model.training else "eval"
-        scores: Scores = self._batch["scores"]
-        rewards_per_func = self._batch["rewards_per_func"]
-        outcome = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
-        outcome[torch.isnan(rewards_per_func).all(dim=1)] = math.nan
+        mode = self._mode
         group_size = self.num_generations if mode == "train" else self.num_generations_eval
         model_mask = self._model_mask(output["completion_mask"])
-        credit = assign_credit(self.accelerator, scores, outcome, group_size, model_mask.any(dim=1), self.args)
+        ids = turn_ids(model_mask)
+        turns = local_turns(self, inputs, output, model_mask, ids, self._batch.get("scores"))
+        outcome = outcome_of(self, self._batch["rewards_per_func"], output["completion_mask"])
+        state = global_states(self, output, ids, group_size) if "state" in self.method.credit.reads else None
+        credit = assign_credit(self.accelerator, turns, outcome, group_size, self.args, state)
 
         for name, value in credit_metrics(credit).items():
             self._metrics[mode][name].append(value)
@@ -180,46 +203,69 @@ class A2TGPOTrainer(GRPOTrainer):
             self._rollout_log.write(self, inputs, output, model_mask, credit)
 
         local = credit.local(self.accelerator.process_index)
-        output["old_per_token_logps"] = scores.old_logps
+        if self.method.signal:
+            output["old_per_token_logps"] = self._batch["scores"].old_logps
         output["turn_ids"] = turn_ids(model_mask & local.valid[:, None])
         output["turn_advantages"] = local.advantage
         output["turn_clip_scale"] = local.clip_scale
+        counted = output["turn_ids"] if local.owned is None else keep_turns(output["turn_ids"], local.owned)
+        output["counted_ids"] = counted
+        if local.owned is not None:
+            output["turn_owned"] = local.owned
+        if self.method.aggregate == "token":
+            output["n_tokens"] = self.accelerator.gather((counted >= 0).sum()).sum()
         return output
 
     # --- one update ----------------------------------------------------------------------------------------------
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        mode = "train" if self.model.training else "eval"
-        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        mode = self._mode
+        ids, mask = whole(inputs)
         logps, entropies, _ = self._get_per_token_logps_and_entropies(
             model, ids, mask, inputs["completion_ids"].size(1), compute_entropy=True
         )
+        old_logps = inputs.get("old_per_token_logps")
         result = policy_loss(
             logps,
-            inputs["old_per_token_logps"],
+            logps.detach() if old_logps is None else old_logps,
             inputs["turn_ids"],
             inputs["turn_advantages"],
             inputs["turn_clip_scale"],
-            eps_low=self.epsilon_low,
-            eps_high=self.epsilon_high,
+            n_tokens=self._tokens_of_update(inputs, mode),
+            owned=inputs.get("turn_owned"),
+            **self.method.loss_options,
         )
-        loss = result.loss
+        diagnostics = {f"loss/{name}": getattr(result, name) for name in _DIAGNOSTICS}
+        accumulation = self.current_gradient_accumulation_steps if mode == "train" else 1.0
+        # A sum over tokens is divided by those of the whole update already.
+        loss = result.loss / (accumulation if self.method.aggregate == "rollout" else 1.0)
         if self.beta != 0.0:
-            old_logps = inputs["old_per_token_logps"] if self.args.use_bias_correction_kl else None
-            kl = kl_penalty(logps, inputs["ref_per_token_logps"], inputs["turn_ids"], old_logps)
-            penalty = rollout_mean(kl, inputs["turn_ids"])
-            loss = loss + self.beta * penalty
-            self._log_mean(mode, "kl", penalty)
+            sampled_by = old_logps if self.args.use_bias_correction_kl else None
+            kl = kl_penalty(logps, inputs["ref_per_token_logps"], inputs["turn_ids"], sampled_by)
+            penalty = rollout_mean(kl, inputs["counted_ids"])
+            loss = loss + self.beta * penalty / accumulation
+            diagnostics["kl"] = penalty
         written = inputs["turn_ids"] >= 0
         assert entropies is not None
-        self._log_mean(mode, "entropy", (entropies * written).sum() / written.sum().clamp(min=1))
-        for name in ("clipped_low", "clipped_high", "ratio_mean", "approx_kl"):
-            self._log_mean(mode, f"loss/{name}", getattr(result, name))
-        return loss / (self.current_gradient_accumulation_steps if mode == "train" else 1.0)
+        diagnostics["entropy"] = (entropies * written).sum() / written.sum().clamp(min=1)
+        self._log_means(mode, diagnostics)
+        return loss
 
-    def _log_mean(self, mode: str, name: str, value: Tensor) -> None:
-        self._metrics[mode][name].append(self.accelerator.gather(value.detach()).mean().item())
+    def _tokens_of_update(self, inputs: dict[str, Any], mode: str) -> Tensor | None:
+        """What the sum over this micro-batch's tokens is divided by, so that the gradients of an update's micro-batches
+        and processes add up, after their mean over processes, to that of the mean over all tokens of the update."""
+        if self.method.aggregate != "token":
+            return None
+        tokens = inputs["n_tokens"].clamp(min=1).float() / self.accelerator.num_processes
+        if mode == "train":
+            tokens = tokens * self.current_gradient_accumulation_steps / self.args.steps_per_generation
+        return tokens.clamp(min=1)
+
+    def _log_means(self, mode: str, values: dict[str, Tensor]) -> None:
+        """Log means over processes, fetched from the device together."""
+        means = self.accelerator.gather(torch.stack(list(values.values())).detach()[None]).mean(dim=0)
+        for name, value in zip(values, means.tolist(), strict=True):
+            self._metrics[mode][name].append(value)
 
     # --- seconds -------------------------------------------------------------------------------------------------
 
@@ -232,30 +278,11 @@ class A2TGPOTrainer(GRPOTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         start = time.perf_counter()
         loss = super().training_step(*args, **kwargs)
-        self._log_seconds("update", time.perf_counter() - start - self._seconds_preparing)
+        self._clock.add(self._mode, "update", time.perf_counter() - start - self._seconds_preparing)
         return loss
-
-    def _log_seconds(self, part: str, seconds: float) -> None:
-        self._seconds["train" if self.model.training else "eval"][part] += seconds
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's log with the seconds each part took since the last one, summed over its calls."""
-        mode = "train" if self.model.training else "eval"
-        for part, seconds in self._seconds[mode].items():
-            self._metrics[mode][f"seconds/{part}"] = [seconds]
-        self._seconds[mode].clear()
+        mode = self._mode
+        self._metrics[mode].update(self._clock.take(mode))
         super().log(logs, start_time)
-
-
-class _OptimizerClock(TrainerCallback):
-    """Logs the optimizer's own share of the step."""
-
-    def __init__(self, trainer: A2TGPOTrainer) -> None:
-        self._log: Callable[[str, float], None] = trainer._log_seconds
-        self._start = 0.0
-
-    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
-        self._start = time.perf_counter()
-
-    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
-        self._log("optimizer", time.perf_counter() - self._start)
