@@ -1,4 +1,5 @@
-"""`a2tgpo train RECIPE.yaml [--key value ...]`, `a2tgpo eval RECIPE.yaml [--model PATH] [...]`, `a2tgpo keys`.
+"""`a2tgpo train RECIPE.yaml [--key value ...]`, `a2tgpo eval RECIPE.yaml [--model PATH] [...]`,
+`a2tgpo compare RECIPE.yaml --methods A,B [...]`, `a2tgpo report RUN [...]`, `a2tgpo keys`.
 
 Nothing heavy is imported before a command runs, so that `--help` answers at once.
 """
@@ -13,7 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from a2tgpo.compare.command import add_compare_command
 from a2tgpo.errors import A2TGPOError, RecipeError
+from a2tgpo.report.command import add_report_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.usage = "a2tgpo eval RECIPE.yaml [--model MODEL] --output_dir NEW_FOLDER [--key value ...]"
     evaluate.add_argument("recipe", metavar="RECIPE.yaml")
     evaluate.add_argument("--model", help="path or Hub name; default: the recipe's own", default=None)
+    add_compare_command(commands)
+    add_report_command(commands)
     _command(commands, "keys", "list every recipe key with its default", _keys)
     return parser
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,8 @@ from a2tgpo.errors import ToolError
 from a2tgpo.integrations.batch_credit import BatchCredit
 from a2tgpo.integrations.metrics import credit_metrics
 from a2tgpo.integrations.rollout_log import RolloutLog
+from a2tgpo.integrations.update_log import updates_of
+from a2tgpo.methods import METHODS
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from tests.integrations.parts import scripted_trainer
 
@@ -46,6 +49,7 @@ def write(log: RolloutLog, credit: BatchCredit, *, process: int, processes: int,
         accelerator=SimpleNamespace(process_index=process, num_processes=processes),
         state=SimpleNamespace(global_step=step),
         num_generations=2,
+        method=METHODS["a2tgpo"],
         _tokenizer=tokenizer,
     )
     inputs = [{"prompt": f"p{process}.{i}", "answer": "bora", "id": f"q{i}"} for i in range(rows)]
@@ -165,3 +169,49 @@ def test_a_batch_whose_searches_all_failed_for_some_trains_on(tmp_path: Path) ->
     assert not [name for name, value in numbers.items() if value != value]
     records = read(tmp_path / "r" / "step_000000.jsonl")
     assert [record["reward"] for record in records] == [None, 0.0] * 4
+
+
+def test_updates_say_how_far_the_policy_moved(tmp_path: Path) -> None:
+    """Two passes over one batch in shuffled micro-batches: every rollout has a line per update under its own line number;
+    the first finds ratio 1; the second's ratio is the exponential of the mean of that turn's token log-ratios, and a
+    turn is clipped where its ratio left the logged bounds against the sign of its advantage."""
+    scripts = [[SEARCH, answer_turn("bora")], [answer_turn("kelo")], [SEARCH, SEARCH, answer_turn("bora")], ["no tag"]]
+    trainer = scripted_trainer(
+        tmp_path,
+        scripts,
+        num_iterations=2,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        max_steps=2,
+        learning_rate=0.02,
+        rollouts_dir=str(tmp_path / "rollouts"),
+    )
+    trainer.train()
+    (file,) = (tmp_path / "rollouts").glob("step_*.jsonl")
+    rollouts, updates = read(file), read(updates_of(file))
+    assert sorted((line["step"], line["row"]) for line in updates) == [(s, r) for s in (1, 2) for r in range(8)]
+    n_clipped = 0
+    for line in updates:
+        rollout = rollouts[line["row"]]
+        turns = [segment for segment in rollout["segments"] if segment["turn"] >= 0]
+        assert len(line["log_ratio"]) == sum(len(turn["ids"]) for turn in turns)
+        assert len(line["ratio"]) == len(line["clipped"]) == len(turns)
+        if line["step"] == 1:
+            assert line["ratio"] == pytest.approx([1.0] * len(turns), abs=1e-5)
+        tokens = iter(line["log_ratio"])
+        for k, turn in enumerate(turns):
+            ratio, advantage = line["ratio"][k], rollout["advantage"][k]
+            mean = sum(next(tokens) for _ in turn["ids"]) / len(turn["ids"])
+            assert ratio == pytest.approx(math.exp(mean), abs=1e-4)
+            outside = ratio > rollout["clip_high"][k] if advantage > 0 else ratio < rollout["clip_low"][k]
+            assert line["clipped"][k] == (outside and abs(advantage) > 1e-6)
+            n_clipped += line["clipped"][k]
+    assert n_clipped > 0
+
+
+def test_a_batch_taken_again_forgets_its_old_updates(tmp_path: Path) -> None:
+    """A resumed run writes a step's rollouts anew; what an earlier attempt noted of their updates goes with them."""
+    stale = updates_of(tmp_path / "step_000003.jsonl")
+    stale.write_text("{}\n", encoding="utf-8")
+    write(RolloutLog(str(tmp_path)), batch_credit(2, 2), process=0, processes=1, step=3)
+    assert not stale.exists()

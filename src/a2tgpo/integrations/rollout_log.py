@@ -11,6 +11,8 @@ from torch import Tensor
 from a2tgpo.core import turn_ids
 from a2tgpo.integrations.batch_credit import BatchCredit
 from a2tgpo.integrations.segments import segments
+from a2tgpo.integrations.update_log import updates_of
+from a2tgpo.methods import Method
 from a2tgpo.rollout.types import Rollout
 
 if TYPE_CHECKING:
@@ -26,8 +28,9 @@ class RolloutLog:
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._path: Path | None = None
-        self._groups = 0
+        self.path: Path | None = None
+        """The file of the latest batch."""
+        self._groups = self._rows = 0
 
     def write(
         self,
@@ -36,18 +39,21 @@ class RolloutLog:
         output: dict[str, Any],
         model_mask: Tensor,
         credit: BatchCredit,
-    ) -> None:
-        """Write this process's rollouts of one generation batch."""
+    ) -> range:
+        """Write this process's rollouts of one generation batch; returns their lines in the file, from 0."""
         process = trainer.accelerator.process_index
         local = credit.local(process)
         suffix = f".rank{process}" if trainer.accelerator.num_processes > 1 else ""
         path = self.folder / f"step_{trainer.state.global_step:06d}{suffix}.jsonl"
         tokenizer = trainer._tokenizer
         turns = turn_ids(model_mask).tolist()
-        again = path == self._path
+        again = path == self.path
+        if not again:
+            updates_of(path).unlink(missing_ok=True)
         first_group = self._groups if again else 0
+        lines = range(self._rows if again else 0, (self._rows if again else 0) + len(inputs))
         first_row = process * len(inputs)
-        self._path = path
+        self.path, self._rows = path, lines.stop
         self._groups = first_group + len(credit.outcome) // trainer.num_generations
         with path.open("a" if again else "w", encoding="utf-8") as file:
             for i, row in enumerate(inputs):
@@ -61,9 +67,10 @@ class RolloutLog:
                     "answer": row["answer"],
                     "segments": _segments(tokenizer, ids, turns[i][:length]),
                     **_ending(row.get("rollout")),
-                    **_credit(local, i),
+                    **_credit(local, i, trainer.method),
                 }
                 file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+        return lines
 
 
 def _segments(tokenizer: Any, ids: list[int], turns: list[int]) -> list[dict[str, Any]]:
@@ -82,13 +89,15 @@ def _ending(rollout: Rollout | None) -> dict[str, Any]:
     }
 
 
-def _credit(local: BatchCredit, i: int) -> dict[str, Any]:
+def _credit(local: BatchCredit, i: int, method: Method) -> dict[str, Any]:
     n_turns, n_process = int(local.n_turns[i]), int(local.is_process[i].sum())
     record = {
         "reward": None if local.outcome[i].isnan() else local.outcome[i].item(),
         "valid": bool(local.valid[i]),
         "advantage": local.advantage[i, :n_turns].tolist(),
-        "clip_scale": local.clip_scale[i, :n_turns].tolist(),
+        "clip_scale": (scale := local.clip_scale[i, :n_turns]).tolist(),
+        "clip_low": (1 - scale * method.eps_low).tolist(),
+        "clip_high": (1 + scale * method.eps_high).tolist(),
     }
     if local.likelihood is not None:
         record["likelihood"] = local.likelihood[i, : n_process + 1].tolist()

@@ -11,13 +11,19 @@ from trl.models import unwrap_model_for_generation
 
 from a2tgpo.rollout.agent import SearchAgent
 from a2tgpo.rollout.backend import Backend
+from a2tgpo.rollout.branching import EntropyExpansion
+from a2tgpo.rollout.expansion import Expansion
 from a2tgpo.rollout.protocol import STOP_STRINGS
 from a2tgpo.rollout.transformers_backend import transformers_backend
+from a2tgpo.rollout.tree import TreeExpansion
 from a2tgpo.rollout.types import Rollout
 from a2tgpo.rollout.vllm import VLLMBackend
+from a2tgpo.sampling import EntropyBranch, Independent, Sampling, Tree, check_group_size
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
+
+_INDEPENDENT = Independent()
 
 
 class TagRollout:
@@ -27,15 +33,31 @@ class TagRollout:
     `env_mask` marks the policy's tokens; `rollout` carries our record of each conversation to the reward functions,
     which receive it as a keyword argument, and to the rollout log. With `use_vllm` turns come from TRL's vLLM engine or
     server, otherwise from the model itself, `rows_at_a_time` rollouts together.
+
+    `sampling` says which rollouts of a prompt share their beginning: `Tree` or `EntropyBranch`. `Refill` samples
+    independent ones here, as the trainer replaces them, and so does evaluation, which asks what the policy would do.
+
+    Raises:
+        ValueError: when called by a trainer whose `num_generations` is not what `sampling` makes of a prompt.
     """
 
-    def __init__(self, agent: SearchAgent, rows_at_a_time: int = 256) -> None:
+    def __init__(self, agent: SearchAgent, rows_at_a_time: int = 256, sampling: Sampling = _INDEPENDENT) -> None:
         self.agent = agent
         self.rows_at_a_time = rows_at_a_time
+        self.sampling = sampling
 
     def __call__(self, prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
+        expansion = self._expansion(trainer)
         with self._backend(trainer) as backend:
-            return rollout_columns(self.agent.run(prompts, backend))
+            return rollout_columns(self.agent.run(prompts, backend, expansion))
+
+    def _expansion(self, trainer: GRPOTrainer) -> Expansion | None:
+        if not isinstance(self.sampling, Tree | EntropyBranch) or not trainer.model.training:
+            return None
+        check_group_size(self.sampling, trainer.num_generations)
+        if isinstance(self.sampling, Tree):
+            return TreeExpansion(self.sampling)
+        return EntropyExpansion(self.sampling, trainer.num_generations)
 
     @contextmanager
     def _backend(self, trainer: GRPOTrainer) -> Iterator[Backend]:

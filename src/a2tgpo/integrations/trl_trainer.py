@@ -25,6 +25,7 @@ from a2tgpo.integrations.outcome import outcome_of
 from a2tgpo.integrations.refill import refiller
 from a2tgpo.integrations.rollout_log import RolloutLog
 from a2tgpo.integrations.trl_config import A2TGPOConfig
+from a2tgpo.integrations.update_log import write_updates
 from a2tgpo.scoring import AnswerScaffold, AnswerScorer, Scores, fused_forward
 
 __all__ = ["A2TGPOTrainer"]
@@ -200,7 +201,8 @@ class A2TGPOTrainer(GRPOTrainer):
         for name, value in rollout_metrics(self.accelerator, inputs, credit).items():
             self._metrics[mode][name].append(value)
         if self._rollout_log is not None and mode == "train":
-            self._rollout_log.write(self, inputs, output, model_mask, credit)
+            lines = self._rollout_log.write(self, inputs, output, model_mask, credit)
+            output["rollout_row"] = torch.tensor(lines, device=model_mask.device)
 
         local = credit.local(self.accelerator.process_index)
         if self.method.signal:
@@ -235,6 +237,15 @@ class A2TGPOTrainer(GRPOTrainer):
             owned=inputs.get("turn_owned"),
             **self.method.loss_options,
         )
+        if self._rollout_log is not None and self._rollout_log.path is not None and "rollout_row" in inputs:
+            write_updates(
+                self._rollout_log.path,
+                inputs["rollout_row"],
+                self.state.global_step + 1,
+                logps - (logps if old_logps is None else old_logps),
+                inputs["turn_ids"],
+                result.clipped_turns,
+            )
         diagnostics = {f"loss/{name}": getattr(result, name) for name in _DIAGNOSTICS}
         accumulation = self.current_gradient_accumulation_steps if mode == "train" else 1.0
         # A sum over tokens is divided by those of the whole update already.

@@ -1,0 +1,199 @@
+// Evaluated questions, and two evaluations of the same questions side by side.
+
+const KINDS = {
+  all: ["all", () => true],
+  fixed: ["wrong → right", (a, b) => !a.correct && b.correct],
+  broken: ["right → wrong", (a, b) => a.correct && !b.correct],
+  right: ["both right", (a, b) => a.correct && b.correct],
+  wrong: ["both wrong", (a, b) => !a.correct && !b.correct],
+};
+const SINGLE = { all: ["all", () => true], right: ["right", (a) => a.correct], wrong: ["wrong", (a) => !a.correct] };
+const questions = { kind: "all", query: "", shown: PAGE };
+
+const evaluations = () =>
+  report.runs.flatMap((run, number) =>
+    Object.entries(run.evaluations).map(([name, summary]) => ({
+      ...summary,
+      key: `${number}.${name}`,
+      label: [report.runs.length > 1 ? run.name : "", name.replaceAll("_", ", ")].filter(Boolean).join(" · "),
+    })),
+  );
+
+function evaluationTable() {
+  const all = evaluations();
+  if (!all.length) return null;
+  const hops = [...new Set(all.flatMap((one) => Object.keys(one.by_hops)))].sort();
+  const names = [
+    "evaluation",
+    "questions",
+    "exact match",
+    ...hops.map((hop) => `${hop} hop${hop === "1" ? "" : "s"}`),
+    "searches",
+    "format",
+  ];
+  const head = names.map((name, i) => el("th", { scope: "col", class: i ? "num" : null }, name));
+  const share = (one) =>
+    one ? [fixed(one.value, 3), el("small", {}, ` ${fixed(one.low, 2)}–${fixed(one.high, 2)}`)] : "–";
+  const rows = all.map((one) =>
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, el("a", { href: `#evaluation/${one.key}` }, one.label)),
+      [
+        count(one.n),
+        share(one.exact_match),
+        ...hops.map((hop) => share(one.by_hops[hop])),
+        fixed(one.searches),
+        fixed(one.format_rate, 3),
+      ].map((cell) => el("td", { class: "num" }, cell)),
+    ),
+  );
+  return table(head, rows, { class: "list", "aria-label": "Evaluations" });
+}
+
+async function showEvaluation(first, second) {
+  const all = evaluations();
+  if (!all.length) {
+    $view.replaceChildren(el("div", { class: "page" }, el("p", { class: "empty" }, "Nothing has been evaluated yet.")));
+    return;
+  }
+  const a = all.find((one) => one.key === first) ?? all[0];
+  const trained = a.key.replace("before", "after");
+  const against = first === undefined && trained !== a.key ? trained : second;
+  const b = all.find((one) => one.key === against) ?? null;
+  const pairs = await paired(a, b);
+  const results = el("div", { id: "questions" });
+  const kinds = b ? KINDS : SINGLE;
+  if (!(questions.kind in kinds)) questions.kind = "all";
+  const options = all.map((one) => [one.key, one.label]);
+  const search = el("input", {
+    type: "search",
+    id: "search",
+    placeholder: "Search questions and texts  ( / )",
+    "aria-label": "Search evaluated questions",
+    value: questions.query,
+    oninput: () => redraw({ query: search.value }),
+  });
+  const chips = Object.entries(kinds).map(([key, [name, test]]) =>
+    toggle(`${name} ${count(pairs.filter(([x, y]) => test(x, y)).length)}`, questions.kind === key, () => {
+      chips.forEach((chip) => chip.setAttribute("aria-pressed", "false"));
+      chips[Object.keys(kinds).indexOf(key)].setAttribute("aria-pressed", "true");
+      redraw({ kind: key });
+    }),
+  );
+  const redraw = (changes) => {
+    Object.assign(questions, { shown: PAGE }, changes);
+    results.replaceChildren(...questionRows(pairs, kinds, b, a, redraw));
+  };
+  $view.replaceChildren(
+    el(
+      "div",
+      { class: "page" },
+      evaluationTable(),
+      el(
+        "div",
+        { class: "toolbar" },
+        el(
+          "label",
+          {},
+          "Evaluation ",
+          choice("Evaluation", options, a.key, (key) => go(`#evaluation/${key}${b ? `/${b.key}` : ""}`)),
+        ),
+        el(
+          "label",
+          {},
+          "against ",
+          choice("Compared evaluation", [["", "nothing"], ...options], b ? b.key : "", (key) =>
+            go(`#evaluation/${a.key}${key ? `/${key}` : ""}`),
+          ),
+        ),
+        el("div", { class: "chips", role: "group", "aria-label": "Filters" }, chips),
+        search,
+      ),
+      results,
+    ),
+  );
+  redraw({});
+}
+
+// Questions both evaluations asked, in the order of the first.
+async function paired(a, b) {
+  const left = await block(a.block);
+  if (!b) return left.map((one) => [one, null]);
+  const key = (one) => `${one.dataset}\n${one.id}`;
+  const right = new Map((await block(b.block)).map((one) => [key(one), one]));
+  return left.filter((one) => right.has(key(one))).map((one) => [one, right.get(key(one))]);
+}
+
+function questionRows(pairs, kinds, b, a, redraw) {
+  const query = questions.query.trim().toLowerCase();
+  const test = kinds[questions.kind][1];
+  const texts = (pair) =>
+    pair
+      .filter(Boolean)
+      .map((one) => `${one.id}\n${one.question}\n${one.answer.join("\n")}\n${one.text}`)
+      .join("\n");
+  const found = pairs.filter((pair) => test(...pair) && (!query || texts(pair).toLowerCase().includes(query)));
+  const said = (one) =>
+    el(
+      "span",
+      { class: "verdict" },
+      el("span", { class: one.correct ? "mark-correct" : "mark-wrong" }, one.correct ? "✓" : "✗"),
+      el("span", { dir: "auto" }, ` ${one.prediction ?? one.termination.replaceAll("_", " ")}`),
+    );
+  const rows = found.slice(0, questions.shown).map((pair) => {
+    const [one] = pair;
+    const detail = el(
+      "details",
+      {
+        class: "asked",
+        ontoggle: () => detail.open && detail.childElementCount === 1 && detail.append(texted(pair, a, b)),
+      },
+      el(
+        "summary",
+        { class: b ? "two" : "one" },
+        el("span", { dir: "auto" }, one.question),
+        el("span", { class: "gold", dir: "auto" }, one.answer.join(" / ")),
+        pair.filter(Boolean).map(said),
+      ),
+    );
+    return detail;
+  });
+  const head = el(
+    "div",
+    { class: `asked-head ${b ? "two" : "one"}`, "aria-hidden": "true" },
+    ["question", "gold answer", a.label, ...(b ? [b.label] : [])].map((name) => el("span", {}, name)),
+  );
+  const more =
+    found.length > rows.length &&
+    el(
+      "button",
+      { type: "button", class: "more", onclick: () => redraw({ shown: questions.shown + PAGE }) },
+      `Show ${Math.min(PAGE, found.length - rows.length)} more`,
+    );
+  return [
+    el(
+      "output",
+      { class: "hint", "aria-live": "polite" },
+      `${count(found.length)} of ${count(pairs.length)} questions`,
+    ),
+    head,
+    ...rows,
+    more,
+  ].filter(Boolean);
+}
+
+function texted(pair, a, b) {
+  const column = (one, label) =>
+    el(
+      "div",
+      {},
+      el(
+        "p",
+        { class: "hint" },
+        `${label} · ${one.searches} ${one.searches === 1 ? "search" : "searches"} · ${one.termination.replaceAll("_", " ")}${one.reason ? `: ${one.reason}` : ""}`,
+      ),
+      el("div", { class: "text", dir: "auto" }, tagged(one.text)),
+    );
+  return el("div", { class: "columns" }, column(pair[0], a.label), b && column(pair[1], b.label));
+}

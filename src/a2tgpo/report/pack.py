@@ -1,0 +1,137 @@
+"""Rollouts and evaluations in the form the page reads: one compressed block of JSON for each thing it opens.
+
+A block is base64 of gzip of JSON, so nothing a model or a passage says can end the script element that holds it, and
+the page decodes the texts of a batch only when somebody looks at it.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from statistics import fmean, pstdev
+from typing import Any
+
+from a2tgpo.evaluate.questions import Outcome, Summary
+from a2tgpo.report.read import RunData
+from a2tgpo.report.rollouts import Batch, Rollout
+from a2tgpo.report.terms import CreditSettings
+
+DISAGREE = 0.1
+"""A rise or fall of the gold answer's likelihood over a rollout that its outcome should have followed."""
+
+
+@dataclass
+class Blocks:
+    """Packed JSON by name."""
+
+    packed: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, value: Any) -> str:
+        """Pack `value` under `name` and return the name."""
+        text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        self.packed[name] = base64.b64encode(gzip.compress(text.encode(errors="replace"), 6, mtime=0)).decode()
+        return name
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.packed.values()))
+
+
+def plain(value: Any) -> Any:
+    """`value` as strict JSON: six digits of a float, null for one that is not finite."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        # Token ids are most of a page; a list of integers needs no look at each.
+        return value if value and all(type(item) is int for item in value) else [plain(item) for item in value]
+    # A recipe may hold what YAML reads as a date.
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def pack_rollouts(run: RunData, number: int, shown: list[Batch], blocks: Blocks) -> None:
+    """An index of all rollouts shown with their numbers, a block of texts per batch, the texts of single tokens."""
+    settings = CreditSettings.of(run.config)
+    index: list[dict[str, Any]] = []
+    groups: dict[str, Any] = {}
+    used: set[int] = set()
+    for batch in shown:
+        seen: Counter[int] = Counter()
+        for row, rollout in enumerate(batch.rollouts):
+            seen[rollout.group] += 1
+            place = {"step": batch.step, "row": row, "number": seen[rollout.group]}
+            index.append(place | _numbers(rollout, settings))
+        groups |= {f"{batch.step}/{group}": stats for group, stats in _turn_groups(batch).items()}
+        blocks.add(f"texts-{number}-{batch.step}", _texts(batch))
+        used |= {token for rollout in batch.rollouts for segment in rollout.segments for token in segment.ids}
+    blocks.add(f"index-{number}", {"rollouts": index, "groups": groups})
+    if run.token_texts is not None:
+        blocks.add(f"tokens-{number}", {token: run.token_texts(token) for token in sorted(used)})
+
+
+def _numbers(rollout: Rollout, settings: CreditSettings) -> dict[str, Any]:
+    rise = rollout.likelihood[-1] - rollout.likelihood[0] if rollout.n_process else 0.0
+    update = rollout.update
+    return {
+        "group": rollout.group,
+        "id": rollout.id,
+        "question": rollout.question,
+        "answer": rollout.answer,
+        "termination": rollout.termination,
+        "reason": rollout.reason,
+        "prediction": rollout.prediction,
+        "queries": rollout.queries,
+        "reward": rollout.reward,
+        "valid": rollout.valid,
+        "correct": rollout.correct,
+        "disagrees": rollout.valid and (rise < -DISAGREE if rollout.correct else rise > DISAGREE),
+        "tokens": [rollout.n_policy_tokens, rollout.n_tokens],
+        "likelihood": rollout.likelihood,
+        "gain": rollout.gain,
+        "normalized": rollout.normalized_gain,
+        "accumulated": rollout.terms.accumulated if rollout.terms else None,
+        "outcome": rollout.terms.outcome if rollout.terms else None,
+        "advantage": rollout.advantage,
+        "low": rollout.clip_low or [1 - scale * settings.eps_low for scale in rollout.clip_scale],
+        "high": rollout.clip_high or [1 + scale * settings.eps_high for scale in rollout.clip_scale],
+        "update": {"step": update.step, "ratio": update.ratio, "clipped": update.clipped} if update else None,
+    }
+
+
+def _turn_groups(batch: Batch) -> dict[int, list[dict[str, float]]]:
+    """Number, mean and population standard deviation of the gains of each group at each depth."""
+    gains: dict[int, dict[int, list[float]]] = {}
+    for rollout in batch.rollouts:
+        depths = gains.setdefault(rollout.group, {})
+        for depth, gain in enumerate(rollout.gain if rollout.valid else ()):
+            depths.setdefault(depth, []).append(gain)
+    return {
+        group: [{"n": len(at), "mean": fmean(at), "std": pstdev(at)} for _, at in sorted(depths.items())]
+        for group, depths in gains.items()
+    }
+
+
+def _texts(batch: Batch) -> dict[str, Any]:
+    """Segments, each distinct one once: the rollouts of a prompt read the same passages."""
+    number: dict[tuple[str, tuple[int, ...]], int] = {}
+    rollouts = [
+        [[segment.turn, number.setdefault((segment.text, tuple(segment.ids)), len(number))] for segment in r.segments]
+        for r in batch.rollouts
+    ]
+    return {
+        "segments": [{"text": text, "ids": list(ids)} for text, ids in number],
+        "rollouts": rollouts,
+        "log_ratio": [rollout.update.log_ratio if rollout.update else [] for rollout in batch.rollouts],
+    }
+
+
+def pack_evaluation(outcomes: list[Outcome], name: str, blocks: Blocks, *, texts: bool) -> dict[str, Any]:
+    """The outcomes in a block, with or without the texts of their rollouts; their summary."""
+    left_out = {} if texts else {"text": "The texts of all evaluated questions would make this page too large."}
+    blocks.add(name, [asdict(outcome) | left_out for outcome in outcomes])
+    return {"block": name, "n": len(outcomes), **Summary.of(outcomes).as_json()}

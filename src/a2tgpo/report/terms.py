@@ -1,0 +1,90 @@
+"""The parts of each advantage, asked of `a2tgpo.core` again and checked against the advantage that was logged."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from a2tgpo.core import accumulate, normalize_outcome, policy_loss, turn_credit
+from a2tgpo.report.read import RunData
+from a2tgpo.report.rollouts import Batch, Rollout, Terms
+
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class CreditSettings:
+    """The recipe keys that credit and clip bounds depend on; what a recipe leaves out is core's default."""
+
+    gamma: float
+    alpha: float
+    eps_low: float
+    eps_high: float
+    skip_first_gain: bool
+    drop_zero_gains: bool
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> CreditSettings:
+        credit, loss = inspect.signature(turn_credit).parameters, inspect.signature(policy_loss).parameters
+        return cls(
+            gamma=float(config.get("turn_gamma", credit["gamma"].default)),
+            alpha=float(config.get("gain_alpha", credit["alpha"].default)),
+            eps_low=float(config.get("epsilon", loss["eps_low"].default)),
+            eps_high=float(config.get("epsilon_high") or loss["eps_high"].default),
+            skip_first_gain=bool(config.get("skip_first_gain", False)),
+            drop_zero_gains=bool(config.get("drop_zero_gains", False)),
+        )
+
+
+def add_terms(run: RunData) -> None:
+    """Set `terms` on the rollouts of `run` whose logged advantage they explain; say how many they do not.
+
+    Another credit rule, or a batch that is not whole yet, is shown without terms and not with wrong ones.
+    """
+    settings = CreditSettings.of(run.config)
+    for batch in run.batches:
+        _add_to(batch, settings)
+    unexplained = sum(rollout.terms is None for batch in run.batches for rollout in batch.rollouts)
+    if unexplained:
+        run.notices.append(
+            f"{unexplained} of {run.n_rollouts} rollouts have an advantage that their logged gains and rewards do not "
+            "give (a batch cut off, or another credit rule): their accumulated and outcome terms are left out"
+        )
+
+
+def _add_to(batch: Batch, settings: CreditSettings) -> None:
+    rollouts = batch.rollouts
+    width = max(1, *(max(len(rollout.advantage), rollout.n_process) for rollout in rollouts))
+    normalized, gain = _padded(rollouts, "normalized_gain", width), _padded(rollouts, "gain", width)
+    is_process = torch.arange(width) < torch.tensor([[rollout.n_process] for rollout in rollouts])
+    counted = is_process.clone()
+    if settings.skip_first_gain:
+        counted[:, 0] = False
+    if settings.drop_zero_gains:
+        counted &= gain != 0
+    number = {group: i for i, group in enumerate(dict.fromkeys(rollout.group for rollout in rollouts))}
+    rewards = [float("nan") if rollout.reward is None else rollout.reward for rollout in rollouts]
+    process = accumulate(normalized, is_process, gamma=settings.gamma, counted=counted)
+    outcome = normalize_outcome(
+        torch.tensor(rewards),
+        torch.tensor([number[rollout.group] for rollout in rollouts]),
+        valid=torch.tensor([r.valid and math.isfinite(reward) for r, reward in zip(rollouts, rewards, strict=True)]),
+    )
+    expected = settings.alpha * process + outcome[:, None]
+    for i, rollout in enumerate(rollouts):
+        logged = torch.tensor(rollout.advantage)
+        if not rollout.valid or torch.allclose(expected[i, : len(logged)], logged, atol=_TOLERANCE):
+            rollout.terms = Terms(process[i, : rollout.n_process].tolist(), outcome[i].item())
+
+
+def _padded(rollouts: list[Rollout], name: str, width: int) -> Tensor:
+    padded = torch.zeros(len(rollouts), width)
+    for i, rollout in enumerate(rollouts):
+        values = getattr(rollout, name)
+        padded[i, : len(values)] = torch.tensor(values)
+    return padded

@@ -1,0 +1,64 @@
+"""The parts of an advantage are core's, and are shown only where they add up to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from a2tgpo.report.read import RunData, read_runs
+from a2tgpo.report.terms import CreditSettings, add_terms
+from tests.report.runs import write_run
+
+
+def by_hand(path: Path, advantage: list[list[float]], **recipe: float) -> RunData:
+    """Two rollouts of one question: normalised gains (1, 0.5) and (−1), rewards 1 and 0."""
+    write_run(path, batches=1, questions=1, rollouts=2, updates=False, **recipe)
+    file = path / "rollouts" / "step_000000.jsonl"
+    first, second = (json.loads(line) for line in file.read_text().splitlines())
+    first |= {"gain": [0.2, 0.1], "normalized_gain": [1.0, 0.5], "likelihood": [0.1, 0.3, 0.4], "reward": 1.0}
+    second |= {"gain": [-0.2], "normalized_gain": [-1.0], "likelihood": [0.5, 0.3], "reward": 0.0}
+    for record, values in zip((first, second), advantage, strict=True):
+        record |= {"advantage": values, "clip_scale": [1.0] * len(values)}
+    file.write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
+    (run,) = read_runs([path])
+    add_terms(run)
+    return run
+
+
+def test_terms_by_hand(tmp_path: Path) -> None:
+    """(1 + 0.5)/√2, 0.5 and −1 on process turns; ±1 for the rewards; α and γ of the recipe enter."""
+    root = 1.5 / 2**0.5
+    run = by_hand(tmp_path / "a", [[root + 1, 1.5, 1.0], [-2.0, -1.0]])
+    first, second = run.batches[0].rollouts
+    assert first.terms is not None and second.terms is not None and run.notices == []
+    assert first.terms.accumulated == pytest.approx([root, 0.5])
+    assert first.terms.outcome == pytest.approx(1, abs=1e-4) and second.terms.outcome == pytest.approx(-1, abs=1e-4)
+    discounted = (1 + 0.5 * 0.5) / 2**0.5
+    run = by_hand(tmp_path / "b", [[0.3 * discounted + 1, 1.15, 1.0], [-1.3, -1.0]], gain_alpha=0.3, turn_gamma=0.5)
+    assert run.batches[0].rollouts[0].terms is not None and run.notices == []
+
+
+def test_another_rule_has_no_terms(tmp_path: Path) -> None:
+    """Advantages that the rule does not give are left without terms rather than with wrong ones, and counted."""
+    run = by_hand(tmp_path / "run", [[0.7, 0.7, 0.7], [-2.0, -1.0]])
+    assert [rollout.terms is None for rollout in run.batches[0].rollouts] == [True, False]
+    assert "1 of 2 rollouts" in run.notices[0]
+
+
+def test_a_group_cut_off_has_no_terms(tmp_path: Path) -> None:
+    """Half a group gives other statistics: its terms are left out, those of whole groups stand."""
+    path = write_run(tmp_path / "run", batches=1, questions=2, rollouts=4)
+    file = path / "rollouts" / "step_000000.jsonl"
+    file.write_bytes(file.read_bytes()[:-30])
+    (run,) = read_runs([path])
+    add_terms(run)
+    known = [rollout.terms is not None for rollout in run.batches[0].rollouts]
+    assert known[:4] == [True] * 4 and not all(known[4:])
+
+
+def test_bounds_are_the_recipes_or_cores() -> None:
+    """A recipe that says nothing has the paper's bounds from core; what it says wins."""
+    assert (CreditSettings.of({}).eps_low, CreditSettings.of({}).eps_high) == (3e-3, 4e-3)
+    assert CreditSettings.of({"epsilon": 0.1, "epsilon_high": None}).eps_low == 0.1
