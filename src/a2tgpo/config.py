@@ -213,4 +213,5 @@ def describe_keys() -> str:
 def _describe(key: Field[Any]) -> str:
     default = key.default_factory() if key.default_factory is not MISSING else key.default
     meaning = " ".join(str(key.metadata.get("help", "")).split())
-    return f"{key.name}: {default}".ljust(36) + f"  {meaning}"
+    shown = repr(default) if isinstance(default, str) and default != default.strip() else default
+    return f"{key.name}: {shown}".ljust(36) + f"  {meaning}"

@@ -17,5 +17,9 @@ class RecipeError(A2TGPOError, ValueError):
     """A recipe cannot be run: an unknown key, an existing run directory, options that contradict."""
 
 
+class SignalError(A2TGPOError, ValueError):
+    """A process signal gave no usable number for a turn: it raised, miscounted, or returned NaN or None."""
+
+
 class ToolError(A2TGPOError, RuntimeError):
     """A tool raised, hung or answered garbage. It ends the rollouts that called it; it is never an empty result."""

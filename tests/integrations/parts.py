@@ -107,6 +107,7 @@ def scripted_trainer(tmp_path: Path, scripts: list[list[str]], **changes: Any) -
     search = changes.pop("search", None)
     reward = changes.pop("reward", exact_match_reward)
     dataset = changes.pop("dataset", questions())
+    turn_signal = changes.pop("turn_signal", None)
     return A2TGPOTrainer(
         tiny_llama(tokenizer),
         reward,
@@ -114,4 +115,5 @@ def scripted_trainer(tmp_path: Path, scripts: list[list[str]], **changes: Any) -
         train_dataset=dataset,
         processing_class=tokenizer,
         rollout_func=ScriptedRollout(tokenizer, scripts, search),
+        turn_signal=turn_signal,
     )

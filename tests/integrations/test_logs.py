@@ -172,7 +172,7 @@ def test_a_batch_whose_searches_all_failed_for_some_trains_on(tmp_path: Path) ->
 
 
 def test_updates_say_how_far_the_policy_moved(tmp_path: Path) -> None:
-    """Two passes over one batch in shuffled micro-batches: every rollout has a line per update under its own line number;
+    """Two passes over one batch in shuffled micro-batches: every rollout has a line per update under its own number;
     the first finds ratio 1; the second's ratio is the exponential of the mean of that turn's token log-ratios, and a
     turn is clipped where its ratio left the logged bounds against the sign of its advantage."""
     scripts = [[SEARCH, answer_turn("bora")], [answer_turn("kelo")], [SEARCH, SEARCH, answer_turn("bora")], ["no tag"]]

@@ -12,10 +12,12 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from a2tgpo.core import turn_mean
 from a2tgpo.integrations.batch_credit import LocalTurns
+from a2tgpo.integrations.checks import gold_aliases
 from a2tgpo.integrations.family import family
 from a2tgpo.integrations.segments import segments
 from a2tgpo.integrations.states import observation_states
 from a2tgpo.scoring import Scores, find_boundaries
+from a2tgpo.signals import transcripts, turn_numbers
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -35,6 +37,12 @@ def local_turns(
     boundaries = scores.boundaries if scores is not None else _boundaries(trainer, output, model_mask)
     n_columns = boundaries.is_process.size(1)
     fields: dict[str, Tensor] = {} if scores is None else {"likelihood": scores.likelihood}
+    if trainer.method.signal and scores is None:
+        assert callable(trainer._signal)
+        tensors = {name: output[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
+        answers = [gold_aliases(row, i) if row.get("answer") else [] for i, row in enumerate(inputs)]
+        made = transcripts(trainer._tokenizer, boundaries, **tensors, model_mask=model_mask, answers=answers)
+        fields["signal"] = turn_numbers(trainer._signal, made).to(model_mask.device)
     if "entropy" in trainer.method.credit.reads:
         fields["entropy"] = turn_mean(_entropies(trainer, output), turn_ids, n_columns)
     if trainer.method.shares_turns:

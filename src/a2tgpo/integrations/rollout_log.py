@@ -64,7 +64,7 @@ class RolloutLog:
                     "group": first_group + (first_row + i) // trainer.num_generations,
                     "id": row.get("id"),
                     "prompt": row["prompt"],
-                    "answer": row["answer"],
+                    "answer": row.get("answer"),
                     "segments": _segments(tokenizer, ids, turns[i][:length]),
                     **_ending(row.get("rollout")),
                     **_credit(local, i, trainer.method),

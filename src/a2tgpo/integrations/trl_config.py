@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from trl import GRPOConfig
 
@@ -14,6 +14,8 @@ from a2tgpo.rollout.protocol import SCAFFOLD
 from a2tgpo.sampling import EntropyBranch, Tree
 from a2tgpo.scoring.scorer import Alias, Likelihood
 from a2tgpo.scoring.scorer import Method as GainMethod
+
+Signal = Literal["policy", "reference", "reward_model"]
 
 
 @dataclass
@@ -50,6 +52,19 @@ class A2TGPOConfig(GRPOConfig):
     state_similarity: float = field(
         default=1.0,
         metadata={"help": "GiGPO: observations at least this similar, in (0, 1], are one state; 1 = equal ones only."},
+    )
+    process_signal: Signal = field(
+        default="policy",
+        metadata={
+            "help": "What a turn is judged by, where the method reads it: information gain scored by the 'policy' or "
+            "by the frozen 'reference' it started from, or a process 'reward_model'."
+        },
+    )
+    process_reward_model: str | None = field(
+        default=None, metadata={"help": "Path or Hub name of a token or sequence classifier, for 'reward_model'."}
+    )
+    step_separator: str = field(
+        default="\n", metadata={"help": "Text after each step at which a token classifier is read, as it was trained."}
     )
     answer_scaffold: str = field(
         default=SCAFFOLD,
@@ -101,6 +116,15 @@ class A2TGPOConfig(GRPOConfig):
         if not 0.0 < self.state_similarity <= 1.0:
             raise ValueError(f"state_similarity={self.state_similarity}: must lie in (0, 1]; 1 asks for equality")
         self._take_from_method()
+        if (self.process_reward_model is not None) != (self.process_signal == "reward_model"):
+            raise ValueError(
+                f"process_signal={self.process_signal!r} with process_reward_model={self.process_reward_model!r}: a "
+                "path goes with process_signal='reward_model', and that needs one"
+            )
+        if self.process_signal != "policy" and not METHODS[self.method].signal:
+            raise ValueError(
+                f"process_signal={self.process_signal!r}: method {self.method!r} reads no process signal; leave it out"
+            )
         if self.num_generations < 2:
             raise ValueError(
                 f"num_generations={self.num_generations}: a group of 1 has no baseline and every advantage is 0; "
@@ -174,6 +198,7 @@ _CHOICES = {
     "likelihood": get_args(Likelihood),
     "gain_method": get_args(GainMethod),
     "turn_baseline": (None, *get_args(Baseline)),
+    "process_signal": get_args(Signal),
 }
 
 _CREDIT_OPTIONS = {

@@ -24,9 +24,11 @@ from a2tgpo.integrations.metrics import credit_metrics, rollout_metrics
 from a2tgpo.integrations.outcome import outcome_of
 from a2tgpo.integrations.refill import refiller
 from a2tgpo.integrations.rollout_log import RolloutLog
+from a2tgpo.integrations.signal import open_signal
 from a2tgpo.integrations.trl_config import A2TGPOConfig
 from a2tgpo.integrations.update_log import write_updates
-from a2tgpo.scoring import AnswerScaffold, AnswerScorer, Scores, fused_forward
+from a2tgpo.scoring import AnswerScaffold, AnswerScorer, LabelLogps, Scores, fused_forward
+from a2tgpo.signals import FrozenReference, ProcessSignal
 
 __all__ = ["A2TGPOTrainer"]
 
@@ -40,6 +42,10 @@ class A2TGPOTrainer(GRPOTrainer):
     Takes `GRPOTrainer`'s arguments, with `args` an `A2TGPOConfig`, and, where the method reads information gain, one
     more column in the data set: `answer`, the gold answer or a list of its aliases. Turns come from TRL's tool mask, so
     `tools=`, `environment_factory=` and `rollout_func=` (see `TagRollout`) work unchanged.
+
+    Args:
+        turn_signal: one number per process turn in place of information gain (`a2tgpo.signals`: a `TurnFunction` around
+            a function of yours, a process reward model, or any `ProcessSignal`).
 
     Raises:
         ValueError: an option this loss cannot honour, a data set without answers, or an answer without tokens; the
@@ -57,6 +63,7 @@ class A2TGPOTrainer(GRPOTrainer):
         args: A2TGPOConfig | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
+        turn_signal: ProcessSignal | None = None,
         **kwargs: Any,
     ) -> None:
         args = args if args is not None else A2TGPOConfig("a2tgpo-output")
@@ -79,7 +86,10 @@ class A2TGPOTrainer(GRPOTrainer):
             cut_last_result=args.cut_last_result,
             count_padding=True,
         )
-        if self.method.signal:
+        self._signal = open_signal(self, turn_signal)
+        self._scores_policy = self.method.signal and self._signal is None
+        self._scores_answers = self._scores_policy or isinstance(self._signal, FrozenReference)
+        if self._scores_answers:
             for dataset in (train_dataset, eval_dataset):
                 check_answers(dataset, self._scorer)
         self._refiller = refiller(self)
@@ -98,14 +108,14 @@ class A2TGPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor | Any]:
         self._batch = {"inputs": inputs}
-        if self.method.signal:
+        if self._scores_answers:
             self._batch["answers"] = [gold_aliases(row, number) for number, row in enumerate(inputs)]
         self._pass_ahead = self._trl_scores_old_logps()
         try:
             output = super()._generate_and_score_completions(inputs)
         finally:
             self._pass_ahead = False
-        if self.method.signal and "scores" not in self._batch:
+        if self._scores_policy and "scores" not in self._batch:
             ids, mask = whole(output)
             with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
                 self._score(self.model, ids, mask, output["completion_ids"].size(1))
@@ -142,21 +152,32 @@ class A2TGPOTrainer(GRPOTrainer):
             )
         # TRL's pass for the old log-probabilities: ours reads the answer likelihoods along the way.
         self._pass_ahead = False
-        if self.method.signal:
+        if self._scores_policy:
             return self._score(model, input_ids, attention_mask, logits_to_keep).old_logps, None, None
         with self._clock.measure(self._mode, "old_logps"):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
 
-    @torch.no_grad()
     def _score(self, model: Any, input_ids: Tensor, attention_mask: Tensor, completion_length: int) -> Scores:
         """Old log-probabilities and answer likelihoods of the batch from one trajectory pass."""
+        forward = fused_forward(model, self.accelerator.autocast)
+        scores = self.score_with(forward, self.model.config, input_ids, attention_mask, completion_length)
+        self._clock.add(self._mode, "old_logps", scores.seconds_logps)
+        self._clock.add(self._mode, "gain", scores.seconds_gain)
+        self._batch["scores"] = scores
+        return scores
+
+    @torch.no_grad()
+    def score_with(
+        self, forward: LabelLogps, config: Any, input_ids: Tensor, attention_mask: Tensor, completion_length: int
+    ) -> Scores:
+        """The batch's answer likelihoods as the model behind `forward` sees them."""
         prompt_ids, completion_ids = input_ids.tensor_split([input_ids.size(1) - completion_length], dim=1)
         prompt_mask, completion_mask = attention_mask.tensor_split([attention_mask.size(1) - completion_length], dim=1)
-        scores = self._scorer.score(
-            fused_forward(model, self.accelerator.autocast),
-            self.model.config,
+        return self._scorer.score(
+            forward,
+            config,
             prompt_ids=prompt_ids,
             prompt_mask=prompt_mask,
             completion_ids=completion_ids,
@@ -165,10 +186,6 @@ class A2TGPOTrainer(GRPOTrainer):
             answers=self._batch["answers"],
             tokens_per_batch=self.rows_per_forward * input_ids.size(1),
         )
-        self._clock.add(self._mode, "old_logps", scores.seconds_logps)
-        self._clock.add(self._mode, "gain", scores.seconds_gain)
-        self._batch["scores"] = scores
-        return scores
 
     @property
     def rows_per_forward(self) -> int:
@@ -191,6 +208,12 @@ class A2TGPOTrainer(GRPOTrainer):
         group_size = self.num_generations if mode == "train" else self.num_generations_eval
         model_mask = self._model_mask(output["completion_mask"])
         ids = turn_ids(model_mask)
+        if isinstance(self._signal, FrozenReference):
+            with self._clock.measure(mode, "gain"):
+                length = output["completion_ids"].size(1)
+                self._batch["scores"] = self.score_with(
+                    self._signal.forward, self._signal.config, *whole(output), length
+                )
         turns = local_turns(self, inputs, output, model_mask, ids, self._batch.get("scores"))
         outcome = outcome_of(self, self._batch["rewards_per_func"], output["completion_mask"])
         state = global_states(self, output, ids, group_size) if "state" in self.method.credit.reads else None
@@ -205,7 +228,7 @@ class A2TGPOTrainer(GRPOTrainer):
             output["rollout_row"] = torch.tensor(lines, device=model_mask.device)
 
         local = credit.local(self.accelerator.process_index)
-        if self.method.signal:
+        if self._scores_policy:
             output["old_per_token_logps"] = self._batch["scores"].old_logps
         output["turn_ids"] = turn_ids(model_mask & local.valid[:, None])
         output["turn_advantages"] = local.advantage

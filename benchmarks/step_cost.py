@@ -1,0 +1,222 @@
+"""What a step of A²TGPO costs beside a step of TRL's own GRPO, on the same rollouts.
+
+    python benchmarks/step_cost.py --device cpu --json step_cost.json
+
+Both trainers replay one batch of invented rollouts (prompt, four searches with results, an answer) and take their real
+steps on it: rewards, old log-probabilities, for A²TGPO the gains and the credit, then the updates. There is no
+generation, which is the same for both and the larger part of a real step, so the ratio is at its largest. Two settings:
+a batch that feeds four updates, as in `recipes/hops_cpu.yaml`, for which GRPO needs old log-probabilities too; and a
+batch that feeds one, for which it does not, so that A²TGPO's pass over the trajectories is extra. Both must find the
+same old log-probabilities before anything is timed. Peak memory is that of an update above what was allocated before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from _measure import Case, measure, print_cases, synchronize, write_json
+from datasets import Dataset
+from torch.profiler import ProfilerActivity, profile
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PrinterCallback, set_seed
+from trl import GRPOConfig, GRPOTrainer
+
+from a2tgpo import A2TGPOConfig, A2TGPOTrainer
+from a2tgpo.data.tokenizer import build_tokenizer
+
+GRPO, A2TGPO = "GRPO (TRL)", "A²TGPO"
+SHAPES = {
+    "tiny": dict(hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4),
+    "smollm2": dict(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49152,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A batch: rollouts, tokens per turn and per result, searches; and the model's shape."""
+
+    shape: str
+    rollouts: int
+    rows_per_forward: int = 16
+    turn: int = 40
+    result: int = 110
+    searches: int = 4
+    repeats: int = 5
+
+    @property
+    def tokens(self) -> int:
+        return self.searches * (self.turn + self.result) + self.turn
+
+
+SMOKE = Size("tiny", rollouts=8, rows_per_forward=2, turn=6, result=10, repeats=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--shape", choices=tuple(SHAPES), help="random weights; default: tiny on the CPU, else smollm2")
+    parser.add_argument("--rollouts", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write every repeat to this file")
+    parser.add_argument("--smoke", action="store_true", help="small sizes: shows that it runs, not how fast")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    shape = arguments.shape or ("tiny" if device.type == "cpu" else "smollm2")
+    size = SMOKE if arguments.smoke else Size(shape, rollouts=arguments.rollouts, repeats=arguments.repeats)
+    title = f"A step on {device}"
+    cases = [step_case(size, updates, device) for updates in (4, 1)]
+    print_cases(title, cases)
+    if arguments.json:
+        write_json(arguments.json, title, cases)
+
+
+def step_case(size: Size, updates: int, device: torch.device) -> Case:
+    """Both trainers on one batch that feeds `updates` updates."""
+    trainers = {GRPO: trainer(GRPOTrainer, GRPOConfig, size, updates, device, loss_type="grpo", beta=0.0)}
+    trainers[A2TGPO] = trainer(A2TGPOTrainer, A2TGPOConfig, size, updates, device, beta=0.0)
+    error = _old_logps_error(trainers) if updates > 1 else None
+    assert error is None or error < 1e-3, f"old log-probabilities differ by {error}"
+    peaks = {name: _peak_of_update(one, device) for name, one in trainers.items()}
+    seconds = measure({name: _step(one) for name, one in trainers.items()}, device, repeats=size.repeats)
+    ratio = peaks[A2TGPO] / peaks[GRPO]
+    notes = {
+        "peak memory of an update": f"{peaks[A2TGPO] / 2**20:.1f} MB beside {peaks[GRPO] / 2**20:.1f} MB: {ratio:.3f}"
+    }
+    facts = {"peak bytes": peaks, "old log-probabilities differ by": error}
+    name = (
+        f"{size.shape}, {size.rollouts} rollouts of {size.tokens} tokens, {updates} update{'s' * (updates > 1)} a batch"
+    )
+    return Case(name, seconds, GRPO, notes, facts)
+
+
+def trainer(kind: Any, config: Any, size: Size, updates: int, device: torch.device, **options: Any) -> Any:
+    """A trainer of `kind` whose rollouts are the invented batch."""
+    tokenizer = build_tokenizer()
+    set_seed(0)
+    sizes = {"vocab_size": len(tokenizer)} | SHAPES[size.shape]
+    model = LlamaForCausalLM(LlamaConfig(**sizes, max_position_embeddings=8192, pad_token_id=tokenizer.pad_token_id))
+    made = kind(
+        model=model.to(device),
+        reward_funcs=lambda completions, **_: [float(i % 2) for i in range(len(completions))],
+        args=config(
+            output_dir=tempfile.mkdtemp(prefix="step-cost-"),
+            use_cpu=device.type == "cpu",
+            bf16=device.type != "cpu",
+            per_device_train_batch_size=size.rows_per_forward,
+            gradient_accumulation_steps=size.rollouts // size.rows_per_forward // updates,
+            steps_per_generation=size.rollouts // size.rows_per_forward,
+            num_generations=size.rollouts // 2,
+            max_completion_length=size.tokens,
+            max_steps=updates,
+            learning_rate=1e-6,
+            gradient_checkpointing=False,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            logging_strategy="no",
+            **options,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": f"Who is {name}?", "answer": "Kelo Mitu"} for name in ("a", "b")]),
+        processing_class=tokenizer,
+        rollout_func=replay(tokenizer, size),
+    )
+    made.remove_callback(PrinterCallback)
+    return made
+
+
+def replay(tokenizer: PreTrainedTokenizerBase, size: Size) -> Callable[..., dict[str, Any]]:
+    """A `rollout_func` that gives the same rollouts at every call."""
+    generator = torch.Generator().manual_seed(0)
+    mask = ([1] * size.turn + [0] * size.result) * size.searches + [1] * size.turn
+
+    def rollouts(prompts: list[Any], _: Any) -> dict[str, Any]:
+        generator.manual_seed(0)
+        drawn = torch.randint(10, len(tokenizer), (len(prompts), size.tokens), generator=generator).tolist()
+        return {
+            "prompt_ids": [tokenizer(prompt)["input_ids"] for prompt in prompts],
+            "completion_ids": drawn,
+            "env_mask": [mask] * len(prompts),
+            "logprobs": None,
+        }
+
+    return rollouts
+
+
+def _step(one: Any) -> Callable[[], None]:
+    def run() -> None:
+        one.train()
+
+    return run
+
+
+def _old_logps_error(trainers: dict[str, Any]) -> float:
+    """Largest difference on tokens the policy wrote, of the trainers as they start."""
+    found = {}
+    for name, one in trainers.items():
+        one.model.train()
+        one.create_optimizer_and_scheduler(num_training_steps=1)
+        rows = [row for row in one.train_dataset for _ in range(one.num_generations)]
+        one.current_gradient_accumulation_steps = one.args.gradient_accumulation_steps
+        output = one._generate_and_score_completions([dict(row) for row in rows])
+        found[name] = output["old_per_token_logps"], output["tool_mask"].bool()
+        one._metrics["train"].clear()
+    (ours, mask), (theirs, _) = found[A2TGPO], found[GRPO]
+    return (ours - theirs)[mask].abs().max().item()
+
+
+def _peak_of_update(one: Any, device: torch.device) -> int:
+    """Bytes allocated at the peak of the second micro-batch's update, above what was allocated when it began."""
+    calls = 0
+    peaks: list[int] = []
+    step = one.training_step
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        # The first call generates and scores the batch; the second only updates.
+        if calls != 2:
+            return step(*args, **kwargs)
+        loss, peak = _watch(lambda: step(*args, **kwargs), device)
+        peaks.append(peak)
+        return loss
+
+    one.training_step = watched
+    one.train()
+    del one.training_step
+    return peaks[0]
+
+
+def _watch(run: Callable[[], Any], device: torch.device) -> tuple[Any, int]:
+    if device.type == "cuda":
+        synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        result = run()
+        synchronize(device)
+        return result, torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = run()
+    # Allocations and releases, as positive and negative sizes. Not in `profiler.events()`, which keeps only those that
+    # no operator accounts for.
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return result, peak
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""The benchmark of a step runs from end to end at a small size."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_smoke(tmp_path: Path) -> None:
+    """Both trainers take their steps on the same rollouts, find the same old log-probabilities (the script stops where
+    they do not), and the JSON holds every repeat and the peak of an update."""
+    output = tmp_path / "step_cost.json"
+    subprocess.run(
+        [sys.executable, "benchmarks/step_cost.py", "--smoke", "--json", str(output)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    cases = json.loads(output.read_text(encoding="utf-8"))["cases"]
+    assert len(cases) == 2
+    for case in cases:
+        assert set(case["seconds"]) == {"GRPO (TRL)", "A²TGPO"}
+        assert all(taken > 0 for repeats in case["seconds"].values() for taken in repeats)
+        assert all(peak > 0 for peak in case["facts"]["peak bytes"].values())
+    assert cases[0]["facts"]["old log-probabilities differ by"] < 1e-3

@@ -1,0 +1,167 @@
+"""Every row of the methods table in the real trainer: against TRL's own losses where it has them, and end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trl import GRPOConfig, GRPOTrainer
+
+from a2tgpo import A2TGPOConfig
+from a2tgpo.integrations.refill import Refiller
+from a2tgpo.integrations.rewards import exact_match_reward
+from a2tgpo.integrations.states import observation_states
+from a2tgpo.methods import METHODS
+from a2tgpo.rollout.protocol import answer_turn, search_turn
+from a2tgpo.sampling import Refill
+from tests.integrations.parts import ScriptedRollout, build_tokenizer, config, questions, scripted_trainer, tiny_llama
+
+SEARCH = search_turn("find it", "Kelo mentor")
+SCRIPTS = [[SEARCH, answer_turn("bora")], [answer_turn("kelo")], [SEARCH, SEARCH, answer_turn("bora")], ["no tag"]]
+INDEPENDENT = [name for name, method in METHODS.items() if not method.shares_turns]
+
+
+def weights_after(trainer: Any) -> torch.Tensor:
+    trainer.train()
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+
+
+TRLS = {
+    "grpo": {"loss_type": "grpo", "epsilon": 0.2},
+    "dapo": {"loss_type": "dapo", "epsilon": 0.2, "epsilon_high": 0.28},
+    "gspo": {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
+}
+
+
+@pytest.mark.parametrize("name", list(TRLS))
+def test_two_updates_are_trls_own(tmp_path: Path, name: str) -> None:
+    """On the same rollouts, with two plain gradient steps on one batch in two micro-batches each (so that ratios leave
+    1, and tokens must be counted over the whole update), the rows grpo, dapo and gspo move the weights as TRL's
+    `GRPOTrainer` does. TRL divides by the sample's standard deviation and 1e-4, we by the population's and 1e-6:
+    learning rates make up for it, which leaves the ratios' clipping the same to first order."""
+    group, std = 8, 0.875**0.5  # sample over population, eight rewards
+    shared: dict[str, Any] = dict(
+        optim="sgd",
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        num_iterations=2,
+        max_steps=2,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        num_generations=group,
+        warmup_steps=0,
+    )
+    rate = 1e-3
+    ours = scripted_trainer(tmp_path / "ours", SCRIPTS, method=name, learning_rate=rate * std, **shared)
+    theirs_config = {key: value for key, value in vars(config(tmp_path / "theirs", **shared)).items() if key in _PASSED}
+    tokenizer = build_tokenizer()
+    theirs = GRPOTrainer(
+        model=tiny_llama(tokenizer),
+        reward_funcs=exact_match_reward,
+        args=GRPOConfig(**theirs_config, **TRLS[name], learning_rate=rate, beta=0.0),
+        train_dataset=questions(),
+        processing_class=tokenizer,
+        rollout_func=ScriptedRollout(tokenizer, SCRIPTS),
+    )
+    start = torch.cat([parameter.detach().flatten() for parameter in theirs.model.parameters()])
+    mine, other = weights_after(ours) - start, weights_after(theirs) - start
+    assert other.norm() > 1e-4
+    assert torch.nn.functional.cosine_similarity(mine, other, dim=0) > 0.9999
+    assert mine.norm() / other.norm() == pytest.approx(1.0, abs=2e-2)
+
+
+_PASSED = (
+    *("output_dir", "use_cpu", "bf16", "per_device_train_batch_size", "num_generations", "max_steps"),
+    *("gradient_accumulation_steps", "max_completion_length", "gradient_checkpointing", "logging_steps"),
+    *("save_strategy", "report_to", "disable_tqdm", "optim", "lr_scheduler_type", "max_grad_norm", "num_iterations"),
+    "warmup_steps",
+)
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_a_method_scores_gains_only_where_it_reads_them(tmp_path: Path, name: str) -> None:
+    """Each row takes a step and changes the weights; gains, and the pass that scores them, are there for the rows whose
+    credit reads gains and for no other."""
+    trainer = scripted_trainer(tmp_path, SCRIPTS, method=name, learning_rate=0.01)
+    before = torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+    assert (weights_after(trainer) - before).abs().max() > 0
+    logged = trainer.state.log_history[0]
+    assert ("gain/turn_1" in logged) == ("seconds/gain" in logged) == METHODS[name].signal
+    assert METHODS[name].signal == ("gain" in METHODS[name].credit.reads)
+    assert ("rollout/refill_batches" in logged) == isinstance(METHODS[name].sampling, Refill)
+
+
+def test_an_option_changes_the_row_it_belongs_to() -> None:
+    """Options left out are the row's; given ones replace them; ones the row does not have, and rollouts that do not
+    make up its tree, are refused with what to change."""
+    plain = A2TGPOConfig("x", method="gspo", use_cpu=True, bf16=False)
+    assert (plain.epsilon, plain.epsilon_high) == (3e-4, 4e-4) and plain.gain_alpha is None
+    options: dict[str, Any] = {"gain_alpha": 0.3, "turn_baseline": "absorbing", "epsilon": 0.01}
+    changed = A2TGPOConfig("x", use_cpu=True, bf16=False, **options).chosen
+    assert (changed.credit.alpha, changed.credit.baseline, changed.credit.beta) == (0.3, "absorbing", 0.3)
+    assert (changed.eps_low, changed.eps_high) == (0.01, 0.01)
+    for wrong, message in (
+        ({"method": "grpo", "gain_alpha": 0.3}, "gain_alpha=0.3: method 'grpo' has no such parameter"),
+        ({"method": "grpo", "skip_first_gain": True}, "method 'grpo' reads no gain"),
+        ({"method": "tree-grpo", "num_generations": 4}, "set num_generations=8"),
+        ({"method": "aepo", "num_generations": 2}, "set num_generations to 4 or more"),
+        ({"method": "a3tgpo"}, "choose one of 'grpo'"),
+        ({"state_similarity": 0.0}, "state_similarity=0.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            A2TGPOConfig("x", use_cpu=True, bf16=False, **wrong)  # type: ignore[arg-type]
+
+
+def test_states_are_numbered_within_a_prompt() -> None:
+    """Turn 1 of all rollouts starts from the same state; later turns share one where the observation before them is the
+    same text, whatever their depth; another prompt numbers anew; below 1, similar texts are one state."""
+    observations = [["", "a b c d", "x"], ["", "x"], ["", "a b c e"], []]
+    exact = observation_states(observations, group_size=2, n_columns=3)
+    assert exact.tolist() == [[0, 1, 2], [0, 2, -1], [0, 1, -1], [-1, -1, -1]]
+    loose = observation_states([["", "a b c d"], ["", "a b c e"]], group_size=2, n_columns=2, similarity=0.8)
+    assert loose.tolist() == [[0, 1], [0, 1]]
+
+
+class Prompts:
+    """Generates for prompts `qN` rollouts that all earn N, or, for odd N, all but one do."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def generate(self, prompts: list[str]) -> list[Any]:
+        self.asked.append(prompts[::2])
+        return [[f"ids of {p}/{i}" for i, p in enumerate(prompts)], None, {"rollout": [f"of {p}" for p in prompts]}]
+
+    @staticmethod
+    def rewards(rows: list[dict[str, Any]], generated: Any) -> torch.Tensor:
+        numbers = [int(row["prompt"][1:]) for row in rows]
+        return torch.tensor([float(n) - (n % 2) * (i % 2) for i, n in enumerate(numbers)])
+
+
+def test_prompts_that_teach_nothing_are_replaced() -> None:
+    """Of three prompts the two whose rollouts earn the same are replaced, rows and generations together, by the first
+    ones of the training set that differ; what taught stays where it was."""
+    world = Prompts()
+    dataset = questions(2).from_list([{"prompt": f"q{n}"} for n in (4, 6, 7, 8, 9, 11)])
+    refiller = Refiller(Refill(max_batches=10), dataset, 2, world.rewards, bool, seed=0)
+    rows = [{"prompt": f"q{n}"} for n in (2, 2, 3, 3, 10, 10)]
+    generated = world.generate([row["prompt"] for row in rows])
+    batches = refiller.run(rows, generated, world.generate)
+    prompts = [row["prompt"] for row in rows]
+    assert prompts[2:4] == ["q3", "q3"] and generated[0][2] == "ids of q3/2"
+    assert all(int(prompt[1:]) % 2 for prompt in prompts) and len(set(prompts)) == 3
+    assert all(text.startswith(f"ids of {p}/") for text, p in zip(generated[0], prompts, strict=True))
+    assert generated[2]["rollout"] == [f"of {p}" for p in prompts]
+    assert batches == len(world.asked) and all(len(asked) == 3 for asked in world.asked)
+
+
+def test_refilling_is_bounded() -> None:
+    """Where no prompt teaches, the step goes on with what it has after `max_batches` batches, the first included."""
+    world = Prompts()
+    dataset = questions(2).from_list([{"prompt": "q4"}, {"prompt": "q6"}])
+    rows = [{"prompt": "q2"}, {"prompt": "q2"}]
+    generated = world.generate(["q2", "q2"])
+    assert Refiller(Refill(max_batches=4), dataset, 2, world.rewards, bool, 0).run(rows, generated, world.generate) == 4
+    assert rows == [{"prompt": "q2"}, {"prompt": "q2"}] and len(world.asked) == 4
