@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,9 +72,10 @@ def _command(commands: Any, name: str, summary: str, run: Callable[..., int]) ->
 def _train(arguments: argparse.Namespace, overrides: list[str], console: Console) -> int:
     from a2tgpo.config import load_recipe
     from a2tgpo.run.directory import RunDirectory
+    from a2tgpo.run.quiet import quieten
     from a2tgpo.run.train import train
 
-    _quieten()
+    quieten()
     config = load_recipe(arguments.recipe, overrides)
     directory = RunDirectory(Path(config.training.output_dir))
     if config.resumes:
@@ -91,12 +91,13 @@ def _eval(arguments: argparse.Namespace, overrides: list[str], console: Console)
     from a2tgpo.run.directory import RunDirectory
     from a2tgpo.run.evaluation import evaluate_policy
     from a2tgpo.run.policy import load_model, load_tokenizer
+    from a2tgpo.run.quiet import quieten
     from a2tgpo.run.table import as_table
     from a2tgpo.run.task import open_task
 
     if arguments.model is not None:
         overrides = [*overrides, "--model_name_or_path", arguments.model]
-    _quieten()
+    quieten()
     config = load_recipe(arguments.recipe, overrides)
     if config.resumes:
         raise RecipeError("resume_from_checkpoint: an evaluation starts anew; give it an --output_dir of its own")
@@ -119,16 +120,6 @@ def _keys(arguments: argparse.Namespace, overrides: list[str], console: Console)
         raise RecipeError(f"`a2tgpo keys` takes no arguments, got {' '.join(overrides)!r}")
     print(describe_keys())
     return 0
-
-
-def _quieten() -> None:
-    """Silence what a user can do nothing about: deprecations between TRL and transformers, bars of file loading."""
-    from huggingface_hub.utils import enable_progress_bars
-    from transformers.utils import logging
-
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|trl\.")
-    logging.disable_progress_bar()
-    enable_progress_bars()  # downloads, which the line above hides too
 
 
 if __name__ == "__main__":

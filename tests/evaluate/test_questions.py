@@ -33,6 +33,8 @@ def outcome(**changes: Any) -> Outcome:
         reason="",
         searches=1,
         queries=["kelo"],
+        policy_tokens=9,
+        total_tokens=40,
         text="…",
     )
     return Outcome(**values | changes)
@@ -60,7 +62,7 @@ def test_played_rollouts_are_judged() -> None:
     done: list[int] = []
     outcomes = evaluate_questions(
         agent,
-        lambda starts, take_turns: batches[len(done)](starts, take_turns),
+        lambda *asked: batches[len(done)](*asked),
         rows,
         batch_size=3,
         progress=done.append,
@@ -71,6 +73,8 @@ def test_played_rollouts_are_judged() -> None:
     assert [o.prediction for o in outcomes] == ["bora", "kelo", None, "the tine!"]
     assert [o.termination for o in outcomes] == ["answered", "answered", "malformed", "answered"]
     assert [o.searches for o in outcomes] == [2, 0, 0, 1]
+    assert outcomes[3].policy_tokens == sum(len(tokenizer(turn)["input_ids"]) for turn in scripts[3])
+    assert all(o.total_tokens > o.policy_tokens > 0 for o in outcomes)
     assert outcomes[0].queries == ["kelo mitu"] * 2
     assert outcomes[0].text.count("<result>") == 2
     assert "expected" in outcomes[2].reason

@@ -32,15 +32,17 @@ def test_resuming_without_a_run_is_refused(tmp_path: Path) -> None:
         directory.resume_point()
 
 
-def test_the_last_checkpoint_is_resumed(tmp_path: Path) -> None:
-    """Checkpoints are ordered by step, not by name; a run that stopped before its first starts its updates anew."""
+def test_the_last_whole_checkpoint_is_resumed(tmp_path: Path) -> None:
+    """Checkpoints are ordered by step, not by name; one that a kill cut off, without its state or with half of it, is
+    passed over; a run that stopped before its first starts its updates anew."""
     directory = RunDirectory(tmp_path)
     directory.begin({})
     assert directory.resume_point() is None
-    directory.checkpoints.mkdir()
-    assert directory.resume_point() is None
-    for step in (9, 10):
-        (directory.checkpoints / f"checkpoint-{step}").mkdir()
+    for step, state in ((9, "{}"), (10, "{}"), (11, '{"epoch": 0.'), (12, None)):
+        folder = directory.checkpoints / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state, encoding="utf-8")
     assert directory.resume_point() == str(directory.checkpoints / "checkpoint-10")
 
 

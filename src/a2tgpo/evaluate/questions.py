@@ -18,7 +18,11 @@ from a2tgpo.rollout.types import Rollout, Termination
 
 @dataclass(frozen=True)
 class Outcome:
-    """One answered question: what was predicted, whether it is right, how the rollout went."""
+    """One answered question: what was predicted, whether it is right, how the rollout went.
+
+    `policy_tokens` were written by the policy; `total_tokens` are the whole context at the end, prompt and results
+    included.
+    """
 
     id: str
     question: str
@@ -31,6 +35,8 @@ class Outcome:
     reason: str
     searches: int
     queries: list[str]
+    policy_tokens: int
+    total_tokens: int
     text: str
 
 
@@ -67,6 +73,8 @@ def _outcome(row: dict[str, Any], rollout: Rollout, text: str) -> Outcome:
         reason=rollout.reason,
         searches=len(rollout.calls),
         queries=[call.query for call in rollout.calls],
+        policy_tokens=sum(rollout.model_mask),
+        total_tokens=len(rollout.ids),
         text=text,
     )
 

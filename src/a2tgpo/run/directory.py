@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from a2tgpo.errors import RecipeError
 
@@ -61,6 +61,11 @@ class RunDirectory:
         """File of the outcomes of one evaluation."""
         return self.root / "eval" / f"{name}.jsonl"
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run wrote its final table, the last thing it does."""
+        return (self.root / "summary.json").exists()
+
     def check_new(self) -> None:
         """Refuse to write over another run.
 
@@ -88,7 +93,18 @@ class RunDirectory:
             raise RecipeError(
                 f"output_dir={str(self.root)!r} holds no run to resume: leave out --resume_from_checkpoint"
             )
-        return get_last_checkpoint(str(self.checkpoints)) if self.checkpoints.is_dir() else None
+        # A checkpoint that was cut off while it was written lacks the file that comes last.
+        states = self.checkpoints.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
+        complete = [state.parent for state in states if _is_json(state)]
+        return str(max(complete, key=lambda folder: int(folder.name.split("-")[1]))) if complete else None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
 
 
 class MetricsFile(TrainerCallback):

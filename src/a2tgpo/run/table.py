@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.table import Table
@@ -37,7 +37,16 @@ def summary_rows(summaries: Mapping[str, Summary], share: str = _INLINE) -> tupl
 
 def as_table(summaries: Mapping[str, Summary], title: str) -> Table:
     """For the terminal: intervals below their shares, so that three hop counts fit into 80 columns."""
-    header, rows = summary_rows(summaries, _STACKED)
+    return terminal_table(title, *summary_rows(summaries, _STACKED))
+
+
+def as_markdown(summaries: Mapping[str, Summary]) -> str:
+    """For `summary.md`."""
+    return markdown_table(*summary_rows(summaries))
+
+
+def terminal_table(title: str, header: Sequence[str], rows: Rows) -> Table:
+    """A table that is narrow and has no frame; the first column names the rows."""
     table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, show_edge=False)
     for index, name in enumerate(header):
         table.add_column(name, justify="right" if index else "left", no_wrap=not index)
@@ -46,9 +55,8 @@ def as_table(summaries: Mapping[str, Summary], title: str) -> Table:
     return table
 
 
-def as_markdown(summaries: Mapping[str, Summary]) -> str:
-    """For `summary.md`."""
-    header, rows = summary_rows(summaries)
+def markdown_table(header: Sequence[str], rows: Rows) -> str:
+    """A Markdown table; the first column names the rows."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 

@@ -30,6 +30,8 @@ class Interrupted(KeyboardInterrupt):
 def train(config: RunConfig, directory: RunDirectory, console: Console) -> dict[str, Summary]:
     """Run the recipe in `directory`, skipping what an earlier, interrupted run already did.
 
+    With `max_steps` 0 there are no updates: warm start and evaluation before them are the whole run.
+
     Raises:
         Interrupted: Ctrl-C during the updates, after the checkpoint was saved.
     """
@@ -43,10 +45,11 @@ def train(config: RunConfig, directory: RunDirectory, console: Console) -> dict[
     model = load_model(start, config)
     console.print(f"policy {start}: {model.num_parameters() / 1e6:.2f} M parameters", soft_wrap=True)
     summaries = evaluate_policy(model, agent, task.eval_questions, config, directory, "before")
-    if not directory.model.exists():
-        _update(model, agent, task, config, directory)
-    trained = load_model(str(directory.model), config)
-    summaries |= evaluate_policy(trained, agent, task.eval_questions, config, directory, "after")
+    if config.training.max_steps != 0:
+        if not directory.model.exists():
+            _update(model, agent, task, config, directory)
+        trained = load_model(str(directory.model), config)
+        summaries |= evaluate_policy(trained, agent, task.eval_questions, config, directory, "after")
     _report(summaries, directory, console)
     return summaries
 

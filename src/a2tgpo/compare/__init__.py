@@ -1,0 +1,1 @@
+"""`a2tgpo compare`: methods × seeds of one recipe, and what tells the methods apart."""

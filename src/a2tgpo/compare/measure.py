@@ -1,0 +1,65 @@
+"""The numbers of one run that a comparison is about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from a2tgpo.evaluate.questions import Outcome, read_outcomes
+from a2tgpo.run.directory import RunDirectory
+from a2tgpo.run.evaluation import MODES
+
+SECONDS, GAIN_SHARE = "seconds_per_step", "gain_share_of_seconds"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run.
+
+    Attributes:
+        values: `MODE/exact_match`, `MODE/exact_match/N_hops`, `MODE/searches`, `MODE/policy_tokens`,
+            `MODE/total_tokens` (means over the held-out questions, MODE greedy or sampled); `seconds_per_step` and
+            `gain_share_of_seconds`, in [0, 1], of the updates.
+        correct: mode -> question -> whether it was answered right.
+    """
+
+    values: dict[str, float]
+    correct: dict[str, dict[str, bool]]
+
+
+def measure(directory: RunDirectory, when: str) -> Measured:
+    """A finished run's evaluation `when` ("before" or "after" its updates), and what its updates took."""
+    values: dict[str, float] = {}
+    correct = {}
+    for mode in MODES:
+        outcomes = read_outcomes(directory.evaluation(f"{when}_{mode}"))
+        values |= {f"{mode}/{name}": value for name, value in _of_outcomes(outcomes).items()}
+        correct[mode] = {outcome.id: outcome.correct for outcome in outcomes}
+    if when == "after":
+        values |= _of_updates(read_metrics(directory.metrics))
+    return Measured(values, correct)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a finished run's `metrics.jsonl`."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _of_outcomes(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    hops = sorted({outcome.hops for outcome in outcomes if outcome.hops is not None})
+    return {
+        "exact_match": fmean(outcome.correct for outcome in outcomes),
+        **{f"exact_match/{n}_hops": fmean(o.correct for o in outcomes if o.hops == n) for n in hops},
+        "searches": fmean(outcome.searches for outcome in outcomes),
+        "policy_tokens": fmean(outcome.policy_tokens for outcome in outcomes),
+        "total_tokens": fmean(outcome.total_tokens for outcome in outcomes),
+    }
+
+
+def _of_updates(metrics: Sequence[dict[str, Any]]) -> dict[str, float]:
+    seconds = [row["step_time"] for row in metrics]
+    return {SECONDS: fmean(seconds), GAIN_SHARE: sum(row.get("seconds/gain", 0.0) for row in metrics) / sum(seconds)}

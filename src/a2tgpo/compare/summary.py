@@ -1,0 +1,112 @@
+"""What a comparison found: per method means over seeds, and paired differences from GRPO."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from statistics import fmean
+
+from a2tgpo.compare.matrix import Cell, Matrix
+from a2tgpo.compare.measure import Measured, measure
+from a2tgpo.evaluate.paired import Difference, Mean, holm
+from a2tgpo.run.evaluation import MODES
+
+REACT, BASELINE = "react", "grpo"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method: its finished runs by seed, of `n_seeds` that it should have. Means only where all have finished."""
+
+    n_seeds: int
+    runs: dict[int, Measured]
+
+    @property
+    def complete(self) -> bool:
+        return len(self.runs) == self.n_seeds
+
+    @property
+    def means(self) -> dict[str, Mean]:
+        """Mean and interval over seeds of every value; empty for a method that is incomplete."""
+        if not self.complete:
+            return {}
+        names = next(iter(self.runs.values())).values
+        return {name: Mean.of([run.values[name] for run in self.runs.values()]) for name in names}
+
+
+@dataclass(frozen=True)
+class Against:
+    """Exact match of a method minus the baseline's, tested in two ways.
+
+    Attributes:
+        seeds: a pair per seed. Training is what varies from seed to seed, so this is the test of the methods.
+        p_holm: its p, adjusted for all methods compared with the baseline in this mode.
+        questions: a pair per question, each the mean over the seeds. It tells these trained policies apart on
+            other questions, and says nothing about other seeds.
+    """
+
+    seeds: Difference
+    p_holm: float | None
+    questions: Difference
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`rows` by method, ReAct first; `against`, by mode and method, differences from `BASELINE`."""
+
+    rows: dict[str, Row]
+    against: dict[str, dict[str, Against]]
+
+    @classmethod
+    def of(cls, matrix: Matrix) -> Comparison:
+        """Read every finished run."""
+        seeds = range(matrix.n_seeds)
+        rows = {REACT: _row({seed: matrix.start(seed) for seed in seeds}, "before")}
+        rows |= {name: _row({seed: matrix.cell(name, seed) for seed in seeds}, "after") for name in matrix.methods}
+        return cls(rows, {mode: _against(rows, mode) for mode in MODES})
+
+    def as_json(self) -> str:
+        """Strict JSON: means, every run's values, differences."""
+        methods = {
+            name: {
+                "complete": row.complete,
+                "seeds_finished": sorted(row.runs),
+                "mean": {key: asdict(mean) for key, mean in row.means.items()},
+                "runs": {seed: run.values for seed, run in row.runs.items()},
+            }
+            for name, row in self.rows.items()
+        }
+        against = {mode: {name: asdict(tests) for name, tests in of.items()} for mode, of in self.against.items()}
+        return json.dumps({"methods": methods, f"minus_{BASELINE}": against}, indent=1, allow_nan=False) + "\n"
+
+
+def _row(cells: Mapping[int, Cell], when: str) -> Row:
+    return Row(len(cells), {seed: measure(cell.directory, when) for seed, cell in cells.items() if cell.finished})
+
+
+def _against(rows: Mapping[str, Row], mode: str) -> dict[str, Against]:
+    """Complete methods with the baseline; nothing where the baseline is not complete."""
+    baseline = rows.get(BASELINE)
+    if baseline is None or not baseline.complete:
+        return {}
+    others = {name: row for name, row in rows.items() if name != BASELINE and row.complete}
+    by_seed = {name: Difference.between(_by_seed(row, mode), _by_seed(baseline, mode)) for name, row in others.items()}
+    adjusted = holm({name: difference.p for name, difference in by_seed.items()})
+    return {
+        name: Against(
+            by_seed[name], adjusted[name], Difference.between(_by_question(row, mode), _by_question(baseline, mode))
+        )
+        for name, row in others.items()
+    }
+
+
+def _by_seed(row: Row, mode: str) -> list[float]:
+    return [run.values[f"{mode}/exact_match"] for _, run in sorted(row.runs.items())]
+
+
+def _by_question(row: Row, mode: str) -> list[float]:
+    """Per question, in the order of ids, the share of seeds that answered it right."""
+    runs = [run.correct[mode] for run in row.runs.values()]
+    assert all(run.keys() == runs[0].keys() for run in runs), "seeds were evaluated on different questions"
+    return [fmean(run[question] for run in runs) for question in sorted(runs[0])]
