@@ -6,6 +6,10 @@ One batch of rollouts on the questions of `recipes/hops_cpu.yaml` (8 prompts × 
 policy, prompts, search tool and token budget for all. Greedy outputs must be identical token by token before anything
 is timed, and sampled ones must pass a two-sample test on length and log-probability. `--policy` is a checkpoint whose
 closing tags are single tokens; without it the recipe's warm start is made first (about a minute).
+
+A second table looks at one turn alone: transformers' own continuous batching (`generate_batch`, paged cache) has no
+stop strings and no budget per row, so it is compared where neither matters, on contexts and turns of fixed length. Its
+cache is sized for them; left to itself it takes most of the machine's memory at every call.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -23,11 +27,18 @@ import torch
 from _measure import Case, measure, print_cases, write_json
 from _trl_loop import TRLToolLoop, closing_tokens
 from scipy.stats import ks_2samp
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    ContinuousBatchingConfig,
+    GenerationConfig,
+    PreTrainedModel,
+    set_seed,
+)
 
 from a2tgpo.config import RunConfig, load_recipe
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
-from a2tgpo.rollout.backend import Backend
+from a2tgpo.rollout.backend import Backend, Continuation, Turn
 from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.protocol import STOP_STRINGS
 from a2tgpo.rollout.rereading import RereadingBackend
@@ -57,15 +68,15 @@ def main() -> None:
     if arguments.smoke:
         arguments.rollouts, arguments.repeats = 8, 1
     with tempfile.TemporaryDirectory() as folder:
-        case = rollout_case(arguments, Path(folder))
+        cases = [*rollout_cases(arguments, Path(folder))]
     title = f"Rollouts on {arguments.device}"
-    print_cases(title, [case])
+    print_cases(title, cases)
     if arguments.json:
-        write_json(arguments.json, title, [case])
+        write_json(arguments.json, title, cases)
 
 
-def rollout_case(arguments: argparse.Namespace, folder: Path) -> Case:
-    """Check that all ways give the same rollouts, then time them."""
+def rollout_cases(arguments: argparse.Namespace, folder: Path) -> Iterator[Case]:
+    """Whole rollouts, then one turn; all ways must give the same before they are timed."""
     device = torch.device(arguments.device)
     config = load_recipe(str(RECIPE))
     task = open_task(config, RunDirectory(folder))
@@ -90,7 +101,45 @@ def rollout_case(arguments: argparse.Namespace, folder: Path) -> Case:
         for name, taken in seconds.items()
     }
     size = f"{len(questions)} rollouts, {model.num_parameters() / 1e6:.1f} M"
-    return Case(size, seconds, TRL, per_second, facts)
+    yield Case(size, seconds, TRL, per_second, facts)
+    rows, context, new = (4, 8, 3) if arguments.smoke else (16, 200, 24)
+    yield turn_case(model, tokenizer, rows, context, new, arguments.repeats)
+
+
+def turn_case(model: PreTrainedModel, tokenizer: Any, rows: int, context: int, new: int, repeats: int) -> Case:
+    """One greedy turn of `new` tokens after random contexts, by three engines of this process."""
+    contexts = torch.randint(20, 200, (rows, context), generator=torch.Generator().manual_seed(0)).tolist()
+    # No token ends a row: one that the vocabulary does not have.
+    greedy = GenerationConfig(do_sample=False, max_new_tokens=new, eos_token_id=-1, pad_token_id=tokenizer.pad_token_id)
+    sampler = Sampler(model, greedy)
+    n_pages = rows * (2 + (context + new) // 64)
+    paged = ContinuousBatchingConfig(page_size=64, num_blocks=n_pages, max_batch_tokens=4096, use_cuda_graph=False)
+
+    def generate() -> list[list[int]]:
+        ids = torch.tensor(contexts, device=model.device)
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=greedy)
+        return output[:, context:].tolist()
+
+    def continuous() -> list[list[int]]:
+        found = model.generate_batch(contexts, greedy, paged, progress_bar=False)
+        return [request.generated_tokens for request in found.values()]
+
+    def kept() -> list[list[int]]:
+        turns: dict[int, Turn] = {}
+        backend = KeptKeysBackend(model, tokenizer, sampler, ())
+        backend([Continuation(ids, new) for ids in contexts], lambda done: turns.update(done) or {})
+        return [turns[row].ids for row in range(rows)]
+
+    engines = {"generate": generate, "generate_batch": continuous, KEPT: kept}
+    turns = {name: engine() for name, engine in engines.items()}
+    assert turns["generate"] == turns[KEPT], "generate and kept keys differ"
+    assert sorted(turns["generate"]) == sorted(turns["generate_batch"]), "generate and generate_batch differ"
+    seconds = measure({name: partial(_run, engine) for name, engine in engines.items()}, model.device, repeats=repeats)
+    return Case(f"one turn: {rows} rows of {context} + {new} tokens", seconds, "generate")
+
+
+def _run(engine: Callable[[], Any]) -> None:
+    engine()
 
 
 def policy(arguments: argparse.Namespace, config: RunConfig, task: Task, folder: Path) -> tuple[PreTrainedModel, Any]:

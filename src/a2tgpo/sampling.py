@@ -26,7 +26,11 @@ class Refill:
 
 @dataclass(frozen=True)
 class Tree:
-    """M rollouts per prompt, then L rounds of N branches from random turns of each (Tree-GRPO, arXiv 2509.21240).
+    """M rollouts per prompt, then L rounds of N branches from random nodes of each (Tree-GRPO, arXiv 2509.21240).
+
+    A node is the prompt, or a search with its result after which a turn was sampled. Every round draws the N nodes of
+    a tree uniformly and with replacement among all it has by then, as the published code does; a branch is sampled anew
+    after its node, to its end. The paper's runs on multi-hop questions have M = N = 2 and L = 1.
 
     Attributes:
         trees: M.
@@ -50,32 +54,72 @@ class Tree:
 
 @dataclass(frozen=True)
 class EntropyBranch:
-    """Rollouts branch where an observation leaves the policy unsure (after AEPO, arXiv 2510.14545).
+    """Rollouts branch, more readily the less sure the policy is (AEPO, arXiv 2510.14545; ARPO, arXiv 2507.19849).
 
-    A turn branches where (H − H₁)·(1 − damping·l) > threshold: H is the mean entropy of its first tokens, H₁ that of
-    the rollout's first turn, and l the number of turns right above it that branched. AEPO adds a constant to H − H₁,
-    scales it, and sets the number of initial rollouts anew at each prompt; none of these is kept here.
+    Where a turn is followed by an observation, the rollout may branch there: each of `beam − 1` copies of it, prefix
+    and result included, goes on by itself with probability
+
+        p = 1 − threshold/(1 − damping·l) + weight·(H − H₁), cut to [0, 1]
+
+    until the prompt has all its rollouts. H is the mean entropy of the turn's first `entropy_tokens` tokens, H₁ that
+    of the rollout's first turn, and l the number of turns right above it after which the path branched. Rollouts
+    still missing when all have ended are sampled from the question on.
+
+    AEPO's published code has this rule as (u + weight·(H − H₁))·(1 − damping·l) ≥ threshold, u uniform in [0, 1]; the
+    paper has a constant for u. Three things differ. The code's H sums the entropies of 20 tokens over their ten
+    likeliest successors and divides by the logarithm of the vocabulary's size, so that its weight of 0.2 is 0.34 per
+    nat of the mean with Qwen's vocabulary. Its l counts all branches of the prompt so far. And it sets `initial` anew
+    for each prompt, near half of all: ⌊k·σ((H_question − H_turns)/2)⌋ + 1 of k, from one more that it throws away.
 
     Attributes:
-        initial: rollouts per prompt sampled from the question on; branches fill up the rest.
-        beam: ways in which a turn that branches goes on, the original included.
-        threshold: in nats.
-        damping: in [0, 1]; 0 lets a path branch at every turn (ARPO, arXiv 2507.19849).
+        initial: rollouts per prompt sampled from the question on; ARPO's scripts have 8 of 16.
+        beam: ways in which a rollout goes on after a turn at most, itself included.
+        weight: rise of the probability per nat; 0 branches by chance alone. This and `threshold` as in ARPO's scripts.
+        threshold: in [0, 1]; 1 minus the probability where the entropy is that of the first turn.
+        damping: in [0, 1]; 0 lets a path branch after every turn alike (ARPO).
+        entropy_tokens: tokens at the start of a turn whose entropy counts.
     """
 
     initial: int = 4
     beam: int = 2
-    threshold: float = 0.2
-    damping: float = 0.2
+    weight: float = 0.34
+    threshold: float = 0.5
+    damping: float = 0.05
+    entropy_tokens: int = 20
 
     def __post_init__(self) -> None:
         _at_least("initial", self.initial, 1, "branches need a rollout to grow from")
         _at_least("beam", self.beam, 2, "1 would not branch; Independent() says that")
-        if not 0 <= self.damping <= 1:
-            raise ValueError(f"damping is {self.damping}; pass a number between 0, which damps nothing, and 1")
+        _at_least("entropy_tokens", self.entropy_tokens, 1, "the entropy of no token says nothing")
+        if self.weight < 0:
+            raise ValueError(f"weight is {self.weight}; pass at least 0: less would branch where the policy is sure")
+        for name, remedy in (("threshold", "which always branches"), ("damping", "which damps nothing")):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; pass a number between 0, {remedy}, and 1")
+
+    def probability(self, rise: float, consecutive: int) -> float:
+        """p of a turn whose entropy is `rise` = H − H₁ nats above the first one's, `consecutive` = l."""
+        kept = 1 - self.damping * consecutive
+        if kept <= 0:
+            return 0.0
+        return min(1.0, max(0.0, 1 - self.threshold / kept + self.weight * rise))
 
 
 Sampling = Independent | Refill | Tree | EntropyBranch
+
+
+def check_group_size(sampling: Sampling, num_generations: int) -> None:
+    """Raise `ValueError` unless `sampling` makes `num_generations` rollouts per prompt."""
+    if isinstance(sampling, Tree) and num_generations != sampling.n_rollouts:
+        raise ValueError(
+            f"num_generations={num_generations}: {sampling} grows {sampling.n_rollouts} rollouts per prompt; "
+            f"set num_generations={sampling.n_rollouts}, or trees·(rounds·branches + 1) to {num_generations}"
+        )
+    if isinstance(sampling, EntropyBranch) and num_generations < sampling.initial:
+        raise ValueError(
+            f"num_generations={num_generations}: {sampling} starts with {sampling.initial} rollouts per prompt; "
+            f"set num_generations to at least {sampling.initial}, or initial to at most {num_generations}"
+        )
 
 
 def _at_least(name: str, value: int, low: int, remedy: str) -> None:

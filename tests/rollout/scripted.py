@@ -6,31 +6,39 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from a2tgpo.rollout.backend import Continuation, TakeTurns
+from a2tgpo.rollout.backend import Continuation, TakeTurns, Turn
 
 
 class ScriptedBackend:
-    """Plays turn k (text, or ids) of script i for row i, all rows in step.
+    """Plays script i (turns as text, as ids, or with their entropies) for row i, all rows in step.
 
-    `contexts[k]` are the contexts of the rows still open then.
+    Scripts beyond the starts are those of rows that begin later, in the order they do. `contexts[k]` are the contexts
+    of the rows open in step k.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, scripts: Sequence[Sequence[str | list[int]]]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, scripts: Sequence[Sequence[str | list[int] | Turn]]) -> None:
         self.tokenizer = tokenizer
-        self.scripts = scripts
+        self.scripts = [list(script) for script in scripts]
         self.contexts: list[list[list[int]]] = []
 
-    def __call__(self, starts: Sequence[Continuation], take_turns: TakeTurns) -> None:
-        assert len(starts) == len(self.scripts)
-        contexts = [list(start.ids) for start in starts]
+    def __call__(self, starts: Sequence[Continuation], take_turns: TakeTurns, n_entropies: int = 0) -> None:
+        assert len(starts) <= len(self.scripts)
+        left = [list(script) for script in self.scripts]
+        contexts: dict[int, list[int]] = {}
         going = dict(enumerate(starts))
-        for turn in range(max(map(len, self.scripts), default=0)):
-            self.contexts.append([list(contexts[row]) for row in going])
-            turns = {row: self._ids(self.scripts[row][turn])[: start.budget] for row, start in going.items()}
-            going = take_turns(turns)
+        while going:
             for row, continuation in going.items():
-                contexts[row] += turns[row] + continuation.ids
-        assert not going, f"the scripts of rows {sorted(going)} are too short"
+                contexts[row] = contexts.get(row, []) + continuation.ids
+            self.contexts.append([contexts[row] for row in going])
+            assert all(left[row] for row in going), f"the scripts of some rows in {sorted(going)} are too short"
+            turns = {row: self._turn(left[row].pop(0), start.budget, n_entropies) for row, start in going.items()}
+            for row, turn in turns.items():
+                contexts[row] = contexts[row] + turn.ids
+            going = take_turns(turns)
+        assert len(contexts) == len(self.scripts), f"{len(contexts)} rows for {len(self.scripts)} scripts"
 
-    def _ids(self, turn: str | list[int]) -> list[int]:
-        return turn if isinstance(turn, list) else self.tokenizer(turn, add_special_tokens=False)["input_ids"]
+    def _turn(self, written: str | list[int] | Turn, budget: int, n_entropies: int) -> Turn:
+        if isinstance(written, Turn):
+            return Turn(written.ids[:budget], written.entropies[: min(budget, n_entropies)])
+        ids = written if isinstance(written, list) else self.tokenizer(written, add_special_tokens=False)["input_ids"]
+        return Turn(ids[:budget])

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizer
 
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
-from a2tgpo.rollout.backend import Backend, Continuation
+from a2tgpo.rollout.backend import Backend, Continuation, Turn
 from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.protocol import STOP_STRINGS
 from a2tgpo.rollout.rereading import RereadingBackend
@@ -65,9 +65,9 @@ def one_turn(backend: Backend, contexts: list[list[int]], budgets: list[int]) ->
     """The first turn of each context."""
     turns: dict[int, list[int]] = {}
 
-    def take_turns(finished: dict[int, list[int]]) -> dict[int, Continuation]:
+    def take_turns(finished: dict[int, Turn]) -> dict[int, Continuation]:
         assert not turns.keys() & finished.keys()
-        turns.update(finished)
+        turns.update({row: turn.ids for row, turn in finished.items()})
         return {}
 
     backend([Continuation(ids, budget) for ids, budget in zip(contexts, budgets, strict=True)], take_turns)

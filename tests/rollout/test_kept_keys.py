@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from a2tgpo.rollout import kept_keys
-from a2tgpo.rollout.backend import Backend, Continuation
+from a2tgpo.rollout.backend import Backend, Continuation, Turn
 from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.protocol import STOP_STRINGS
 from a2tgpo.rollout.rereading import RereadingBackend
@@ -89,10 +89,10 @@ class Conversations:
         draw = self.draw[row]
         return Continuation([draw.randrange(250) for _ in range(draw.randint(1, longest))], draw.randint(1, 12))
 
-    def __call__(self, turns: dict[int, list[int]]) -> dict[int, Continuation]:
+    def __call__(self, turns: dict[int, Turn]) -> dict[int, Continuation]:
         going = {}
-        for row, ids in turns.items():
-            self.written[row].append(ids)
+        for row, turn in turns.items():
+            self.written[row].append(turn.ids)
             if self.turns_left[row] > 0:
                 self.turns_left[row] -= 1
                 going[row] = self._continuation(row, 40)
@@ -139,9 +139,8 @@ def test_processors_see_what_generate_shows_them(tokenizer: Any, options: dict[s
     assert kept != plain
 
 
-def test_every_token_is_read_once(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over a whole batch each context token but a row's last is forwarded exactly once, and a prompt that eight rows
-    share once for all of them (its last token apart, whose logits every row draws from for itself)."""
+def count_reading(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Gets, for each row of each forward, how many tokens it reads and how many it has keys of."""
     read: list[tuple[int, int]] = []
     pack = Chunk.pack.__func__  # type: ignore[attr-defined]
 
@@ -150,15 +149,22 @@ def test_every_token_is_read_once(tokenizer: Any, monkeypatch: pytest.MonkeyPatc
         return pack(cls, tokens, stored, slots, device)
 
     monkeypatch.setattr(Chunk, "pack", classmethod(counting))
+    return read
+
+
+def test_every_token_is_read_once(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a whole batch each context token but a row's last is forwarded exactly once, and a prompt that eight rows
+    share once for all of them (its last token apart, whose logits every row draws from for itself)."""
+    read = count_reading(monkeypatch)
     monkeypatch.setattr(kept_keys, "RESTING_SHARE", 0.0)  # no row rests, so no row is forwarded idle
     model = random_model("qwen3")
     prompt = list(range(20, 60))
     budgets = [3, 9, 4, 5, 6, 7, 8, 2]
     sizes = [0] * 8
 
-    def take_turns(turns: dict[int, list[int]]) -> dict[int, Continuation]:
-        for row, ids in turns.items():
-            sizes[row] += len(ids)
+    def take_turns(turns: dict[int, Turn]) -> dict[int, Continuation]:
+        for row, turn in turns.items():
+            sizes[row] += len(turn.ids)
         return {}
 
     config = sampling(tokenizer, do_sample=True)
@@ -180,11 +186,12 @@ def test_sampled_conversations_have_generates_distribution(tokenizer: Any) -> No
     def sample(make: Any, temperature: float = 1.0) -> tuple[list[int], list[float]]:
         torch.manual_seed(7)
         config = GenerationConfig(do_sample=True, temperature=temperature, top_k=0, pad_token_id=260, eos_token_id=ends)
-        turns: dict[int, list[int]] = {}
-        make(config)([Continuation([40, 41, 42], 12)] * 400, lambda finished: turns.update(finished) or {})
-        lengths, logps = [len(turn) for turn in turns.values()], []
+        finished: dict[int, Turn] = {}
+        make(config)([Continuation([40, 41, 42], 12)] * 400, lambda turns: finished.update(turns) or {})
+        turns = [turn.ids for turn in finished.values()]
+        lengths, logps = [len(turn) for turn in turns], []
         with torch.no_grad():
-            for turn in turns.values():
+            for turn in turns:
                 logits = model(torch.tensor([[40, 41, 42, *turn]])).logits[0, 2:-1].log_softmax(-1)
                 logps.append(logits.gather(1, torch.tensor(turn)[:, None]).mean().item())
         return lengths, logps
@@ -204,13 +211,13 @@ def test_first_tokens_have_the_models_probabilities(tokenizer: Any) -> None:
     model = random_model("qwen3")
     torch.manual_seed(0)
     config = GenerationConfig(do_sample=True, top_k=5, temperature=0.7, pad_token_id=260, eos_token_id=None)
-    drawn: dict[int, list[int]] = {}
+    drawn: dict[int, Turn] = {}
     KeptKeysBackend(model, tokenizer, Sampler(model, config), ())(
         [Continuation([40, 41, 42], 1)] * 2000, lambda finished: drawn.update(finished) or {}
     )
     with torch.no_grad():
         best = (model(torch.tensor([[40, 41, 42]])).logits[0, -1] / 0.7).topk(5)
-    counts = Counter(turn[0] for turn in drawn.values())
+    counts = Counter(turn.ids[0] for turn in drawn.values())
     assert counts.keys() <= set(best.indices.tolist())
     observed = [counts[token] for token in best.indices.tolist()]
     assert chisquare(observed, (2000 * best.values.double().softmax(0)).tolist()).pvalue > 0.001
@@ -259,8 +266,8 @@ def test_rows_may_start_from_nothing_but_one_token(tokenizer: Any) -> None:
     """The shortest context there is, alone and many times, and an empty batch."""
     model = random_model("gpt2")
     backend = KeptKeysBackend(model, tokenizer, Sampler(model, sampling(tokenizer)), STOP_STRINGS)
-    turns: dict[int, list[int]] = {}
+    turns: dict[int, Turn] = {}
     backend([Continuation([9], 4)] * 3, lambda finished: turns.update(finished) or {})
-    assert turns[0] == turns[1] == turns[2] and len(turns[0]) == 4
+    assert turns[0] == turns[1] == turns[2] and len(turns[0].ids) == 4
     backend([], lambda finished: pytest.fail("nothing to take"))
     assert math.isfinite(model(torch.tensor([[9]])).logits.sum().item())

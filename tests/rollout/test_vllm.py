@@ -3,46 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 import pytest
-import torch
 from transformers import GenerationConfig
 from trl.generation.vllm_generation import VLLMGeneration
 
 from a2tgpo.rollout import vllm
-from a2tgpo.rollout.backend import Continuation
+from a2tgpo.rollout.backend import Continuation, Turn
 from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.protocol import STOP_STRINGS
 from a2tgpo.rollout.sampler import Sampler
 from a2tgpo.rollout.vllm import VLLMBackend
 from tests.integrations.parts import qwen_tokenizer, tiny_llama
+from tests.rollout.engine import Engine
 from tests.rollout.test_kept_keys import Conversations
-
-
-class Engine:
-    """Generates greedily with the settings TRL's `VLLMGeneration` would give vLLM at each call."""
-
-    def __init__(self, model: Any, pad: int) -> None:
-        self.model, self.pad = model, pad
-        self.generation_kwargs: dict[str, Any] = {"seed": 3}
-        self.max_completion_length = 999
-        self.calls: list[dict[str, Any]] = []
-
-    def generate(self, prompts: list[list[int]], images: None, num_generations: int, profiler: Any = None) -> tuple:
-        self.calls.append({"n": len(prompts), "max_tokens": self.max_completion_length, **self.generation_kwargs})
-        assert images is None and num_generations == 1
-        turns = []
-        for ids in prompts:
-            with torch.no_grad():
-                output = self.model.generate(
-                    torch.tensor([ids]),
-                    do_sample=False,
-                    max_new_tokens=self.max_completion_length,
-                    pad_token_id=self.pad,
-                )
-            turns.append(output[0, len(ids) :].tolist())
-        return prompts, turns, None, None
 
 
 @pytest.fixture
@@ -50,14 +24,14 @@ def engine() -> Engine:
     tokenizer = qwen_tokenizer()
     model = tiny_llama(tokenizer, seed=5)
     model.generation_config.eos_token_id = None
-    return Engine(model, tokenizer.pad_token_id)
+    config = GenerationConfig(do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=None)
+    return Engine(model, config)
 
 
 def test_conversations_equal_those_of_the_transformers_backend(engine: Engine) -> None:
     """The same environment gives the same greedy conversations, budgets of single rows included."""
     tokenizer = qwen_tokenizer()
-    config = GenerationConfig(do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=None)
-    kept = KeptKeysBackend(engine.model, tokenizer, Sampler(engine.model, config), STOP_STRINGS)
+    kept = KeptKeysBackend(engine.model, tokenizer, Sampler(engine.model, engine.config), STOP_STRINGS)
     assert Conversations(7).play(VLLMBackend(engine, STOP_STRINGS)) == Conversations(7).play(kept)
 
 
@@ -67,7 +41,10 @@ def test_turns_stop_inside_vllm_and_the_callers_settings_return(engine: Engine) 
     backend = VLLMBackend(engine, STOP_STRINGS)
     backend([Continuation([5], 4), Continuation([6], 9)], lambda turns: {})
     assert engine.calls == [
-        {"n": 2, "max_tokens": 9, "seed": 3, "stop": list(STOP_STRINGS), "include_stop_str_in_output": True}
+        {
+            **{"n": 2, "max_tokens": 9, "seed": 3, "logprobs": 0},
+            **{"stop": list(STOP_STRINGS), "include_stop_str_in_output": True},
+        }
     ]
     engine.generate = lambda **_: 1 / 0  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):
@@ -81,20 +58,21 @@ def test_a_process_without_open_rows_keeps_up_with_the_others(engine: Engine, mo
     # What gather_object would bring: open rows, then budgets, round by round.
     others = iter([[3], [7], [1], [2], [0]])
     monkeypatch.setattr(vllm, "gather_object", lambda mine: mine + next(others))
-    taken: list[dict[int, list[int]]] = []
+    taken: list[dict[int, Turn]] = []
     VLLMBackend(engine, STOP_STRINGS)([Continuation([5], 4)], lambda turns: taken.append(turns) or {})
     assert [(call["n"], call["max_tokens"]) for call in engine.calls] == [(3, 7), (1, 2)]
-    assert [list(turns) for turns in taken] == [[0]] and len(taken[0][0]) == 4
+    assert [list(turns) for turns in taken] == [[0]] and len(taken[0][0].ids) == 4
 
 
 def test_trls_engine_is_what_the_stand_in_says() -> None:
-    """`generate` takes these arguments and returns prompts, completions and more; stops and length are read from the
-    attributes at each call, in both modes."""
+    """`generate` takes these arguments and returns prompts, completions, log-probabilities and more; stops, length and
+    the number of log-probabilities are read from the attributes at each call, in both modes."""
     assert list(inspect.signature(VLLMGeneration.generate).parameters) == [
         *("self", "prompts", "images", "num_generations", "profiler")
     ]
     source = inspect.getsource(VLLMGeneration.generate)
     assert "max_completion_length = self.max_completion_length" in source
+    assert source.count('"logprobs": self.logprobs') == 2
     assert source.count('"max_tokens": max_completion_length') == 2
     assert '"generation_kwargs": self.generation_kwargs' in source
     assert "generation_kwargs.update(self.generation_kwargs)" in source

@@ -9,7 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from a2tgpo.errors import DataError, ToolError
 from a2tgpo.retrieval.corpus import Passage
-from a2tgpo.rollout.backend import Backend, Continuation
+from a2tgpo.rollout.backend import Backend, Continuation, Turn
+from a2tgpo.rollout.expansion import Chains, Expansion, check_groups
+from a2tgpo.rollout.groups import RolloutGroups
 from a2tgpo.rollout.observation import ObservationEncoder
 from a2tgpo.rollout.protocol import Answer, Malformed, Search, parse_turn
 from a2tgpo.rollout.types import Rollout, Termination, ToolCall
@@ -66,23 +68,38 @@ class SearchAgent:
         self.system_prompt = system_prompt
         self.encode_observation = ObservationEncoder(tokenizer, limits.passage_tokens)
 
-    def run(self, prompts: Sequence[str | list[dict[str, str]]], backend: Backend) -> list[Rollout]:
+    def run(
+        self,
+        prompts: Sequence[str | list[dict[str, str]]],
+        backend: Backend,
+        expansion: Expansion | None = None,
+    ) -> list[Rollout]:
         """One rollout per prompt (text, or chat messages), in order.
+
+        With an `expansion` the prompts come as groups of equal ones, and some rollouts branch off others of their
+        group; without, all are independent and nodes and trees are told apart over the whole batch.
 
         Raises:
             DataError: a prompt is longer than `max_prompt_tokens`.
             ToolError: the tool failed in every rollout: it is down, and nothing can be learned from this batch.
+            ValueError: a group of unequal prompts.
         """
-        rollouts = [Rollout(prompt_ids=self.encode_prompt(prompt)) for prompt in prompts]
-        starts = [Continuation(rollout.prompt_ids, self._turn_budget(rollout)) for rollout in rollouts]
+        if expansion is None:
+            expansion = Chains(max(1, len(prompts)))
+        else:
+            check_groups(prompts, expansion.group_size)
+        groups = RolloutGroups([self.encode_prompt(prompt) for prompt in prompts], expansion)
+        rollouts = groups.rollouts
 
-        def take_turns(turns: dict[int, list[int]]) -> dict[int, Continuation]:
-            return self._take_turns(rollouts, turns)
+        def take_turns(turns: dict[int, Turn]) -> dict[int, Continuation]:
+            going = self._take_turns(rollouts, turns)
+            groups.name_turns(turns)
+            return going | {row: self._start(rollouts[row]) for row in groups.branch(turns)}
 
-        backend(starts, take_turns)
+        backend([self._start(rollout) for rollout in rollouts], take_turns, expansion.n_entropies)
         if rollouts and all(rollout.termination is Termination.TOOL_FAILED for rollout in rollouts):
             raise ToolError(f"the search tool failed in all {len(rollouts)} rollouts: {rollouts[0].reason}")
-        return rollouts
+        return groups.in_order()
 
     def encode_prompt(self, prompt: str | list[dict[str, str]]) -> list[int]:
         """Token ids of the prompt, through the chat template, up to where the policy writes."""
@@ -101,17 +118,20 @@ class SearchAgent:
         """Token ids of a turn written by hand."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
+    def _start(self, rollout: Rollout) -> Continuation:
+        return Continuation(rollout.ids, self._turn_budget(rollout))
+
     def _turn_budget(self, rollout: Rollout) -> int:
         # One token is kept for the closing end-of-sequence token.
         left = self.limits.max_completion_tokens - len(rollout.completion_ids) - 1
         return max(1, min(left, self.limits.max_turn_tokens))
 
-    def _take_turns(self, rollouts: Sequence[Rollout], turns: dict[int, list[int]]) -> dict[int, Continuation]:
+    def _take_turns(self, rollouts: Sequence[Rollout], turns: dict[int, Turn]) -> dict[int, Continuation]:
         """Append each row's turn, run the searches of all of them at once, and return what rows go on from."""
         searching = {}
-        for row, ids in turns.items():
+        for row, turn in turns.items():
             rollout = rollouts[row]
-            query = self._take_turn(rollout, ids, cut=len(ids) >= self._turn_budget(rollout))
+            query = self._take_turn(rollout, turn.ids, cut=len(turn.ids) >= self._turn_budget(rollout))
             if query is not None:
                 searching[row] = query
         observed = self._observe([(rollouts[row], query) for row, query in searching.items()]) if searching else []

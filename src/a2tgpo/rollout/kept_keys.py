@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from a2tgpo.rollout.backend import Continuation, TakeTurns
+from a2tgpo.rollout.backend import Continuation, TakeTurns, Turn
 from a2tgpo.rollout.sampler import Sampler
 from a2tgpo.rollout.slots import Chunk, SlotCache
 from a2tgpo.rollout.turn_end import TurnEnd
@@ -32,14 +34,15 @@ class KeptKeysBackend:
 
     Rows write at their own pace: a row whose turn has ended rests until an eighth of the rows do, then all that rest
     are handed to the environment and go on from their observations, the only tokens then read. Ended rows leave, and
-    waiting prompts take their slots. Rows that start from the same tokens share one reading of them.
+    waiting rows take their slots. A row starts from the keys of the row that shares the most of its first tokens; rows
+    with the same context share one reading of the rest.
 
     Args:
         model: unwrapped causal LM for which `why_not_kept` is None.
         tokenizer: the policy's.
         sampler: how the next token is drawn.
         stop_strings: texts that close a turn.
-        n_slots: most rows held at a time.
+        n_slots: most rows that write at a time.
     """
 
     def __init__(
@@ -56,11 +59,11 @@ class KeptKeysBackend:
         self.n_slots = n_slots
 
     @torch.no_grad()
-    def __call__(self, starts: Sequence[Continuation], take_turns: TakeTurns) -> None:
+    def __call__(self, starts: Sequence[Continuation], take_turns: TakeTurns, n_entropies: int = 0) -> None:
         was_training = self.model.training
         self.model.eval()
         try:
-            _Batch(self, starts, take_turns).run()
+            _Batch(self, starts, take_turns, n_entropies).run()
         finally:
             self.model.train(was_training)
 
@@ -75,6 +78,8 @@ class _Row:
     turn_start: int
     n_stored: int = 0
     resting: bool = False
+    ended: bool = False
+    entropies: list[float] = field(default_factory=list)
 
     @property
     def turn(self) -> list[int]:
@@ -84,27 +89,40 @@ class _Row:
     def unread(self) -> list[int]:
         return self.context[self.n_stored :]
 
+    def n_shared_with(self, context: list[int]) -> int:
+        """How many tokens of `context`, all but its last at most, have their keys here."""
+        most = min(self.n_stored, len(context) - 1)
+        return bisect_left(range(most), True, key=lambda n: self.context[: n + 1] != context[: n + 1])
+
     def go_on(self, continuation: Continuation) -> None:
         self.context += continuation.ids
         self.budget = continuation.budget
         self.turn_start = len(self.context)
         self.resting = False
+        self.entropies = []
 
 
 class _Batch:
     """One call of the backend. Row i of `rows` lives in slot i."""
 
-    def __init__(self, backend: KeptKeysBackend, starts: Sequence[Continuation], take_turns: TakeTurns) -> None:
-        self.backend, self.model, self.take_turns = backend, backend.model, take_turns
+    def __init__(
+        self,
+        backend: KeptKeysBackend,
+        starts: Sequence[Continuation],
+        take_turns: TakeTurns,
+        n_entropies: int,
+    ) -> None:
+        self.backend, self.model, self.take_turns, self.n_entropies = backend, backend.model, take_turns, n_entropies
         self.queue = deque(enumerate(starts))
         self.rows: list[_Row] = []
         config = self.model.config.get_text_config(decoder=True)
         self.eager = config._attn_implementation == "eager"
         self.extra = _no_router_logits(self.model)
-        self.cache = SlotCache(config.num_hidden_layers, min(backend.n_slots, len(starts)))
+        self.cache = SlotCache(config.num_hidden_layers)
 
     def run(self) -> None:
         self._admit()
+        self._read_unread()
         while self.rows:
             n_resting = sum(row.resting for row in self.rows)
             if n_resting and n_resting >= RESTING_SHARE * len(self.rows):
@@ -114,15 +132,20 @@ class _Batch:
 
     def _settle(self) -> None:
         """Hand finished turns to the environment and read what it answers."""
-        resting = [row for row in self.rows if row.resting]
-        continuations = self.take_turns({row.number: row.turn for row in resting})
-        for row in resting:
-            if row.number in continuations:
-                row.go_on(continuations[row.number])
-        for slot in reversed(range(len(self.rows))):
-            if self.rows[slot].resting:
-                self._leave(slot)
+        resting = {row.number: row for row in self.rows if row.resting}
+        answers = self.take_turns({number: Turn(row.turn, row.entropies) for number, row in resting.items()})
+        for number, row in resting.items():
+            if number in answers:
+                row.go_on(answers.pop(number))
+            else:
+                row.ended = True
+        # Before the ended rows leave: what is new starts from their keys too.
+        self.queue.extendleft(reversed(answers.items()))
         self._admit()
+        for slot in reversed(range(len(self.rows))):
+            if self.rows[slot].ended:
+                self._leave(slot)
+        self._read_unread()
 
     def _leave(self, slot: int) -> None:
         last = self.rows.pop()
@@ -131,20 +154,27 @@ class _Batch:
             self.cache.copy(len(self.rows), slot, last.n_stored)
 
     def _admit(self) -> None:
-        """Fill free slots from the queue, then read the prompts and observations of all rows that have not yet."""
-        while self.queue and len(self.rows) < self.backend.n_slots:
+        """Give rows from the queue a slot, and what keys there are of their first tokens."""
+        n_free = self.backend.n_slots - sum(not row.ended for row in self.rows)
+        sources = [slot for slot, row in enumerate(self.rows) if row.n_stored]
+        for _ in range(min(n_free, len(self.queue))):
             number, start = self.queue.popleft()
-            self.rows.append(_Row(number, list(start.ids), start.budget, turn_start=len(start.ids)))
+            row = _Row(number, list(start.ids), start.budget, turn_start=len(start.ids))
+            row.n_stored, source = max(
+                ((self.rows[slot].n_shared_with(row.context), slot) for slot in sources), default=(0, 0)
+            )
+            self.cache.copy(source, len(self.rows), row.n_stored)
+            self.rows.append(row)
+
+    def _read_unread(self) -> None:
+        """Read the prompts and observations of all rows that have not yet, those of equal contexts once."""
         leaders: dict[tuple[int, ...], int] = {}
         unread = [slot for slot, row in enumerate(self.rows) if not row.turn]
-        for slot in unread:
-            if self.rows[slot].n_stored == 0:
-                leaders.setdefault(tuple(self.rows[slot].context), slot)
         # A follower reads its last token only, once it has its leader's keys.
         followers = {
             slot: leader
             for slot in unread
-            if self.rows[slot].n_stored == 0 and (leader := leaders[tuple(self.rows[slot].context)]) != slot
+            if (leader := leaders.setdefault(tuple(self.rows[slot].context), slot)) != slot
         }
         self._read([slot for slot in unread if slot not in followers])
         for slot, leader in followers.items():
@@ -163,14 +193,21 @@ class _Batch:
     def _write(self, slots: Sequence[int]) -> None:
         """Forward the unread tokens of `slots` and append the next token to each row that does not rest."""
         rows = [self.rows[slot] for slot in slots]
-        logits = self._forward(rows, slots)
-        tokens = self.backend.sampler(logits, [row.context for row in rows])
-        for row, token in zip(rows, tokens, strict=True):
+        for row, token, entropy in zip(rows, *self._draw(self._forward(rows, slots), rows), strict=True):
             if row.resting:
                 continue
+            if len(row.turn) < self.n_entropies:
+                row.entropies.append(entropy)
             row.n_stored = len(row.context)
             row.context.append(token)
             row.resting = len(row.turn) >= row.budget or self.backend.turn_ended(row.turn)
+
+    def _draw(self, logits: Float[Tensor, "R V"], rows: list[_Row]) -> tuple[list[int], list[float]]:
+        """The next token of each row, with its entropy where one of them is asked for."""
+        contexts = [row.context for row in rows]
+        if any(len(row.turn) < self.n_entropies for row in rows):
+            return self.backend.sampler.with_entropies(logits, contexts)
+        return self.backend.sampler(logits, contexts), [math.nan] * len(rows)
 
     def _forward(self, rows: list[_Row], slots: Sequence[int]) -> Float[Tensor, "R V"]:
         chunk = Chunk.pack([row.unread for row in rows], [row.n_stored for row in rows], slots, self.model.device)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from a2tgpo.rollout.backend import Continuation, TakeTurns
+from a2tgpo.rollout.backend import Continuation, TakeTurns, Turn
+from a2tgpo.rollout.sampler import Sampler
 
 
 @dataclass
@@ -32,16 +33,28 @@ class RereadingBackend:
     stop_strings: tuple[str, ...]
     rows_at_a_time: int = 256
 
-    def __call__(self, starts: Sequence[Continuation], take_turns: TakeTurns) -> None:
-        contexts = {row: list(start.ids) for row, start in enumerate(starts)}
-        budgets = {row: start.budget for row, start in enumerate(starts)}
-        while budgets:
-            turns = self._turns([contexts[row] for row in budgets], list(budgets.values()))
-            by_row = dict(zip(budgets, turns, strict=True))
-            continuations = take_turns(by_row)
-            for row, continuation in continuations.items():
-                contexts[row] += by_row[row] + continuation.ids
-            budgets = {row: continuation.budget for row, continuation in continuations.items()}
+    @torch.no_grad()
+    def __call__(self, starts: Sequence[Continuation], take_turns: TakeTurns, n_entropies: int = 0) -> None:
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            self._run(dict(enumerate(starts)), take_turns, n_entropies)
+        finally:
+            self.model.train(was_training)
+
+    def _run(self, going: dict[int, Continuation], take_turns: TakeTurns, n_entropies: int) -> None:
+        contexts: dict[int, list[int]] = {}
+        while going:
+            for row, continuation in going.items():
+                contexts[row] = contexts.get(row, []) + continuation.ids
+            written = self._turns([contexts[row] for row in going], [start.budget for start in going.values()])
+            turns = {
+                row: Turn(ids, self._entropies(contexts[row], ids[:n_entropies]))
+                for row, ids in zip(going, written, strict=True)
+            }
+            for row, turn in turns.items():
+                contexts[row] = contexts[row] + turn.ids
+            going = take_turns(turns)
 
     def _turns(self, contexts: list[list[int]], budgets: list[int]) -> list[list[int]]:
         # Rows of one length class share a batch, so that little is padded.
@@ -53,25 +66,29 @@ class RereadingBackend:
             turns |= {row: ids[: budgets[row]] for row, ids in zip(rows, sampled, strict=True)}
         return [turns[row] for row in range(len(contexts))]
 
-    @torch.no_grad()
     def _generate(self, contexts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
         batch = self.tokenizer.pad({"input_ids": contexts}, padding=True, padding_side="left", return_tensors="pt").to(
             self.model.device
         )
         config = GenerationConfig.from_dict(self.generation_config.to_dict())
         config.update(max_new_tokens=max_new_tokens, stop_strings=list(self.stop_strings))
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            output = self.model.generate(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                generation_config=config,
-                tokenizer=self.tokenizer,
-            )
-        finally:
-            self.model.train(was_training)
+        output = self.model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            generation_config=config,
+            tokenizer=self.tokenizer,
+        )
         return [self._trim(ids) for ids in output[:, batch["input_ids"].size(1) :].tolist()]
+
+    def _entropies(self, context: list[int], turn: list[int]) -> list[float]:
+        """Of the distributions that the tokens of `turn` were drawn from, by one more reading."""
+        if not turn:
+            return []
+        sampler = Sampler(self.model, self.generation_config)
+        ids = torch.tensor([context + turn[:-1]], device=self.model.device)
+        logits = self.model(input_ids=ids, use_cache=False).logits[0, len(context) - 1 :]
+        # One by one: the processors that lead here need not bear padding.
+        return [sampler.entropies(logits[[n]], [context + turn[:n]])[0] for n in range(len(turn))]
 
     def _trim(self, ids: list[int]) -> list[int]:
         """Cut the padding `generate` writes behind a finished row.

@@ -48,12 +48,34 @@ class Sampler:
 
     def __call__(self, logits: Float[Tensor, "R V"], contexts: Sequence[list[int]]) -> list[int]:
         """The next token of each row, whose tokens so far are `contexts[r]`."""
+        return self._draw(self._scores(logits, contexts))
+
+    def with_entropies(
+        self, logits: Float[Tensor, "R V"], contexts: Sequence[list[int]]
+    ) -> tuple[list[int], list[float]]:
+        """The next token of each row, and the entropy in nats of the distribution that it was drawn from."""
+        scores = self._scores(logits, contexts)
+        return self._draw(scores), self._entropies(scores)
+
+    def entropies(self, logits: Float[Tensor, "R V"], contexts: Sequence[list[int]]) -> list[float]:
+        """The entropy in nats of the distribution that each row's next token is drawn from; 0 for a greedy choice."""
+        return self._entropies(self._scores(logits, contexts))
+
+    def _scores(self, logits: Float[Tensor, "R V"], contexts: Sequence[list[int]]) -> Float[Tensor, "R V"]:
         scores = logits.float()
         if self._processors:
             width = max(map(len, contexts))
             # Padded with a token the row has anyway, so that a repetition penalty meets no other.
             ids = [[context[0]] * (width - len(context)) + context for context in contexts]
             scores = self._processors(torch.tensor(ids).to(logits.device), scores)
+        return scores
+
+    def _draw(self, scores: Float[Tensor, "R V"]) -> list[int]:
         if not self.config.do_sample:
             return scores.argmax(-1).tolist()
         return torch.multinomial(scores.softmax(-1), num_samples=1).squeeze(1).tolist()
+
+    def _entropies(self, scores: Float[Tensor, "R V"]) -> list[float]:
+        if not self.config.do_sample:
+            return [0.0] * len(scores)
+        return torch.special.entr(scores.softmax(-1)).sum(-1).tolist()

@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
 
+_SLOTS_AT_A_TIME = 32
 _COLUMNS_AT_A_TIME = 256
 
 
@@ -31,6 +32,8 @@ class Chunk:
     token_columns: Int[Tensor, " n"]
     n_keys: int
     """Columns of the cache that the longest row needs."""
+    n_slots: int
+    """Slots of the cache that the rows need."""
     in_order: bool
     """Whether `slots` is 0, 1, ..., R − 1, which spares a copy of the keys."""
 
@@ -55,6 +58,7 @@ class Chunk:
             token_rows=token_rows,
             token_columns=token_columns,
             n_keys=max(len(row) + start for row, start in zip(tokens, stored, strict=True)),
+            n_slots=max(slots) + 1,
             in_order=list(slots) == list(range(len(slots))),
         )
 
@@ -65,43 +69,49 @@ class Chunk:
 
 
 class SlotCache(Cache):
-    """Keys and values of up to `n_slots` rows, each stored from column 0 of its slot, with no padding between.
+    """Keys and values of rows, each stored from column 0 of its slot, with no padding between.
 
     Set `chunk` before every forward: it says which slots the forward's rows are and where its tokens go.
     """
 
-    def __init__(self, n_layers: int, n_slots: int) -> None:
+    def __init__(self, n_layers: int) -> None:
         self.chunk: Chunk | None = None
-        super().__init__(layers=[_SlotLayer(self, n_slots) for _ in range(n_layers)])
+        super().__init__(layers=[_SlotLayer(self) for _ in range(n_layers)])
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Give slot `target` the first `length` columns of slot `source`."""
+        if length == 0:
+            return
         for layer in self.layers:
+            layer.make_room(target + 1, length)
             layer.keys[target, :length] = layer.keys[source, :length]
             layer.values[target, :length] = layer.values[source, :length]
 
 
 class _SlotLayer(CacheLayerMixin):
-    """One layer: `keys` and `values` are [slots, columns, heads, head size]; columns are added as rows grow."""
+    """One layer: `keys` and `values` are [slots, columns, heads, head size]; both first grow as they are needed."""
 
     is_sliding = False
 
-    def __init__(self, cache: SlotCache, n_slots: int) -> None:
+    def __init__(self, cache: SlotCache) -> None:
         super().__init__()
-        self.cache, self.n_slots = cache, n_slots
+        self.cache = cache
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.keys, self.values = (
-            states.new_zeros(self.n_slots, 0, states.size(1), states.size(3)) for states in (key_states, value_states)
+            states.new_zeros(0, 0, states.size(1), states.size(3)) for states in (key_states, value_states)
         )
         self.is_initialized = True
+
+    def make_room(self, n_slots: int, n_columns: int) -> None:
+        self.keys, self.values = (_roomy(store, n_slots, n_columns) for store in (self.keys, self.values))
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         chunk = self.cache.chunk
         assert chunk is not None, "no chunk set for this forward"
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.keys, self.values = _roomy(self.keys, chunk.n_keys), _roomy(self.values, chunk.n_keys)
+        self.make_room(chunk.n_slots, chunk.n_keys)
         _write(self.keys, key_states, chunk)
         _write(self.values, value_states, chunk)
         return _read(self.keys, chunk), _read(self.values, chunk)
@@ -118,13 +128,14 @@ class _SlotLayer(CacheLayerMixin):
         return -1
 
 
-def _roomy(store: Tensor, n_columns: int) -> Tensor:
-    if n_columns <= store.size(1):
+def _roomy(store: Tensor, n_slots: int, n_columns: int) -> Tensor:
+    if n_slots <= store.size(0) and n_columns <= store.size(1):
         return store
-    n_columns = -(-n_columns // _COLUMNS_AT_A_TIME) * _COLUMNS_AT_A_TIME
+    n_slots = max(store.size(0), -(-n_slots // _SLOTS_AT_A_TIME) * _SLOTS_AT_A_TIME)
+    n_columns = max(store.size(1), -(-n_columns // _COLUMNS_AT_A_TIME) * _COLUMNS_AT_A_TIME)
     # Zeros, not memory as found: a masked key has weight 0, and 0 times NaN is NaN.
-    grown = store.new_zeros(store.size(0), n_columns, store.size(2), store.size(3))
-    grown[:, : store.size(1)] = store
+    grown = store.new_zeros(n_slots, n_columns, store.size(2), store.size(3))
+    grown[: store.size(0), : store.size(1)] = store
     return grown
 
 

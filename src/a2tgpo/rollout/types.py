@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 
 
 class Termination(StrEnum):
@@ -31,6 +32,10 @@ class Rollout:
     `completion_ids` holds everything after the prompt in order; `model_mask[i]` is 1 where the policy sampled
     token i and 0 where the environment wrote it (observations, the closing end-of-sequence token). Tokens are never
     decoded and re-encoded: what was sampled is what is trained on.
+
+    A rollout that branched off another one has that one's tokens up to there, by whomever they were written.
+    `nodes[t]` names the sampled turn that is its turn t: rollouts of a prompt have the same number there if and only if
+    they share the turn. `tree` numbers the prompt's trees from 0: rollouts of one tree grew from one first rollout.
     """
 
     prompt_ids: list[int]
@@ -40,6 +45,21 @@ class Rollout:
     reason: str = ""
     answer: str | None = None
     calls: list[ToolCall] = field(default_factory=list)
+    nodes: list[int] = field(default_factory=list)
+    tree: int = 0
+
+    def before_turn(self, turn: int, tree: int) -> Rollout:
+        """A rollout of `tree` that stands where this one stood before its turn `turn`, 0 for the prompt alone."""
+        starts = [i for i, (last, own) in enumerate(pairwise([0, *self.model_mask])) if own > last]
+        end = [*starts, len(self.completion_ids)][turn]
+        return Rollout(
+            self.prompt_ids,
+            self.completion_ids[:end],
+            self.model_mask[:end],
+            calls=self.calls[:turn],
+            nodes=self.nodes[:turn],
+            tree=tree,
+        )
 
     def append(self, ids: list[int], *, by_policy: bool) -> None:
         """Extend the conversation by `ids`, written by the policy or by the environment."""

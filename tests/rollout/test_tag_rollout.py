@@ -1,0 +1,69 @@
+"""`TagRollout` grows what it is told to, refuses what it cannot, and evaluates without branches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from a2tgpo.integrations.trl_rollout import TagRollout
+from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
+from a2tgpo.rollout.protocol import answer_turn
+from a2tgpo.sampling import EntropyBranch, Independent, Refill, Sampling, Tree
+from tests.rollout.scripted import ScriptedBackend
+from tests.rollout.test_branching import turn
+from tests.rollout.test_tree import SEARCH, TOKENIZER, found
+
+X = turn(answer_turn("x"), 0.1)
+
+
+class Scripted(TagRollout):
+    """A `TagRollout` whose turns are written; the rest of the path to TRL is its own."""
+
+    def __init__(self, sampling: Sampling, scripts: list[list[Any]]) -> None:
+        super().__init__(SearchAgent(TOKENIZER, found, RolloutLimits()), sampling=sampling)
+        self.scripts = scripts
+
+    @contextmanager
+    def _backend(self, trainer: Any) -> Iterator[Any]:
+        yield ScriptedBackend(TOKENIZER, self.scripts)
+
+
+def trainer(num_generations: int, *, training: bool = True) -> Any:
+    """What `TagRollout` asks a trainer for."""
+    return SimpleNamespace(model=SimpleNamespace(training=training), num_generations=num_generations)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "scripts", "trees", "n_shared"),
+    [
+        (Tree(trees=1), [[X], [X]], [0, 0], 0),
+        (EntropyBranch(initial=1, threshold=0.0), [[turn(SEARCH, 0.1), X], [X]], [0, 0], 1),
+        (Independent(), [[X], [X]], [0, 1], 0),
+        (Refill(), [[X], [X]], [0, 1], 0),
+    ],
+)
+def test_the_sampling_is_carried_out(sampling: Sampling, scripts: Any, trees: list[int], n_shared: int) -> None:
+    """Two rollouts of a prompt in the columns TRL gets, in each of the four ways."""
+    columns = Scripted(sampling, scripts)(["Who?"] * 2, trainer(2))
+    first, second = columns["rollout"]
+    assert [first.tree, second.tree] == trees
+    assert len(set(first.nodes) & set(second.nodes)) == n_shared
+    assert columns["completion_ids"] == [first.completion_ids, second.completion_ids]
+    assert columns["env_mask"] == [first.model_mask, second.model_mask]
+
+
+def test_evaluation_is_independent() -> None:
+    """A trainer that evaluates gets what the policy does by itself, whatever the number of rollouts."""
+    columns = Scripted(Tree(trees=2), [[X], [X], [X]])(["Who?", "Who?", "Who, then?"], trainer(4, training=False))
+    assert [rollout.tree for rollout in columns["rollout"]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("sampling", [Tree(trees=2), EntropyBranch(initial=4)])
+def test_another_number_of_rollouts_is_refused(sampling: Sampling) -> None:
+    """Before anything is sampled, with what to set."""
+    with pytest.raises(ValueError, match=r"num_generations=3.*set num_generations"):
+        Scripted(sampling, [])(["Who?"] * 3, trainer(3))
