@@ -106,7 +106,7 @@ def test_an_option_changes_the_row_it_belongs_to() -> None:
         ({"method": "grpo", "gain_alpha": 0.3}, "gain_alpha=0.3: method 'grpo' has no such parameter"),
         ({"method": "grpo", "skip_first_gain": True}, "method 'grpo' reads no gain"),
         ({"method": "tree-grpo", "num_generations": 4}, "set num_generations=8"),
-        ({"method": "aepo", "num_generations": 2}, "set num_generations to 4 or more"),
+        ({"method": "aepo", "num_generations": 2}, "set num_generations to at least 4"),
         ({"method": "a3tgpo"}, "choose one of 'grpo'"),
         ({"state_similarity": 0.0}, "state_similarity=0.0"),
     ):

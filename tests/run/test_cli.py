@@ -67,7 +67,8 @@ def test_everything_is_in_one_directory(trained: Command) -> None:
     assert [record["step"] for record in lines(run / "metrics.jsonl")] == [1, 2]
     logged = set(lines(run / "metrics.jsonl")[0])
     assert logged >= {"reward", "rollout/format_rate", "rollout/turns", "likelihood/before", "seconds/generation"}
-    assert sorted(path.name for path in (run / "rollouts").iterdir()) == ["step_000000.jsonl", "step_000001.jsonl"]
+    names = sorted(path.name for path in (run / "rollouts").iterdir())
+    assert names == [f"{kind}_00000{step}.jsonl" for kind in ("step", "updates") for step in (0, 1)]
     assert len(lines(run / "rollouts" / "step_000000.jsonl")) == 4
     assert {path.name for path in (run / "checkpoints").glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
     assert len(lines(run / "corpus.jsonl")) == 24 + 12

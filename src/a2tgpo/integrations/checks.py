@@ -18,11 +18,17 @@ if TYPE_CHECKING:
 
 
 def check_trainer(trainer: A2TGPOTrainer) -> None:
-    """Raise `ValueError` for a model this trainer cannot score."""
+    """Raise `ValueError` for a model this trainer cannot score, or rollouts its method cannot read."""
     if trainer._is_vlm:
         raise ValueError(
             "processing_class is a multimodal processor: answer likelihoods are read from text alone; "
             "pass a text model and its tokenizer"
+        )
+    grown = getattr(trainer.rollout_func, "sampling", None)
+    if trainer.method.shares_turns and grown != trainer.method.sampling:
+        raise ValueError(
+            f"rollout_func grows {grown}: method {trainer.method.name!r} compares rollouts that share turns; pass "
+            f"rollout_func=TagRollout(agent, sampling={trainer.method.sampling})"
         )
     if trainer.aux_loss_enabled:
         raise ValueError(

@@ -11,7 +11,7 @@ from trl import GRPOConfig
 from a2tgpo.core.groups import Baseline
 from a2tgpo.methods import METHODS, Method
 from a2tgpo.rollout.protocol import SCAFFOLD
-from a2tgpo.sampling import EntropyBranch, Tree
+from a2tgpo.sampling import check_group_size
 from a2tgpo.scoring.scorer import Alias, Likelihood
 from a2tgpo.scoring.scorer import Method as GainMethod
 
@@ -138,7 +138,7 @@ class A2TGPOConfig(GRPOConfig):
         for option in UNSUPPORTED:
             if option.refused(getattr(self, option.name)):
                 raise ValueError(f"{option.name}={getattr(self, option.name)!r}: {option.remedy}")
-        self._check_sampling()
+        check_group_size(METHODS[self.method].sampling, self.num_generations)
 
     @property
     def chosen(self) -> Method:
@@ -168,19 +168,6 @@ class A2TGPOConfig(GRPOConfig):
             if getattr(self, name) and not row.signal:
                 raise ValueError(f"{name}=True: method {self.method!r} reads no gain; leave it out")
         _ = self.chosen  # raises for parts that contradict each other
-
-    def _check_sampling(self) -> None:
-        match METHODS[self.method].sampling:
-            case Tree() as tree if self.num_generations != tree.n_rollouts:
-                raise ValueError(
-                    f"num_generations={self.num_generations}: method {self.method!r} grows {tree.n_rollouts} rollouts "
-                    f"per prompt ({tree}); set num_generations={tree.n_rollouts}"
-                )
-            case EntropyBranch() as branch if self.num_generations < branch.initial:
-                raise ValueError(
-                    f"num_generations={self.num_generations}: method {self.method!r} starts from {branch.initial} "
-                    f"rollouts per prompt; set num_generations to {branch.initial} or more"
-                )
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from a2tgpo.rollout.backend import Continuation, TakeTurns, Turn
+from a2tgpo.rollout.row import Row
 from a2tgpo.rollout.sampler import Sampler
 from a2tgpo.rollout.slots import Chunk, SlotCache
 from a2tgpo.rollout.turn_end import TurnEnd
@@ -68,40 +67,6 @@ class KeptKeysBackend:
             self.model.train(was_training)
 
 
-@dataclass
-class _Row:
-    """A rollout in its slot: `context` is all its tokens, of which the first `n_stored` have keys there."""
-
-    number: int
-    context: list[int]
-    budget: int
-    turn_start: int
-    n_stored: int = 0
-    resting: bool = False
-    ended: bool = False
-    entropies: list[float] = field(default_factory=list)
-
-    @property
-    def turn(self) -> list[int]:
-        return self.context[self.turn_start :]
-
-    @property
-    def unread(self) -> list[int]:
-        return self.context[self.n_stored :]
-
-    def n_shared_with(self, context: list[int]) -> int:
-        """How many tokens of `context`, all but its last at most, have their keys here."""
-        most = min(self.n_stored, len(context) - 1)
-        return bisect_left(range(most), True, key=lambda n: self.context[: n + 1] != context[: n + 1])
-
-    def go_on(self, continuation: Continuation) -> None:
-        self.context += continuation.ids
-        self.budget = continuation.budget
-        self.turn_start = len(self.context)
-        self.resting = False
-        self.entropies = []
-
-
 class _Batch:
     """One call of the backend. Row i of `rows` lives in slot i."""
 
@@ -114,7 +79,7 @@ class _Batch:
     ) -> None:
         self.backend, self.model, self.take_turns, self.n_entropies = backend, backend.model, take_turns, n_entropies
         self.queue = deque(enumerate(starts))
-        self.rows: list[_Row] = []
+        self.rows: list[Row] = []
         config = self.model.config.get_text_config(decoder=True)
         self.eager = config._attn_implementation == "eager"
         self.extra = _no_router_logits(self.model)
@@ -139,7 +104,7 @@ class _Batch:
                 row.go_on(answers.pop(number))
             else:
                 row.ended = True
-        # Before the ended rows leave: what is new starts from their keys too.
+        # New rows go first, and before the ended ones leave: they start from their keys.
         self.queue.extendleft(reversed(answers.items()))
         self._admit()
         for slot in reversed(range(len(self.rows))):
@@ -154,12 +119,12 @@ class _Batch:
             self.cache.copy(len(self.rows), slot, last.n_stored)
 
     def _admit(self) -> None:
-        """Give rows from the queue a slot, and what keys there are of their first tokens."""
+        """Give waiting rows a slot, and what keys there are of their first tokens."""
         n_free = self.backend.n_slots - sum(not row.ended for row in self.rows)
         sources = [slot for slot, row in enumerate(self.rows) if row.n_stored]
         for _ in range(min(n_free, len(self.queue))):
             number, start = self.queue.popleft()
-            row = _Row(number, list(start.ids), start.budget, turn_start=len(start.ids))
+            row = Row(number, list(start.ids), start.budget, turn_start=len(start.ids))
             row.n_stored, source = max(
                 ((self.rows[slot].n_shared_with(row.context), slot) for slot in sources), default=(0, 0)
             )
@@ -202,14 +167,14 @@ class _Batch:
             row.context.append(token)
             row.resting = len(row.turn) >= row.budget or self.backend.turn_ended(row.turn)
 
-    def _draw(self, logits: Float[Tensor, "R V"], rows: list[_Row]) -> tuple[list[int], list[float]]:
+    def _draw(self, logits: Float[Tensor, "R V"], rows: list[Row]) -> tuple[list[int], list[float]]:
         """The next token of each row, with its entropy where one of them is asked for."""
         contexts = [row.context for row in rows]
-        if any(len(row.turn) < self.n_entropies for row in rows):
+        if self.n_entropies and any(len(row.turn) < self.n_entropies for row in rows):
             return self.backend.sampler.with_entropies(logits, contexts)
         return self.backend.sampler(logits, contexts), [math.nan] * len(rows)
 
-    def _forward(self, rows: list[_Row], slots: Sequence[int]) -> Float[Tensor, "R V"]:
+    def _forward(self, rows: list[Row], slots: Sequence[int]) -> Float[Tensor, "R V"]:
         chunk = Chunk.pack([row.unread for row in rows], [row.n_stored for row in rows], slots, self.model.device)
         self.cache.chunk = chunk
         mask = chunk.attention_mask

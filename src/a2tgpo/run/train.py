@@ -82,7 +82,7 @@ def _update(model: PreTrainedModel, agent: SearchAgent, task: Task, config: RunC
             training,
             train_dataset=task.train_dataset,
             processing_class=agent.tokenizer,
-            rollout_func=TagRollout(agent, config.recipe.rows_per_generation),
+            rollout_func=TagRollout(agent, config.recipe.rows_per_generation, training.chosen.sampling),
             peft_config=get_peft_config(config.model),
             callbacks=[MetricsFile(directory.metrics), guard],
         )
