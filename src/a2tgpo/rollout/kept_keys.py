@@ -81,7 +81,6 @@ class _Batch:
         self.queue = deque(enumerate(starts))
         self.rows: list[Row] = []
         config = self.model.config.get_text_config(decoder=True)
-        self.eager = config._attn_implementation == "eager"
         self.extra = _no_router_logits(self.model)
         self.cache = SlotCache(config.num_hidden_layers)
 
@@ -177,12 +176,9 @@ class _Batch:
     def _forward(self, rows: list[Row], slots: Sequence[int]) -> Float[Tensor, "R V"]:
         chunk = Chunk.pack([row.unread for row in rows], [row.n_stored for row in rows], slots, self.model.device)
         self.cache.chunk = chunk
-        mask = chunk.attention_mask
-        if self.eager:
-            mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
         output = self.model(
             input_ids=chunk.input_ids,
-            attention_mask=mask,
+            attention_mask=chunk.attention_mask(self.model.dtype),
             position_ids=chunk.position_ids,
             past_key_values=self.cache,
             use_cache=True,

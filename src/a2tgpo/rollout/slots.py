@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Int
+    from jaxtyping import Float, Int
 
 _SLOTS_AT_A_TIME = 32
 _COLUMNS_AT_A_TIME = 256
@@ -62,10 +62,14 @@ class Chunk:
             in_order=list(slots) == list(range(len(slots))),
         )
 
-    @property
-    def attention_mask(self) -> Bool[Tensor, "R 1 N K"]:
-        """Each token sees its own row up to and with itself."""
-        return (torch.arange(self.n_keys, device=self.slots.device) <= self.position_ids[:, :, None])[:, None]
+    def attention_mask(self, dtype: torch.dtype) -> Float[Tensor, "R 1 N K"]:
+        """What is added to attention scores: 0 on a token's own row up to and with itself, else the lowest number.
+
+        Every layer would turn a boolean mask into this one.
+        """
+        seen = torch.arange(self.n_keys, device=self.slots.device) <= self.position_ids[:, :, None]
+        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+        return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
 class SlotCache(Cache):
@@ -84,12 +88,15 @@ class SlotCache(Cache):
             return
         for layer in self.layers:
             layer.make_room(target + 1, length)
-            layer.keys[target, :length] = layer.keys[source, :length]
-            layer.values[target, :length] = layer.values[source, :length]
+            layer.keys[target, :, :length] = layer.keys[source, :, :length]
+            layer.values[target, :, :length] = layer.values[source, :, :length]
 
 
 class _SlotLayer(CacheLayerMixin):
-    """One layer: `keys` and `values` are [slots, columns, heads, head size]; both first grow as they are needed."""
+    """One layer: `keys` and `values` are [slots, heads, columns, head size]; slots and columns grow as needed.
+
+    With columns inside heads attention reads a head's keys in one run, on the CPU twice as fast as the other way round.
+    """
 
     is_sliding = False
 
@@ -99,7 +106,7 @@ class _SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.keys, self.values = (
-            states.new_zeros(0, 0, states.size(1), states.size(3)) for states in (key_states, value_states)
+            states.new_zeros(0, states.size(1), 0, states.size(3)) for states in (key_states, value_states)
         )
         self.is_initialized = True
 
@@ -129,22 +136,22 @@ class _SlotLayer(CacheLayerMixin):
 
 
 def _roomy(store: Tensor, n_slots: int, n_columns: int) -> Tensor:
-    if n_slots <= store.size(0) and n_columns <= store.size(1):
+    if n_slots <= store.size(0) and n_columns <= store.size(2):
         return store
     n_slots = max(store.size(0), -(-n_slots // _SLOTS_AT_A_TIME) * _SLOTS_AT_A_TIME)
-    n_columns = max(store.size(1), -(-n_columns // _COLUMNS_AT_A_TIME) * _COLUMNS_AT_A_TIME)
+    n_columns = max(store.size(2), -(-n_columns // _COLUMNS_AT_A_TIME) * _COLUMNS_AT_A_TIME)
     # Zeros, not memory as found: a masked key has weight 0, and 0 times NaN is NaN.
-    grown = store.new_zeros(n_slots, n_columns, store.size(2), store.size(3))
-    grown[: store.size(0), : store.size(1)] = store
+    grown = store.new_zeros(n_slots, store.size(1), n_columns, store.size(3))
+    grown[: store.size(0), :, : store.size(2)] = store
     return grown
 
 
 def _write(store: Tensor, states: Tensor, chunk: Chunk) -> None:
     slots = chunk.slots[chunk.token_rows]
     columns = chunk.position_ids[chunk.token_rows, chunk.token_columns]
-    store[slots, columns] = states.transpose(1, 2)[chunk.token_rows, chunk.token_columns]
+    store[slots, :, columns] = states[chunk.token_rows, :, chunk.token_columns]
 
 
 def _read(store: Tensor, chunk: Chunk) -> Tensor:
-    rows = store[: len(chunk.slots)] if chunk.in_order else store[chunk.slots]
-    return rows[:, : chunk.n_keys].transpose(1, 2)
+    needed = store[:, :, : chunk.n_keys]
+    return needed[: len(chunk.slots)] if chunk.in_order else needed[chunk.slots]
