@@ -18,6 +18,7 @@ from a2tgpo.run.directory import MetricsFile, RunDirectory
 from a2tgpo.run.evaluation import evaluate_policy
 from a2tgpo.run.policy import load_model, load_tokenizer
 from a2tgpo.run.progress import UPDATES, InterruptGuard, StepProgress
+from a2tgpo.run.summary import ConsoleSummary
 from a2tgpo.run.table import as_markdown, as_table
 from a2tgpo.run.task import Task, open_task
 from a2tgpo.run.warm_start import warm_start
@@ -47,7 +48,7 @@ def train(config: RunConfig, directory: RunDirectory, console: Console) -> dict[
     summaries = evaluate_policy(model, agent, task.eval_questions, config, directory, "before")
     if config.training.max_steps != 0:
         if not directory.model.exists():
-            _update(model, agent, task, config, directory)
+            _update(model, agent, task, config, directory, console)
         trained = load_model(str(directory.model), config)
         summaries |= evaluate_policy(trained, agent, task.eval_questions, config, directory, "after")
     _report(summaries, directory, console)
@@ -70,7 +71,14 @@ def _warm_started(
     return str(directory.warm_start)
 
 
-def _update(model: PreTrainedModel, agent: SearchAgent, task: Task, config: RunConfig, directory: RunDirectory) -> None:
+def _update(
+    model: PreTrainedModel,
+    agent: SearchAgent,
+    task: Task,
+    config: RunConfig,
+    directory: RunDirectory,
+    console: Console,
+) -> None:
     training = config.training
     training.output_dir = str(directory.checkpoints)
     training.rollouts_dir = str(directory.rollouts)
@@ -84,7 +92,7 @@ def _update(model: PreTrainedModel, agent: SearchAgent, task: Task, config: RunC
             processing_class=agent.tokenizer,
             rollout_func=TagRollout(agent, config.recipe.rows_per_generation, training.chosen.sampling),
             peft_config=get_peft_config(config.model),
-            callbacks=[MetricsFile(directory.metrics), guard],
+            callbacks=[MetricsFile(directory.metrics), ConsoleSummary(console), guard],
         )
         StepProgress.replace_in(trainer, "updates", UPDATES)
         trainer.train(resume_from_checkpoint=_resume_point(config, directory))
