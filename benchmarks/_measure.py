@@ -78,6 +78,38 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def bandwidth(device: torch.device) -> float:
+    """Bytes per second that a plain copy of 256 MB reads and writes here."""
+    block = torch.ones(1 << 26, device=device)
+    seconds = []
+    for _ in range(4):
+        synchronize(device)
+        start = time.perf_counter()
+        block.clone()
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * 4 * block.numel() / min(seconds)
+
+
+def reading(model: Any, lengths: Sequence[int]) -> tuple[float, float]:
+    """Fewest bytes and operations of one forward over rows of `lengths` tokens: weights read once; two operations for
+    each weight (embeddings apart, the head included) and token, four for each token, key it sees and channel."""
+    config = model.config
+    weights = sum(parameter.numel() for parameter in model.base_model.parameters())
+    weights -= model.get_input_embeddings().weight.numel()
+    weights += config.hidden_size * config.vocab_size
+    keys = sum(length * (length + 1) / 2 for length in lengths)
+    channels = config.num_hidden_layers * config.hidden_size
+    return weights * model.dtype.itemsize, 2 * weights * sum(lengths) + 4 * channels * keys
+
+
+def floors(n_bytes: float, n_flops: float, device: torch.device) -> dict[str, str]:
+    """The fewest bytes and operations in words, and how long the bytes take at the speed of a plain copy here."""
+    speed = bandwidth(device)
+    seconds = f"{n_bytes / speed * 1e3:.3f} ms at {speed / 1e9:.1f} GB/s of a copy"
+    return {"fewest bytes": f"{n_bytes / 1e6:.2f} MB, {seconds}", "fewest operations": f"{n_flops / 1e6:.2f} MFLOP"}
+
+
 def print_cases(title: str, cases: Sequence[Case]) -> None:
     """Print medians with their range, and the median ratio to the reference with its range, size by size."""
     console = Console(width=None if sys.stdout.isatty() else 132)

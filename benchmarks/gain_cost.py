@@ -23,13 +23,12 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from _measure import Case, measure, print_cases, synchronize, write_json
+from _measure import Case, bandwidth, measure, print_cases, write_json
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
@@ -197,19 +196,6 @@ class Bench:
         cache = 2 * n.sum() * config.num_hidden_layers * config.num_key_value_heads * head_dim
         n_bytes = (weights + vocabulary + cache) * self.model.dtype.itemsize
         return probe_tokens / float(n.sum()), float(gain / trajectory), float(n_bytes)
-
-
-def bandwidth(device: torch.device) -> float:
-    """Bytes per second that a plain copy of 256 MB reads and writes here."""
-    block = torch.ones(1 << 26, device=device)
-    seconds = []
-    for _ in range(4):
-        synchronize(device)
-        start = time.perf_counter()
-        block.clone()
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return 2 * 4 * block.numel() / min(seconds)
 
 
 def load(model: str, device: torch.device) -> Any:

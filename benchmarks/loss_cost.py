@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from _measure import Case, Variant, measure, print_cases, synchronize, write_json
+from _measure import Case, Variant, floors, measure, print_cases, synchronize, write_json
 from torch import Tensor
 
 from a2tgpo import core
@@ -81,8 +81,8 @@ def credit_case(size: Size, device: torch.device) -> Case:
     )
     cells = n_rollouts * N_TURNS
     # Reads a gain and a flag, writes three values per turn; reads three values per rollout.
-    floors = floor(n_bytes=cells * (4 + 1 + 3 * 4) + n_rollouts * (4 + 8 + 8), n_flops=20 * cells, device=device)
-    return Case(f"credit, {n_rollouts:,} rollouts × {N_TURNS} turns", seconds, "loop", floors, {"error": error})
+    bounds = floors(cells * (4 + 1 + 3 * 4) + n_rollouts * (4 + 8 + 8), 20 * cells, device)
+    return Case(f"credit, {n_rollouts:,} rollouts × {N_TURNS} turns", seconds, "loop", bounds, {"error": error})
 
 
 def loss_case(size: Size, device: torch.device) -> Case:
@@ -120,9 +120,9 @@ def loss_case(size: Size, device: torch.device) -> Case:
     )
     # Reads two log-probabilities and a turn per token, writes a gradient.
     n_tokens = math.prod(shape)
-    floors = floor(n_bytes=n_tokens * (4 + 4 + 8 + 4), n_flops=20 * n_tokens, device=device)
+    bounds = floors(n_tokens * (4 + 4 + 8 + 4), 20 * n_tokens, device)
     facts = {"error": error, "model_tokens": int(model_mask.sum())}
-    return Case(f"loss and gradient, {shape[0]} × {shape[1]:,} tokens", seconds, "loop", floors, facts)
+    return Case(f"loss and gradient, {shape[0]} × {shape[1]:,} tokens", seconds, "loop", bounds, facts)
 
 
 def loop_credit(
@@ -176,23 +176,6 @@ def loop_loss(logp: Tensor, old_logp: Tensor, turn_ids: list[list[int]], advanta
                 rollout = rollout + torch.minimum(ratio * a, ratio.clamp(low, high) * a)
         total = total + rollout / sum(map(len, positions.values()))
     return -total / len(turn_ids)
-
-
-def floor(n_bytes: int, n_flops: int, device: torch.device) -> dict[str, str]:
-    """The fewest bytes and operations, and how long the bytes take at the speed of a plain copy here."""
-    source = torch.zeros(2**24, device=device)
-    fastest = math.inf
-    for _ in range(5):
-        synchronize(device)
-        start = time.perf_counter()
-        source.clone()
-        synchronize(device)
-        fastest = min(fastest, time.perf_counter() - start)
-    speed = 2 * source.nbytes / fastest
-    return {
-        "fewest bytes": f"{n_bytes / 1e6:.2f} MB, {n_bytes / speed * 1e3:.3f} ms at {speed / 1e9:.1f} GB/s of a copy",
-        "fewest operations": f"about {n_flops / 1e6:.2f} MFLOP",
-    }
 
 
 def timed(name: str, run: Callable[[], object], device: torch.device, untimed: int = 0) -> Variant:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measure import Case, measure, print_cases, write_json
+from _measure import Case, floors, measure, print_cases, reading, write_json
 from _trl_loop import TRLToolLoop, closing_tokens
 from scipy.stats import ks_2samp
 from transformers import (
@@ -101,9 +101,17 @@ def rollout_cases(arguments: argparse.Namespace, folder: Path) -> Iterator[Case]
         for name, taken in seconds.items()
     }
     size = f"{len(questions)} rollouts, {model.num_parameters() / 1e6:.1f} M"
-    yield Case(size, seconds, TRL, per_second, facts)
+    rollouts = sampled[KEPT](questions)
+    facts |= {"policy tokens": sum(sum(mask) for _, mask in rollouts), "tokens": sum(len(ids) for ids, _ in rollouts)}
+    yield Case(size, seconds, TRL, per_second | _floors(model, rollouts, device), facts)
     rows, context, new = (4, 8, 3) if arguments.smoke else (16, 200, 24)
     yield turn_case(model, tokenizer, rows, context, new, arguments.repeats)
+
+
+def _floors(model: PreTrainedModel, rollouts: Completions, device: torch.device) -> dict[str, str]:
+    """Every token read once; the weights once for each token of the rollout that wrote most: those come one by one."""
+    n_bytes, n_flops = reading(model, [len(ids) for ids, _ in rollouts])
+    return floors(n_bytes * max(sum(mask) for _, mask in rollouts), n_flops, device)
 
 
 def turn_case(model: PreTrainedModel, tokenizer: Any, rows: int, context: int, new: int, repeats: int) -> Case:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measure import Case, measure, print_cases, synchronize, write_json
+from _measure import Case, floors, measure, print_cases, reading, synchronize, write_json
 from datasets import Dataset
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PrinterCallback, set_seed
@@ -94,6 +94,10 @@ def step_case(size: Size, updates: int, device: torch.device) -> Case:
     notes = {
         "peak memory of an update": f"{peaks[A2TGPO] / 2**20:.1f} MB beside {peaks[GRPO] / 2**20:.1f} MB: {ratio:.3f}"
     }
+    n_bytes, n_flops = reading(trainers[GRPO].model, [size.tokens] * size.rollouts)
+    # A pass for old log-probabilities where there is one; forward and backward are three. Weights, gradients and two
+    # moments are read and written by each update.
+    notes |= floors(12 * updates * n_bytes, (3 + (updates > 1)) * n_flops, device)
     facts = {"peak bytes": peaks, "old log-probabilities differ by": error}
     name = (
         f"{size.shape}, {size.rollouts} rollouts of {size.tokens} tokens, {updates} update{'s' * (updates > 1)} a batch"

@@ -18,7 +18,7 @@ def rendered(*tables: object) -> str:
 
 
 def test_depths_are_rows_in_order_and_gaps_stay_empty() -> None:
-    """Turn 10 comes after turn 2; a depth without a gain shows its advantage alone; what was not logged has no column."""
+    """Turn 10 comes after turn 2; a depth without a gain shows its advantage; what was not logged has no column."""
     text = rendered(*summary_tables({"reward": 0.25, "gain/turn_10": 0.5, "advantage/turn_2": -1.0}, 3, 9))
     lines = [line.split() for line in text.splitlines() if line.strip()]
     assert lines[0] == ["step", "3", "of", "9"]
