@@ -157,7 +157,7 @@ def test_an_interrupted_run_continues(tmp_path: Path, policy: Path) -> None:
     assert json.loads((run / "checkpoints" / "checkpoint-20" / "trainer_state.json").read_text())["global_step"] == 20
     assert (run / "warm_start" / "losses.json").stat().st_mtime_ns == warm_started
     assert "warm start" not in third.output and "after, sampled" in third.output
-    assert len(list((run / "rollouts").iterdir())) == 20
+    assert len(list((run / "rollouts").glob("step_*.jsonl"))) == 20
 
 
 def test_an_interrupt_in_the_last_step_costs_nothing(

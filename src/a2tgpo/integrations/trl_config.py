@@ -138,7 +138,10 @@ class A2TGPOConfig(GRPOConfig):
         for option in UNSUPPORTED:
             if option.refused(getattr(self, option.name)):
                 raise ValueError(f"{option.name}={getattr(self, option.name)!r}: {option.remedy}")
-        check_group_size(METHODS[self.method].sampling, self.num_generations)
+        try:
+            check_group_size(METHODS[self.method].sampling, self.num_generations)
+        except ValueError as error:
+            raise ValueError(f"method {self.method!r}: {error}") from None
 
     @property
     def chosen(self) -> Method:
