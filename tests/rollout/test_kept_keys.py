@@ -20,7 +20,6 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from a2tgpo.rollout import kept_keys
 from a2tgpo.rollout.backend import Backend, Continuation, Turn
 from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.protocol import STOP_STRINGS
@@ -120,7 +119,12 @@ def test_conversations_equal_those_read_anew_at_every_turn(
     """Greedy conversations of up to four turns, on rotary and on learned positions, with grouped queries and experts,
     are token by token those of `generate` on the whole context; so too where rows must wait for a slot."""
     model, config = random_model(name, attention), sampling(tokenizer)
-    kept = Conversations(23).play(KeptKeysBackend(model, tokenizer, Sampler(model, config), STOP_STRINGS, n_slots))
+    backends = [
+        KeptKeysBackend(model, tokenizer, Sampler(model, config), STOP_STRINGS, n_slots, resting_share)
+        for resting_share in (0.0, 0.4)
+    ]
+    kept, later = (Conversations(23).play(backend) for backend in backends)
+    assert kept == later
     model.config.output_router_logits = False  # `generate` itself fails with it
     anew = Conversations(23).play(RereadingBackend(model, tokenizer, config, STOP_STRINGS))
     assert kept == anew
@@ -156,7 +160,6 @@ def test_every_token_is_read_once(tokenizer: Any, monkeypatch: pytest.MonkeyPatc
     """Over a whole batch each context token but a row's last is forwarded exactly once, and a prompt that eight rows
     share once for all of them (its last token apart, whose logits every row draws from for itself)."""
     read = count_reading(monkeypatch)
-    monkeypatch.setattr(kept_keys, "RESTING_SHARE", 0.0)  # no row rests, so no row is forwarded idle
     model = random_model("qwen3")
     prompt = list(range(20, 60))
     budgets = [3, 9, 4, 5, 6, 7, 8, 2]

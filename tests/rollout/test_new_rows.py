@@ -10,7 +10,6 @@ import pytest
 import torch
 from scipy.stats import chisquare, ks_2samp
 
-from a2tgpo.rollout import kept_keys
 from a2tgpo.rollout.backend import Backend, Continuation, Turn
 from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.protocol import STOP_STRINGS
@@ -105,7 +104,6 @@ def test_a_copy_reads_one_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that begin where a row stands, at an earlier boundary of it, or at one of a row that has just ended, read
     the last token of their context and no other; all else is read once, by the parent."""
     read = count_reading(monkeypatch)
-    monkeypatch.setattr(kept_keys, "RESTING_SHARE", 0.0)  # no row rests, so no row is forwarded idle
     prompt, result = PROMPTS[0], RESULTS[0]
     written: dict[int, list[int]] = {}
 

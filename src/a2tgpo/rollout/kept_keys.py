@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 RESTING_SHARE = 1 / 8
-"""Share of the rows that may wait, their turn finished, before their observations are fetched and read together."""
+"""Share of the rows that may wait, their turn finished, before they go on together: where every forward has its price,
+however few its tokens. On the CPU it costs what its tokens cost, and no row waits."""
 
 TOKENS_PER_READING = 8192
 """Padded tokens of prompts and observations read in one forward."""
@@ -31,10 +32,10 @@ TOKENS_PER_READING = 8192
 class KeptKeysBackend:
     """`Backend` over a Hugging Face causal LM that reads every token once.
 
-    Rows write at their own pace: a row whose turn has ended rests until an eighth of the rows do, then all that rest
-    are handed to the environment and go on from their observations, the only tokens then read. Ended rows leave, and
-    waiting rows take their slots. A row starts from the keys of the row that shares the most of its first tokens; rows
-    with the same context share one reading of the rest.
+    Rows write at their own pace: a row whose turn has ended rests until `resting_share` of the rows do, then all that
+    rest are handed to the environment and go on from their observations, the only tokens then read. Ended rows leave,
+    and waiting rows take their slots. A row starts from the keys of the row that shares the most of its first tokens;
+    rows with the same context share one reading of the rest.
 
     Args:
         model: unwrapped causal LM for which `why_not_kept` is None.
@@ -42,6 +43,7 @@ class KeptKeysBackend:
         sampler: how the next token is drawn.
         stop_strings: texts that close a turn.
         n_slots: most rows that write at a time.
+        resting_share: in [0, 1]; None takes what suits the device: 0 on the CPU, else `RESTING_SHARE`.
     """
 
     def __init__(
@@ -51,11 +53,14 @@ class KeptKeysBackend:
         sampler: Sampler,
         stop_strings: Sequence[str],
         n_slots: int = 256,
+        resting_share: float | None = None,
     ) -> None:
         self.model = model
         self.sampler = sampler
         self.turn_ended = TurnEnd(tokenizer, stop_strings, sampler.config.eos_token_id)
         self.n_slots = n_slots
+        by_device = 0.0 if model.device.type == "cpu" else RESTING_SHARE
+        self.resting_share = by_device if resting_share is None else resting_share
 
     @torch.no_grad()
     def __call__(self, starts: Sequence[Continuation], take_turns: TakeTurns, n_entropies: int = 0) -> None:
@@ -80,6 +85,8 @@ class _Batch:
         self.backend, self.model, self.take_turns, self.n_entropies = backend, backend.model, take_turns, n_entropies
         self.queue = deque(enumerate(starts))
         self.rows: list[Row] = []
+        # Properties that walk through the modules at every call.
+        self.device, self.dtype = self.model.device, self.model.dtype
         config = self.model.config.get_text_config(decoder=True)
         self.extra = _no_router_logits(self.model)
         self.cache = SlotCache(config.num_hidden_layers)
@@ -89,7 +96,7 @@ class _Batch:
         self._read_unread()
         while self.rows:
             n_resting = sum(row.resting for row in self.rows)
-            if n_resting and n_resting >= RESTING_SHARE * len(self.rows):
+            if n_resting and n_resting >= self.backend.resting_share * len(self.rows):
                 self._settle()
             else:
                 self._write(range(len(self.rows)))
@@ -174,11 +181,11 @@ class _Batch:
         return self.backend.sampler(logits, contexts), [math.nan] * len(rows)
 
     def _forward(self, rows: list[Row], slots: Sequence[int]) -> Float[Tensor, "R V"]:
-        chunk = Chunk.pack([row.unread for row in rows], [row.n_stored for row in rows], slots, self.model.device)
+        chunk = Chunk.pack([row.unread for row in rows], [row.n_stored for row in rows], slots, self.device)
         self.cache.chunk = chunk
         output = self.model(
             input_ids=chunk.input_ids,
-            attention_mask=chunk.attention_mask(self.model.dtype),
+            attention_mask=chunk.attention_mask(self.dtype),
             position_ids=chunk.position_ids,
             past_key_values=self.cache,
             use_cache=True,
