@@ -16,7 +16,7 @@ from a2tgpo.rollout.row import Row
 from a2tgpo.rollout.sampler import Sampler
 from a2tgpo.rollout.slots import Chunk, SlotCache
 from a2tgpo.rollout.turn_end import TurnEnd
-from a2tgpo.scoring.forward import _no_router_logits
+from a2tgpo.scoring.forward import no_router_logits
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -88,7 +88,7 @@ class _Batch:
         # Properties that walk through the modules at every call.
         self.device, self.dtype = self.model.device, self.model.dtype
         config = self.model.config.get_text_config(decoder=True)
-        self.extra = _no_router_logits(self.model)
+        self.extra = no_router_logits(self.model)
         self.cache = SlotCache(config.num_hidden_layers)
 
     def run(self) -> None:

@@ -44,7 +44,7 @@ def plain_forward(model: PreTrainedModel, temperature: float = 1.0) -> LabelLogp
         raise ValueError(f"temperature is {temperature}; pass a positive number (1.0 leaves the logits alone).")
     model = _causal_model(model)
     head = OutputHead.of(model, temperature)
-    extra = _no_router_logits(model)
+    extra = no_router_logits(model)
 
     def forward(input_ids: Tensor, labels: Tensor, **model_kwargs: Any) -> Tensor:
         rows, columns, targets = _readings(labels, input_ids.device)
@@ -65,7 +65,7 @@ def fused_forward(
     such as an accelerator's. `model` may be wrapped (DDP, FSDP, DeepSpeed, PEFT).
     """
     backbone = _causal_model(model).base_model
-    extra = _no_router_logits(model)
+    extra = no_router_logits(model)
 
     def forward(input_ids: Tensor, labels: Tensor, **model_kwargs: Any) -> Tensor:
         rows, columns, targets = _readings(labels, input_ids.device)
@@ -100,7 +100,7 @@ def _causal_model(model: Any) -> PreTrainedModel:
     return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
 
 
-def _no_router_logits(model: Any) -> dict[str, bool]:
+def no_router_logits(model: Any) -> dict[str, bool]:
     """Keep a mixture-of-experts model from its load-balancing loss, which cannot read a 4D mask."""
     asks = getattr(_causal_model(model).config.get_text_config(), "output_router_logits", False)
     return {"output_router_logits": False} if asks else {}
