@@ -23,7 +23,7 @@ class RunDirectory:
     warm_start/        the model the updates start from
     checkpoints/       TRL's checkpoints; model/ the final policy
     metrics.jsonl      one line per step logged
-    rollouts/          one file per generation batch
+    rollouts/          one file per generation batch (step_*.jsonl), and one of its updates (updates_*.jsonl)
     eval/              every evaluated question; summary.json and summary.md the final table
     """
 
