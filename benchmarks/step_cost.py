@@ -2,12 +2,14 @@
 
     python benchmarks/step_cost.py --device cpu --json step_cost.json
 
-Both trainers replay one batch of invented rollouts (prompt, four searches with results, an answer) and take their real
-steps on it: rewards, old log-probabilities, for A²TGPO the gains and the credit, then the updates. There is no
-generation, which is the same for both and the larger part of a real step, so the ratio is at its largest. Two settings:
-a batch that feeds four updates, as in `recipes/hops_cpu.yaml`, for which GRPO needs old log-probabilities too; and a
-batch that feeds one, for which it does not, so that A²TGPO's pass over the trajectories is extra. Both must find the
-same old log-probabilities before anything is timed. Peak memory is that of an update above what was allocated before.
+Both trainers take their real steps on the same batch (prompt, four searches with results, an answer): rewards, old
+log-probabilities, for A²TGPO the gains and the credit, then the updates. In the first two settings the rollouts are
+invented and replayed. There is then no generation, which is the same for both and the larger part of a real step, so
+the ratio is at its largest: a batch that feeds four updates, as in `recipes/hops_cpu.yaml`, for which GRPO needs old
+log-probabilities too; and a batch that feeds one, for which it does not, so that A²TGPO's pass over the trajectories is
+extra. In the third both generate their rollouts with `TagRollout`, one update a batch, and A²TGPO reads the answers
+from the keys of generation. Both must find the same old log-probabilities, or generate the same rollouts, before
+anything is timed. Peak memory is that of an update above what was allocated before.
 """
 
 from __future__ import annotations
@@ -28,6 +30,10 @@ from trl import GRPOConfig, GRPOTrainer
 
 from a2tgpo import A2TGPOConfig, A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
+from a2tgpo.integrations.trl_rollout import TagRollout
+from a2tgpo.retrieval.corpus import Passage
+from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
+from a2tgpo.rollout.types import Rollout, Termination
 
 GRPO, A2TGPO = "GRPO (TRL)", "A²TGPO"
 SHAPES = {
@@ -76,7 +82,7 @@ def main() -> None:
     shape = arguments.shape or ("tiny" if device.type == "cpu" else "smollm2")
     size = SMOKE if arguments.smoke else Size(shape, rollouts=arguments.rollouts, repeats=arguments.repeats)
     title = f"A step on {device}"
-    cases = [step_case(size, updates, device) for updates in (4, 1)]
+    cases = [step_case(size, updates, device) for updates in (4, 1)] + [generated_case(size, device)]
     print_cases(title, cases)
     if arguments.json:
         write_json(arguments.json, title, cases)
@@ -105,8 +111,25 @@ def step_case(size: Size, updates: int, device: torch.device) -> Case:
     return Case(name, seconds, GRPO, notes, facts)
 
 
-def trainer(kind: Any, config: Any, size: Size, updates: int, device: torch.device, **options: Any) -> Any:
-    """A trainer of `kind` whose rollouts are the invented batch."""
+def generated_case(size: Size, device: torch.device) -> Case:
+    """Whole steps of one update a batch, generation by `TagRollout` included."""
+    common = dict(size=size, updates=1, device=device, generates=True, beta=0.0)
+    trainers = {
+        GRPO: trainer(GRPOTrainer, GRPOConfig, loss_type="grpo", **common),
+        A2TGPO: trainer(A2TGPOTrainer, A2TGPOConfig, **common),
+    }
+    ours, theirs = (_completions(one) for one in trainers.values())
+    assert ours == theirs, "the two trainers generate different rollouts from the same seed"
+    seconds = measure({name: _step(one) for name, one in trainers.items()}, device, repeats=size.repeats)
+    tokens = sum(map(len, ours)) / len(ours)
+    name = f"{size.shape}, {size.rollouts} rollouts of {tokens:.0f} tokens, generated, 1 update a batch"
+    return Case(name, seconds, GRPO)
+
+
+def trainer(
+    kind: Any, config: Any, size: Size, updates: int, device: torch.device, generates: bool = False, **options: Any
+) -> Any:
+    """A trainer of `kind` whose rollouts are the invented batch, or generated in its shape."""
     tokenizer = build_tokenizer()
     set_seed(0)
     sizes = {"vocab_size": len(tokenizer)} | SHAPES[size.shape]
@@ -134,7 +157,7 @@ def trainer(kind: Any, config: Any, size: Size, updates: int, device: torch.devi
         ),
         train_dataset=Dataset.from_list([{"prompt": f"Who is {name}?", "answer": "Kelo Mitu"} for name in ("a", "b")]),
         processing_class=tokenizer,
-        rollout_func=replay(tokenizer, size),
+        rollout_func=TagRollout(searching(tokenizer, size)) if generates else replay(tokenizer, size),
     )
     made.remove_callback(PrinterCallback)
     return made
@@ -156,6 +179,32 @@ def replay(tokenizer: PreTrainedTokenizerBase, size: Size) -> Callable[..., dict
         }
 
     return rollouts
+
+
+class _Searching(SearchAgent):
+    """Takes each turn as a search until its searches are spent: the policy is random and knows no protocol."""
+
+    def _take_turn(self, rollout: Rollout, ids: list[int], *, cut: bool) -> str | None:
+        rollout.append(ids, by_policy=True)
+        if len(rollout.calls) < self.limits.max_searches:
+            return "anything"
+        rollout.end(Termination.ANSWERED)
+        return None
+
+
+def searching(tokenizer: PreTrainedTokenizerBase, size: Size) -> SearchAgent:
+    """An agent that finds a passage of about `size.result` tokens."""
+    word = " Kelo"
+    text = word * (size.result // len(tokenizer(word, add_special_tokens=False)["input_ids"]))
+    limits = RolloutLimits(size.searches, 2 * size.tokens, size.turn, passage_tokens=size.result)
+    return _Searching(tokenizer, lambda queries: [[Passage("0", "", text)] for _ in queries], limits)
+
+
+def _completions(one: Any) -> list[list[int]]:
+    """What a trainer generates from seed 0."""
+    set_seed(0)
+    prompts = [row["prompt"] for row in one.train_dataset for _ in range(one.num_generations)]
+    return one.rollout_func(prompts, one)["completion_ids"]
 
 
 def _step(one: Any) -> Callable[[], None]:

@@ -23,3 +23,15 @@ class SignalError(A2TGPOError, ValueError):
 
 class ToolError(A2TGPOError, RuntimeError):
     """A tool raised, hung or answered garbage. It ends the rollouts that called it; it is never an empty result."""
+
+
+class IndexMismatch(A2TGPOError, ValueError):
+    """A search index cannot be used: it is unfinished, or disagrees with its manifest, corpus, encoder or versions."""
+
+
+class RetrieverError(A2TGPOError, RuntimeError):
+    """A retrieval server is gone, too slow, or answered something that is not a result."""
+
+
+class PolicyServerError(A2TGPOError, RuntimeError):
+    """A model server is gone or refuses every request; what was answered before is kept."""

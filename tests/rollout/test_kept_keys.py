@@ -83,6 +83,7 @@ class Conversations:
         self.turns_left = [draw.randint(0, 3) for draw in self.draw]
         self.starts = [self._continuation(row, 30) for row in range(n_rows)]
         self.written: list[list[list[int]]] = [[] for _ in range(n_rows)]
+        self.read = [[start.ids] for start in self.starts]
 
     def _continuation(self, row: int, longest: int) -> Continuation:
         draw = self.draw[row]
@@ -95,7 +96,17 @@ class Conversations:
             if self.turns_left[row] > 0:
                 self.turns_left[row] -= 1
                 going[row] = self._continuation(row, 40)
+                self.read[row].append(going[row].ids)
         return going
+
+    def prefixes(self, row: int) -> list[list[int]]:
+        """The row's context before each of its turns."""
+        contexts: list[int] = []
+        found = []
+        for read, turn in zip(self.read[row], self.written[row], strict=True):
+            found.append(contexts + read)
+            contexts = contexts + read + turn
+        return found
 
     def play(self, backend: Backend) -> list[list[list[int]]]:
         """The turns of each row."""

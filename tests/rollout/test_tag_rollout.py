@@ -28,7 +28,7 @@ class Scripted(TagRollout):
         self.scripts = scripts
 
     @contextmanager
-    def _backend(self, trainer: Any) -> Iterator[Any]:
+    def _backend(self, trainer: Any, n_rows: int) -> Iterator[Any]:
         yield ScriptedBackend(TOKENIZER, self.scripts)
 
 

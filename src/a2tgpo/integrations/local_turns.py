@@ -16,7 +16,7 @@ from a2tgpo.integrations.checks import gold_aliases
 from a2tgpo.integrations.family import family
 from a2tgpo.integrations.segments import segments
 from a2tgpo.integrations.states import observation_states
-from a2tgpo.scoring import Scores, find_boundaries
+from a2tgpo.scoring import Boundaries, Scores, find_boundaries
 from a2tgpo.signals import transcripts, turn_numbers
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def local_turns(
     scores: Scores | None,
 ) -> LocalTurns:
     """Turn boundaries and whatever else `trainer.method` reads of each rollout or turn."""
-    boundaries = scores.boundaries if scores is not None else _boundaries(trainer, output, model_mask)
+    boundaries = scores.boundaries if scores is not None else trl_boundaries(trainer, output, model_mask)
     n_columns = boundaries.is_process.size(1)
     fields: dict[str, Tensor] = {} if scores is None else {"likelihood": scores.likelihood}
     if trainer.method.signal and scores is None:
@@ -72,7 +72,8 @@ def whole(output: dict[str, Any]) -> tuple[Int[Tensor, "B S"], Int[Tensor, "B S"
     return ids, torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
 
 
-def _boundaries(trainer: A2TGPOTrainer, output: dict[str, Any], model_mask: Bool[Tensor, "B L"]) -> Any:
+def trl_boundaries(trainer: A2TGPOTrainer, output: dict[str, Any], model_mask: Bool[Tensor, "B L"]) -> Boundaries:
+    """The turn boundaries of TRL's batch."""
     eos = trainer._tokenizer.eos_token_id
     return find_boundaries(
         output["prompt_mask"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,9 @@ from a2tgpo.rollout.agent import SearchAgent
 from a2tgpo.rollout.backend import Backend
 from a2tgpo.rollout.branching import EntropyExpansion
 from a2tgpo.rollout.expansion import Expansion
+from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.protocol import STOP_STRINGS
+from a2tgpo.rollout.rereading import RereadingBackend
 from a2tgpo.rollout.transformers_backend import transformers_backend
 from a2tgpo.rollout.tree import TreeExpansion
 from a2tgpo.rollout.types import Rollout
@@ -21,6 +24,7 @@ from a2tgpo.rollout.vllm import VLLMBackend
 from a2tgpo.sampling import EntropyBranch, Independent, Sampling, Tree, check_group_size
 
 if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedModel
     from trl import GRPOTrainer
 
 _INDEPENDENT = Independent()
@@ -45,10 +49,12 @@ class TagRollout:
         self.agent = agent
         self.rows_at_a_time = rows_at_a_time
         self.sampling = sampling
+        self._generator: KeptKeysBackend | RereadingBackend | None = None
+        self._made_for: tuple[object, object] = (None, None)
 
     def __call__(self, prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
         expansion = self._expansion(trainer)
-        with self._backend(trainer) as backend:
+        with self._backend(trainer, len(prompts)) as backend:
             return rollout_columns(self.agent.run(prompts, backend, expansion))
 
     def _expansion(self, trainer: GRPOTrainer) -> Expansion | None:
@@ -60,7 +66,7 @@ class TagRollout:
         return EntropyExpansion(self.sampling, trainer.num_generations)
 
     @contextmanager
-    def _backend(self, trainer: GRPOTrainer) -> Iterator[Backend]:
+    def _backend(self, trainer: GRPOTrainer, n_rows: int) -> Iterator[Backend]:
         if trainer.use_vllm:
             # TRL has synchronised the weights before it calls us.
             yield VLLMBackend(trainer.vllm_generation, STOP_STRINGS)
@@ -75,9 +81,22 @@ class TagRollout:
             ) as model,
             torch.no_grad(),
         ):
-            yield transformers_backend(
-                model, self.agent.tokenizer, trainer.generation_config, STOP_STRINGS, self.rows_at_a_time
+            generator = self._generator_of(model, trainer.generation_config)
+            if isinstance(generator, KeptKeysBackend) and hasattr(trainer, "answer_reader"):
+                yield partial(generator, reader=trainer.answer_reader(model, n_rows))
+            else:
+                yield generator
+
+    def _generator_of(
+        self, model: PreTrainedModel, generation_config: GenerationConfig
+    ) -> KeptKeysBackend | RereadingBackend:
+        """The last call's where the model is the same: it has the memory for the keys already."""
+        if self._generator is None or self._made_for != (model, generation_config):
+            self._made_for = model, generation_config
+            self._generator = transformers_backend(
+                model, self.agent.tokenizer, generation_config, STOP_STRINGS, self.rows_at_a_time
             )
+        return self._generator
 
 
 def rollout_columns(rollouts: list[Rollout]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from a2tgpo.core import keep_turns, kl_penalty, policy_loss, rollout_mean, turn_
 from a2tgpo.integrations.batch_credit import assign_credit
 from a2tgpo.integrations.checks import check_answers, check_trainer, gold_aliases, refuse_nan
 from a2tgpo.integrations.clock import StepClock
-from a2tgpo.integrations.local_turns import global_states, local_turns, whole
+from a2tgpo.integrations.kept_answers import answer_reader, kept_scores
+from a2tgpo.integrations.local_turns import global_states, local_turns, trl_boundaries, whole
 from a2tgpo.integrations.metrics import credit_metrics, rollout_metrics
 from a2tgpo.integrations.outcome import outcome_of
 from a2tgpo.integrations.refill import refiller
@@ -27,6 +28,7 @@ from a2tgpo.integrations.rollout_log import RolloutLog
 from a2tgpo.integrations.signal import open_signal
 from a2tgpo.integrations.trl_config import A2TGPOConfig
 from a2tgpo.integrations.update_log import write_updates
+from a2tgpo.rollout.answers import AnswerReader
 from a2tgpo.scoring import AnswerScaffold, AnswerScorer, LabelLogps, Scores, fused_forward
 from a2tgpo.signals import FrozenReference, ProcessSignal
 
@@ -116,10 +118,25 @@ class A2TGPOTrainer(GRPOTrainer):
         finally:
             self._pass_ahead = False
         if self._scores_policy and "scores" not in self._batch:
-            ids, mask = whole(output)
-            with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-                self._score(self.model, ids, mask, output["completion_ids"].size(1))
+            reader = self._batch.get("reader")
+            if reader is not None and reader.answer_logps:
+                self._use_kept(reader, output)
+            else:
+                ids, mask = whole(output)
+                with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+                    self._score(self.model, ids, mask, output["completion_ids"].size(1))
         return self._add_credit(inputs, output)
+
+    def answer_reader(self, model: Any, n_rows: int) -> AnswerReader | None:
+        """What `TagRollout` shows the keys of ended rollouts, numbered as the prompts it was given."""
+        self._batch["reader"] = answer_reader(self, model, n_rows)
+        return self._batch["reader"]
+
+    def _use_kept(self, reader: AnswerReader, output: dict[str, Any]) -> None:
+        boundaries = trl_boundaries(self, output, self._model_mask(output["completion_mask"]))
+        self._batch["scores"] = kept_scores(self, reader, boundaries)
+        self._clock.add(self._mode, "gain", reader.seconds)
+        self._clock.add(self._mode, "generation", -reader.seconds)
 
     def _trl_scores_old_logps(self) -> bool:
         """Whether TRL will ask for the policy's old log-probabilities itself in this batch (its own condition)."""
@@ -153,7 +170,9 @@ class A2TGPOTrainer(GRPOTrainer):
         # TRL's pass for the old log-probabilities: ours reads the answer likelihoods along the way.
         self._pass_ahead = False
         if self._scores_policy:
-            return self._score(model, input_ids, attention_mask, logits_to_keep).old_logps, None, None
+            old_logps = self._score(model, input_ids, attention_mask, logits_to_keep).old_logps
+            assert old_logps is not None, "a pass over the trajectories finds their log-probabilities"
+            return old_logps, None, None
         with self._clock.measure(self._mode, "old_logps"):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
@@ -228,7 +247,7 @@ class A2TGPOTrainer(GRPOTrainer):
             output["rollout_row"] = torch.tensor(lines, device=model_mask.device)
 
         local = credit.local(self.accelerator.process_index)
-        if self._scores_policy:
+        if self._scores_policy and self._batch["scores"].old_logps is not None:
             output["old_per_token_logps"] = self._batch["scores"].old_logps
         output["turn_ids"] = turn_ids(model_mask & local.valid[:, None])
         output["turn_advantages"] = local.advantage

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from a2tgpo.rollout.answers import AnswerReader
 from a2tgpo.rollout.backend import Continuation, TakeTurns, Turn
 from a2tgpo.rollout.row import Row
 from a2tgpo.rollout.sampler import Sampler
@@ -61,15 +62,26 @@ class KeptKeysBackend:
         self.n_slots = n_slots
         by_device = 0.0 if model.device.type == "cpu" else RESTING_SHARE
         self.resting_share = by_device if resting_share is None else resting_share
+        self._cache: SlotCache | None = None
 
     @torch.no_grad()
-    def __call__(self, starts: Sequence[Continuation], take_turns: TakeTurns, n_entropies: int = 0) -> None:
+    def __call__(
+        self,
+        starts: Sequence[Continuation],
+        take_turns: TakeTurns,
+        n_entropies: int = 0,
+        reader: AnswerReader | None = None,
+    ) -> None:
+        """See `Backend`; `reader` is shown the keys of every row that ends."""
         was_training = self.model.training
         self.model.eval()
+        cache = self._cache or SlotCache(self.model.config.get_text_config(decoder=True).num_hidden_layers)
         try:
-            _Batch(self, starts, take_turns, n_entropies).run()
+            _Batch(self, starts, take_turns, n_entropies, reader, cache).run()
         finally:
             self.model.train(was_training)
+        # Fresh memory costs the CPU a fault for every page. On a GPU the update needs the room.
+        self._cache = cache if self.model.device.type == "cpu" else None
 
 
 class _Batch:
@@ -81,15 +93,16 @@ class _Batch:
         starts: Sequence[Continuation],
         take_turns: TakeTurns,
         n_entropies: int,
+        reader: AnswerReader | None,
+        cache: SlotCache,
     ) -> None:
         self.backend, self.model, self.take_turns, self.n_entropies = backend, backend.model, take_turns, n_entropies
+        self.reader, self.cache = reader, cache
         self.queue = deque(enumerate(starts))
         self.rows: list[Row] = []
         # Properties that walk through the modules at every call.
         self.device, self.dtype = self.model.device, self.model.dtype
-        config = self.model.config.get_text_config(decoder=True)
         self.extra = no_router_logits(self.model)
-        self.cache = SlotCache(config.num_hidden_layers)
 
     def run(self) -> None:
         self._admit()
@@ -110,6 +123,8 @@ class _Batch:
                 row.go_on(answers.pop(number))
             else:
                 row.ended = True
+        if self.reader is not None and (ended := [slot for slot, row in enumerate(self.rows) if row.ended]):
+            self.reader([self.rows[slot] for slot in ended], ended, self.cache, self.device)
         # New rows go first, and before the ended ones leave: they start from their keys.
         self.queue.extendleft(reversed(answers.items()))
         self._admit()
@@ -130,7 +145,7 @@ class _Batch:
         sources = [slot for slot, row in enumerate(self.rows) if row.n_stored]
         for _ in range(min(n_free, len(self.queue))):
             number, start = self.queue.popleft()
-            row = Row(number, list(start.ids), start.budget, turn_start=len(start.ids))
+            row = Row(number, list(start.ids), start.budget, turn_starts=[len(start.ids)])
             row.n_stored, source = max(
                 ((self.rows[slot].n_shared_with(row.context), slot) for slot in sources), default=(0, 0)
             )
@@ -182,7 +197,7 @@ class _Batch:
 
     def _forward(self, rows: list[Row], slots: Sequence[int]) -> Float[Tensor, "R V"]:
         chunk = Chunk.pack([row.unread for row in rows], [row.n_stored for row in rows], slots, self.device)
-        self.cache.chunk = chunk
+        self.cache.placement = chunk
         output = self.model(
             input_ids=chunk.input_ids,
             attention_mask=chunk.attention_mask(self.dtype),

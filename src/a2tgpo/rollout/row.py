@@ -12,14 +12,14 @@ from a2tgpo.rollout.backend import Continuation
 class Row:
     """A rollout in its slot: `context` is all its tokens, of which the first `n_stored` have keys there.
 
-    It rests once its turn is finished, until the environment lets it go on or ends it. `entropies` are those of the
-    turn's first tokens.
+    It rests once its turn is finished, until the environment lets it go on or ends it. `turn_starts` are the lengths
+    that its context had before each turn. `entropies` are those of the turn's first tokens.
     """
 
     number: int
     context: list[int]
     budget: int
-    turn_start: int
+    turn_starts: list[int]
     n_stored: int = 0
     resting: bool = False
     ended: bool = False
@@ -28,7 +28,7 @@ class Row:
     @property
     def turn(self) -> list[int]:
         """What the policy has written since the environment's last word."""
-        return self.context[self.turn_start :]
+        return self.context[self.turn_starts[-1] :]
 
     @property
     def unread(self) -> list[int]:
@@ -44,6 +44,6 @@ class Row:
         """Append what the environment answers to the turn."""
         self.context += continuation.ids
         self.budget = continuation.budget
-        self.turn_start = len(self.context)
+        self.turn_starts.append(len(self.context))
         self.resting = False
         self.entropies = []

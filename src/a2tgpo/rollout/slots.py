@@ -27,9 +27,10 @@ class Chunk:
     input_ids: Int[Tensor, "R N"]
     position_ids: Int[Tensor, "R N"]
     slots: Int[Tensor, " R"]
-    token_rows: Int[Tensor, " n"]
+    tokens: tuple[Int[Tensor, " n"], Int[Tensor, " n"]]
     """Row and column of each real token, row by row."""
-    token_columns: Int[Tensor, " n"]
+    places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]]
+    """Slot and column of the cache where each of them goes."""
     n_keys: int
     """Columns of the cache that the longest row needs."""
     n_slots: int
@@ -50,13 +51,13 @@ class Chunk:
             for row, start in zip(tokens, stored, strict=True)
         ]
         where = [(r, c) for r, row in enumerate(tokens) for c in range(width - len(row), width)]
-        token_rows, token_columns = torch.tensor(where).T.to(device)
+        located = torch.tensor([(r, c, slots[r], positions[r][c]) for r, c in where]).T.to(device)
         return cls(
             input_ids=torch.tensor(ids).to(device),
             position_ids=torch.tensor(positions).to(device),
             slots=torch.tensor(slots).to(device),
-            token_rows=token_rows,
-            token_columns=token_columns,
+            tokens=(located[0], located[1]),
+            places=(located[2], located[3]),
             n_keys=max(len(row) + start for row, start in zip(tokens, stored, strict=True)),
             n_slots=max(slots) + 1,
             in_order=list(slots) == list(range(len(slots))),
@@ -71,15 +72,35 @@ class Chunk:
         mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
         return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
+    def place(self, store: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """The store with the chunk's `states` in their slots, and what the chunk's rows see of it."""
+        store = _roomy(store, self.n_slots, self.n_keys)
+        (rows, at), (slots, columns) = self.tokens, self.places
+        store[slots, :, columns] = states[rows, :, at]
+        seen = store[:, :, : self.n_keys]
+        return store, seen[: len(self.slots)] if self.in_order else seen[self.slots]
+
+
+@dataclass(frozen=True)
+class Aside:
+    """A forward whose rows see the first `n_columns` columns of `slots` and their own tokens, which nothing keeps."""
+
+    slots: Int[Tensor, " R"]
+    n_columns: int
+
+    def place(self, store: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """The store as it was, and what the rows see."""
+        return store, torch.cat([store[self.slots, :, : self.n_columns], states], dim=2)
+
 
 class SlotCache(Cache):
     """Keys and values of rows, each stored from column 0 of its slot, with no padding between.
 
-    Set `chunk` before every forward: it says which slots the forward's rows are and where its tokens go.
+    Set `placement` before every forward: it says which slots the forward's rows are and where its tokens go.
     """
 
     def __init__(self, n_layers: int) -> None:
-        self.chunk: Chunk | None = None
+        self.placement: Chunk | Aside | None = None
         super().__init__(layers=[_SlotLayer(self) for _ in range(n_layers)])
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -114,22 +135,20 @@ class _SlotLayer(CacheLayerMixin):
         self.keys, self.values = (_roomy(store, n_slots, n_columns) for store in (self.keys, self.values))
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        chunk = self.cache.chunk
-        assert chunk is not None, "no chunk set for this forward"
+        placement = self.cache.placement
+        assert placement is not None, "no placement set for this forward"
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.make_room(chunk.n_slots, chunk.n_keys)
-        _write(self.keys, key_states, chunk)
-        _write(self.values, value_states, chunk)
-        return _read(self.keys, chunk), _read(self.values, chunk)
+        self.keys, keys = placement.place(self.keys, key_states)
+        self.values, values = placement.place(self.values, value_states)
+        return keys, values
 
     def get_seq_length(self) -> int:
         # The model asks only to number positions and build masks, both of which it is given.
         return 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        assert self.cache.chunk is not None, "no chunk set for this forward"
-        return self.cache.chunk.n_keys, 0
+        raise AssertionError("the model builds a mask of its own although it is given one")
 
     def get_max_length(self) -> int:
         return -1
@@ -144,14 +163,3 @@ def _roomy(store: Tensor, n_slots: int, n_columns: int) -> Tensor:
     grown = store.new_zeros(n_slots, store.size(1), n_columns, store.size(3))
     grown[: store.size(0), :, : store.size(2)] = store
     return grown
-
-
-def _write(store: Tensor, states: Tensor, chunk: Chunk) -> None:
-    slots = chunk.slots[chunk.token_rows]
-    columns = chunk.position_ids[chunk.token_rows, chunk.token_columns]
-    store[slots, :, columns] = states[chunk.token_rows, :, chunk.token_columns]
-
-
-def _read(store: Tensor, chunk: Chunk) -> Tensor:
-    needed = store[:, :, : chunk.n_keys]
-    return needed[: len(chunk.slots)] if chunk.in_order else needed[chunk.slots]

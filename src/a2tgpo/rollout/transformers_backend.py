@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from a2tgpo.rollout.backend import Backend
 from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.rereading import RereadingBackend
 from a2tgpo.rollout.sampler import Sampler
@@ -24,7 +23,7 @@ def transformers_backend(
     generation_config: GenerationConfig,
     stop_strings: Sequence[str],
     rows_at_a_time: int = 256,
-) -> Backend:
+) -> KeptKeysBackend | RereadingBackend:
     """`KeptKeysBackend` wherever it draws what `generate` would, else `RereadingBackend` with a warning that says why.
 
     Args:

@@ -15,7 +15,7 @@ from a2tgpo.scoring.forward import LabelLogps
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Integer
-    from transformers import DynamicCache
+    from transformers import Cache, DynamicCache
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def cached_answer_logps(
     boundaries: Boundaries,
     probes: ProbeBatch,
     device: torch.device,
-    cache: DynamicCache,
+    cache: Cache,
     *,
     additive_mask: bool = False,
 ) -> Float[Tensor, "B K A"]:

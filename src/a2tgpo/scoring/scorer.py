@@ -96,7 +96,11 @@ class AnswerScorer:
             end_ids=() if eos is None else (eos,),
             cut_last_result=self.cut_last_result,
         )
-        probes = self._probes(answers, n_rollouts=len(prompt_ids))
+        if len(answers) != len(prompt_ids):
+            raise ValueError(
+                f"answers has {len(answers)} entries for {len(prompt_ids)} rollouts; pass one list per rollout."
+            )
+        probes = ProbeBatch.stack(self.probes(answers))
         trajectories = Trajectories.join(
             prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask, self.count_padding
         )
@@ -110,11 +114,8 @@ class AnswerScorer:
             tokens_per_batch=tokens_per_batch,
         )
         boundaries = boundaries.to(device)
-        likelihood = read.answer_logps.amax(-1)
-        if self.likelihood == "probability":
-            likelihood = likelihood.exp()
         return Scores(
-            likelihood=likelihood.masked_fill(~boundaries.exists, 0.0),
+            likelihood=self.likelihood_of(read.answer_logps.amax(-1), boundaries),
             old_logps=read.trajectory_logps[:, prompt_ids.shape[1] :],
             boundaries=boundaries,
             seconds_logps=read.seconds_logps,
@@ -134,18 +135,23 @@ class AnswerScorer:
             )
         return obstacle is None
 
-    def _probes(self, answers: Sequence[Sequence[str]], *, n_rollouts: int) -> ProbeBatch:
-        if len(answers) != n_rollouts:
-            raise ValueError(
-                f"answers has {len(answers)} entries for {n_rollouts} rollouts; pass one list per rollout."
-            )
+    def probes(self, answers: Sequence[Sequence[str]]) -> list[list[Probe]]:
+        """The scored aliases of each rollout's `answers` in the scaffold.
+
+        Raises `ValueError` for answers that are missing, blank or tokenise to nothing.
+        """
         probes = []
         for row, aliases in enumerate(answers):
             if isinstance(aliases, str) or not aliases:
                 raise ValueError(f"answers[{row}] is {aliases!r}; pass a non-empty list of gold answers.")
             scored = aliases[:1] if self.alias == "first" else aliases
             probes.append([self.scaffold.encode(self.tokenizer, answer) for answer in scored])
-        return ProbeBatch.stack(probes)
+        return probes
+
+    def likelihood_of(self, answer_logps: Float[Tensor, "B K"], boundaries: Boundaries) -> Float[Tensor, "B K"]:
+        """Mean log-probabilities of the answers' tokens as `likelihood` says, 0 where there is no boundary."""
+        values = answer_logps.exp() if self.likelihood == "probability" else answer_logps
+        return values.masked_fill(~boundaries.exists, 0.0)
 
 
 @functools.cache

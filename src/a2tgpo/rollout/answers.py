@@ -1,0 +1,82 @@
+"""The answer's likelihood at every turn boundary, read from the keys a rollout was written with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from a2tgpo.rollout.row import Row
+from a2tgpo.rollout.slots import Aside, SlotCache
+from a2tgpo.scoring.batch import IGNORED, ProbeBatch, Trajectories
+from a2tgpo.scoring.boundaries import Boundaries
+from a2tgpo.scoring.cached import cached_answer_logps
+from a2tgpo.scoring.forward import LabelLogps
+from a2tgpo.scoring.scaffold import Probe
+
+TOKENS_AT_ONCE = 8192
+"""Padded tokens of probes in one forward."""
+
+
+@dataclass
+class AnswerReader:
+    """Scores answers while the keys of a rollout are still there: no pass over its tokens is needed for them.
+
+    What it finds is what `AnswerScorer` would find with the weights that wrote the rollouts.
+
+    Args:
+        forward: of the model that generates, under the temperature of the loss.
+        probes: the aliases of each row, by row number.
+        additive_mask: see `cached_answer_logps`.
+
+    Attributes:
+        answer_logps: by row number, the mean log-probability of the likeliest alias' tokens after the prompt and after
+            each observation.
+        seconds: wall-clock seconds of its forwards.
+    """
+
+    forward: LabelLogps
+    probes: Sequence[Sequence[Probe]]
+    additive_mask: bool = False
+    answer_logps: dict[int, list[float]] = field(default_factory=dict, init=False)
+    seconds: float = field(default=0.0, init=False)
+
+    def __call__(self, rows: Sequence[Row], slots: Sequence[int], cache: SlotCache, device: torch.device) -> None:
+        """Read the answers of `rows`, which live in `slots` of `cache`."""
+        start = time.perf_counter()
+        per_row = max(len(row.turn_starts) * sum(len(probe.ids) for probe in self.probes[row.number]) for row in rows)
+        at_once = max(1, TOKENS_AT_ONCE // per_row)
+        for first in range(0, len(rows), at_once):
+            self._read(rows[first : first + at_once], slots[first : first + at_once], cache, device)
+        self.seconds += time.perf_counter() - start
+
+    def _read(self, rows: Sequence[Row], slots: Sequence[int], cache: SlotCache, device: torch.device) -> None:
+        boundaries = _boundaries(rows)
+        trajectories = _prefixes(rows)
+        cache.placement = Aside(torch.tensor(slots).to(device), trajectories.input_ids.size(1))
+        probes = ProbeBatch.stack([self.probes[row.number] for row in rows])
+        logps = cached_answer_logps(
+            self.forward, trajectories, boundaries, probes, device, cache, additive_mask=self.additive_mask
+        )
+        for row, found in zip(rows, logps.amax(-1).tolist(), strict=True):
+            self.answer_logps[row.number] = found[: len(row.turn_starts)]
+
+
+def _boundaries(rows: Sequence[Row]) -> Boundaries:
+    exists = pad_sequence([torch.ones(len(row.turn_starts), dtype=torch.bool) for row in rows], batch_first=True)
+    # A boundary that does not exist repeats the end of the prompt.
+    columns = pad_sequence([torch.tensor(row.turn_starts) for row in rows], batch_first=True)
+    first = torch.tensor([row.turn_starts[0] for row in rows])[:, None]
+    return Boundaries(torch.where(exists, columns, first), exists, exists[:, 1:], exists.sum(1))
+
+
+def _prefixes(rows: Sequence[Row]) -> Trajectories:
+    """Each row up to its last boundary; all of these tokens have their keys."""
+    ids = [torch.tensor(row.context[: row.turn_starts[-1]]) for row in rows]
+    attended = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in ids], batch_first=True)
+    input_ids = pad_sequence(ids, batch_first=True)
+    positions = torch.arange(input_ids.size(1)).expand_as(input_ids)
+    return Trajectories(input_ids, attended, torch.full_like(input_ids, IGNORED), positions)

@@ -1,0 +1,90 @@
+"""Batches for one update take their answer likelihoods from generation, others from a pass over the trajectories."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from a2tgpo import A2TGPOTrainer
+from a2tgpo.integrations.local_turns import whole
+from a2tgpo.integrations.trl_rollout import TagRollout
+from a2tgpo.retrieval.corpus import Passage
+from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
+from a2tgpo.rollout.types import Rollout, Termination
+from a2tgpo.scoring import fused_forward
+from tests.integrations.parts import config, questions, qwen_tokenizer, tiny_llama
+
+
+class AlwaysSearching(SearchAgent):
+    """Takes whatever the policy writes as a search, `1 + row % 3` times, and then as its answer."""
+
+    def _take_turn(self, rollout: Rollout, ids: list[int], *, cut: bool) -> str | None:
+        rollout.append(ids, by_policy=True)
+        if len(rollout.calls) < 1 + len(rollout.prompt_ids) % 3:
+            return "anything"
+        rollout.end(Termination.ANSWERED)
+        return None
+
+
+def trainer(tmp_path: Path, **changes: Any) -> A2TGPOTrainer:
+    """A random policy on two questions, generating through our own loop."""
+    tokenizer = qwen_tokenizer()
+    hits = [Passage("p", "Kelo", "The mentor of Kelo is bora.")]
+    limits = RolloutLimits(max_completion_tokens=400, max_turn_tokens=12)
+    agent = AlwaysSearching(tokenizer, lambda queries: [hits for _ in queries], limits)
+    model = tiny_llama(tokenizer)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return A2TGPOTrainer(
+        model,
+        lambda completions, **_: [float(i % 2) for i in range(len(completions))],
+        config(tmp_path, temperature=0.8, **changes),
+        train_dataset=questions(),
+        processing_class=tokenizer,
+        rollout_func=TagRollout(agent),
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"answer_alias": "best"}, {"likelihood": "log_probability"}, {"steps_per_generation": 2}]
+)
+def test_a_batch_for_one_update_needs_no_pass_over_its_trajectories(
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one update a batch the likelihoods come from generation, no old log-probabilities are computed, and both
+    equal what the pass would have found; a batch that feeds two updates is scored by the pass, once."""
+    made = trainer(tmp_path, **options)
+    passes: list[Any] = []
+    score = A2TGPOTrainer._score
+    monkeypatch.setattr(A2TGPOTrainer, "_score", lambda self, *args: passes.append(args) or score(self, *args))
+    made.model.train()
+    made.current_gradient_accumulation_steps = 1
+    output = made._generate_and_score_completions([dict(made.train_dataset[i // 4]) for i in range(8)])
+
+    one_update = options.get("steps_per_generation", 1) == 1
+    assert len(passes) == (0 if one_update else 1)
+    assert ("old_per_token_logps" in output) is not one_update
+    found = made._batch["scores"]
+    forward = fused_forward(made.model, made.accelerator.autocast)
+    expected = made.score_with(forward, made.model.config, *whole(output), output["completion_ids"].size(1))
+    torch.testing.assert_close(found.likelihood, expected.likelihood, atol=1e-4, rtol=0)
+    assert found.boundaries.exists.equal(expected.boundaries.exists)
+    assert found.boundaries.exists.sum(1).max() > 1
+    assert found.boundaries.columns.equal(expected.boundaries.columns)
+
+
+def test_training_goes_on_from_what_generation_read(tmp_path: Path) -> None:
+    """Two whole steps: the loss is finite, the policy moves, and seconds of the gain stand apart from generation's."""
+    made = trainer(tmp_path, max_steps=2)
+    before = {name: p.detach().clone() for name, p in made.model.named_parameters()}
+    made.train()
+    logged = [entry for entry in made.state.log_history if "loss" in entry]
+    assert all(math.isfinite(entry["loss"]) for entry in logged)
+    assert all(entry["seconds/gain"] > 0 and entry["seconds/generation"] > 0 for entry in logged)
+    assert all("seconds/old_logps" not in entry for entry in logged)
+    assert any(not before[name].equal(p) for name, p in made.model.named_parameters())
