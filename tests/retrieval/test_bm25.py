@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +14,9 @@ import pytest
 
 from a2tgpo.errors import CorpusError
 from a2tgpo.retrieval import BM25Retriever, Passage, bm25
+from a2tgpo.retrieval.bm25 import BM25Ranker
+from tests.retrieval.worlds import passages as random_passages
+from tests.retrieval.worlds import write_corpus
 
 WORLD = [
     Passage("0", "Tomi Vask", "Painter from Orel. He studied with Ina Kol."),
@@ -30,12 +32,6 @@ def ids(retriever: BM25Retriever, query: str, k: int = 10) -> list[str]:
     return [hit.passage.id for hit in retriever.search([query], k)[0]]
 
 
-def write_corpus(path: Path, passages: list[Passage]) -> Path:
-    rows = ({"id": p.id, "contents": f'"{p.title}"\n{p.text}'} for p in passages)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     return write_corpus(tmp_path / "corpus.jsonl", WORLD)
@@ -45,13 +41,13 @@ def corpus(tmp_path: Path) -> Path:
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts how often an index is built: one entry, the title weight, per build."""
     weights: list[int] = []
-    build: Callable[..., object] = bm25._build_index
+    build = BM25Ranker.of
 
-    def counted(passages: list[Passage], title_weight: int) -> object:
+    def counted(passages: list[Passage], title_weight: int) -> BM25Ranker:
         weights.append(title_weight)
         return build(passages, title_weight)
 
-    monkeypatch.setattr(bm25, "_build_index", counted)
+    monkeypatch.setattr(BM25Ranker, "of", counted)
     return weights
 
 
@@ -63,6 +59,30 @@ def test_scores_are_bm25() -> None:
     mean_length = 5 / 3
     expected = idf * 2 / (2 + 1.5 * (1 - 0.75 + 0.75 * 3 / mean_length))
     assert (hit.passage.id, hit.score) == ("a", pytest.approx(expected, rel=1e-5))
+
+
+@pytest.mark.parametrize("title_weight", [1, 3])
+def test_ranking_is_brute_force(title_weight: int) -> None:
+    """Every hit and score of random queries equals Lucene's formula summed word by word over all passages."""
+    passages = random_passages(60)
+    counts = [Counter(title_weight * p.title.split() + p.text.split()) for p in passages]
+    frequency = Counter(word for count in counts for word in count)
+    mean_length = sum(map(Counter.total, counts)) / len(counts)
+
+    def score(query: str, count: Counter[str]) -> float:
+        total = 0.0
+        for word in query.split():
+            idf = math.log(1 + (len(counts) - frequency[word] + 0.5) / (frequency[word] + 0.5))
+            saturation = 1.5 * (1 - 0.75 + 0.75 * count.total() / mean_length)
+            total += idf * count[word] / (count[word] + saturation)
+        return total
+
+    retriever = BM25Retriever.from_passages(passages, title_weight)
+    for query in ("kolmiel orvati", passages[3].title, passages[7].text):
+        scores = {p.id: score(query, count) for p, count in zip(passages, counts, strict=True)}
+        hits = retriever.search([query], 60)[0]
+        assert {hit.passage.id: hit.score for hit in hits} == pytest.approx({i: s for i, s in scores.items() if s > 0})
+        assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 
 
 def test_inflected_words_and_possessives_match() -> None:
@@ -181,7 +201,7 @@ def test_interrupted_build_leaves_no_index(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(bm25.bm25s.BM25, "save", lambda self, folder, **_: (folder.mkdir(), interrupt()))
+        patch.setattr(bm25.bm25s.BM25, "save", interrupt)
         with pytest.raises(KeyboardInterrupt):
             BM25Retriever.build(corpus, cache_dir=cache)
     assert list(cache.iterdir()) == []
@@ -194,7 +214,7 @@ def test_killed_build_is_not_taken_for_an_index(corpus: Path, tmp_path: Path, bu
     cache = tmp_path / "cache"
     script = (
         "import os, sys; from a2tgpo.retrieval import bm25\n"
-        "bm25.bm25s.BM25.save = lambda self, folder, **_: (folder.mkdir(), os._exit(9))\n"
+        "bm25.bm25s.BM25.save = lambda *_, **__: os._exit(9)\n"
         "bm25.BM25Retriever.build(sys.argv[1], cache_dir=sys.argv[2])"
     )
     killed = subprocess.run([sys.executable, "-c", script, str(corpus), str(cache)])
@@ -206,15 +226,15 @@ def test_killed_build_is_not_taken_for_an_index(corpus: Path, tmp_path: Path, bu
 
 def test_the_other_process_may_finish_first(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When another process stores the same index during our build, both end with a whole one."""
-    build, raced = bm25._build_index, []
+    build, raced = BM25Ranker.of, []
 
-    def build_while_another_does(passages: list[Passage], title_weight: int) -> object:
+    def build_while_another_does(passages: list[Passage], title_weight: int) -> BM25Ranker:
         if not raced:
             raced.append(True)
             BM25Retriever.build(corpus, cache_dir=tmp_path / "cache")
         return build(passages, title_weight)
 
-    monkeypatch.setattr(bm25, "_build_index", build_while_another_does)
+    monkeypatch.setattr(BM25Ranker, "of", build_while_another_does)
     assert ids(BM25Retriever.build(corpus, cache_dir=tmp_path / "cache"), "river") == ["5", "1"]
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
@@ -254,7 +274,7 @@ def test_jax_is_left_alone(tmp_path: Path, jax_first: bool) -> None:
         "from a2tgpo.retrieval import BM25Retriever, Passage, bm25\n"
         "retriever = BM25Retriever.from_passages([Passage('a', 'Orel', 'A town.')])\n"
         "assert retriever.search(['town'], 1)[0][0].passage.id == 'a'\n"
-        "assert retriever._index.backend == 'numpy'\n"
+        "assert retriever.ranker.index.backend == 'numpy'\n"
         "os.environ.pop('FORBID', None)\n"
         "import jax.lax\n"
         "assert sys.modules['jax.lax'] is jax.lax and callable(jax.lax.top_k)\n"

@@ -1,7 +1,31 @@
 """Corpora of passages and the retrievers over them."""
 
-from a2tgpo.retrieval.base import Hit, Retriever
-from a2tgpo.retrieval.bm25 import BM25Retriever
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from a2tgpo.retrieval.base import Hit, PassageRetriever, Ranker, Ranking, Retriever
 from a2tgpo.retrieval.corpus import Passage, corpus_fingerprint, read_corpus
 
-__all__ = ["BM25Retriever", "Hit", "Passage", "Retriever", "corpus_fingerprint", "read_corpus"]
+if TYPE_CHECKING:
+    from a2tgpo.retrieval.bm25 import BM25Retriever
+
+__all__ = [
+    "BM25Retriever",
+    "Hit",
+    "Passage",
+    "PassageRetriever",
+    "Ranker",
+    "Ranking",
+    "Retriever",
+    "corpus_fingerprint",
+    "read_corpus",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "BM25Retriever":  # its libraries take longer to load than a command line may
+        from a2tgpo.retrieval.bm25 import BM25Retriever
+
+        return BM25Retriever
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What a retriever is: queries in, ranked passages out."""
+"""What a retriever is: queries in, ranked passages out; and what ranks them."""
 
 from __future__ import annotations
 
@@ -25,3 +25,44 @@ class Retriever(Protocol):
     """
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]: ...
+
+
+Ranking = list[tuple[int, float]]
+"""Positions in the corpus with their scores, best first; equal scores in the corpus's order."""
+
+
+class Ranker(Protocol):
+    """Ranks the passages of one corpus by their positions, so that rankers combine before any text is read.
+
+    `rank` returns one ranking of at most k positions per query; a blank query finds nothing. It may be called from more
+    than one thread.
+    """
+
+    def rank(self, queries: Sequence[str], k: int) -> list[Ranking]: ...
+
+
+class PassageRetriever:
+    """A ranker with the passages that its positions stand for.
+
+    Args:
+        passages: in the order of the corpus; in memory or on disk.
+        ranker: made from these very passages.
+    """
+
+    def __init__(self, passages: Sequence[Passage], ranker: Ranker) -> None:
+        self.passages = passages
+        self.ranker = ranker
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """The k best passages for each query, best first; passages of equal score keep the corpus's order.
+
+        Args:
+            queries: any number of query strings; a blank one has no hit.
+            k: most hits per query, 1 or more; may exceed the number of passages.
+        """
+        if k < 1:
+            raise ValueError(f"k={k}: must be at least 1")
+        if isinstance(queries, str):
+            raise ValueError(f"queries={queries!r} is one string; give a list of queries")
+        rankings = self.ranker.rank(queries, k)
+        return [[Hit(self.passages[position], score) for position, score in ranking] for ranking in rankings]

@@ -1,64 +1,93 @@
-"""BM25 over an in-memory corpus, with the index cached on disk."""
+"""BM25 over passages in memory or on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
-import re
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import Stemmer
 
 from a2tgpo.errors import CorpusError
-from a2tgpo.retrieval.base import Hit
+from a2tgpo.retrieval.base import PassageRetriever, Ranking
 from a2tgpo.retrieval.corpus import Passage, corpus_fingerprint, read_corpus
+from a2tgpo.retrieval.files import new_folder
+from a2tgpo.retrieval.words import WORDS_VERSION, CorpusWords, make_stem, terms, without_jax
 
-
-@contextmanager
-def _without_jax() -> Iterator[None]:
-    """Hides JAX from an import. bm25s runs a JAX kernel as it is imported, which reserves most of a GPU."""
-    loaded = sys.modules.get("jax.lax")
-    sys.modules["jax.lax"] = None  # type: ignore[assignment]  # how Python spells "this import fails"
-    try:
-        yield
-    finally:
-        del sys.modules["jax.lax"]
-        if loaded is not None:
-            sys.modules["jax.lax"] = loaded
-
-
-with _without_jax():
+with without_jax():
     import bm25s
-    from bm25s.stopwords import STOPWORDS_EN
 
 logger = logging.getLogger(__name__)
 
-# Single characters are words too ("Malcolm X"), unless they follow an apostrophe ("Ann's").
-_WORD = re.compile(r"\w\w+|(?<!['’])\w")
-# "Will" names people: as a stop word it would leave "Will Orr" the same as every other Orr.
-_STOP_WORDS = frozenset(STOPWORDS_EN) - {"will"}
-# Part of the cache key: raise it when the words of a passage or the layout of the cache change.
-_INDEX_FORMAT = 1
 
-
-class BM25Retriever:
+class BM25Ranker:
     """Ranks passages by BM25 (Lucene's variant, k1 = 1.5, b = 0.75) over English word stems.
 
-    Make one with `build` (a corpus file, index cached) or `from_passages`. A passage must share a word with
-    the query to be a hit. Stop words do not count, but a title or a query without any other word is taken as
-    one word: "it" finds the film "It" and "The The" the band, while "the" finds nothing.
+    A passage must share a word with the query to be found, and scores are positive. Stop words do not count, but a
+    title or a query without any other word is taken as one word: "it" finds the film "It" and "The The" the band,
+    while "the" finds nothing.
     """
 
-    def __init__(self, passages: Sequence[Passage], index: bm25s.BM25) -> None:
-        self._passages = passages
-        self._index = index
+    def __init__(self, index: bm25s.BM25) -> None:
+        self.index = index
+
+    @property
+    def n_passages(self) -> int:
+        return int(self.index.scores["num_docs"])
+
+    def rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
+        stem = make_stem()
+        return [self._rank_one(terms(query, stem), k) for query in queries]
+
+    def _rank_one(self, query: list[str], k: int) -> Ranking:
+        known = self.index.get_tokens_ids(query)
+        if not known:
+            return []
+        scores = self.index.get_scores_from_ids(known)
+        return [(int(position), float(scores[position])) for position in _best(scores, k)]
+
+    @classmethod
+    def of(cls, passages: Iterable[Passage], title_weight: int = 1) -> BM25Ranker:
+        """Indexes passages, one after another; their words wait in a temporary file.
+
+        Raises:
+            CorpusError: there is no passage, or none holds a word.
+            ValueError: `title_weight` is below 1.
+        """
+        check_title_weight(title_weight)
+        with tempfile.TemporaryFile() as scratch:
+            words = CorpusWords(passages, title_weight, scratch)
+            if not len(words.ids):
+                raise CorpusError("passages is empty; give at least one passage")
+            if not words.vocab:
+                raise CorpusError(f"none of the {len(words.ids)} passages holds a word; check the corpus's text")
+            # scipy sorts the postings in linear time and half the memory of bm25s's own way.
+            index = bm25s.BM25(backend="numpy", csc_backend="scipy")
+            index.index(words, create_empty_token=False, show_progress=False)
+        return cls(index)
+
+    def save(self, folder: Path) -> None:
+        """Writes beside `folder` and renames, so that `folder` is complete whenever it exists."""
+        with new_folder(folder) as unfinished:
+            self.index.save(unfinished, show_progress=False)
+
+    @classmethod
+    def load(cls, folder: Path, *, mmap: bool = False) -> BM25Ranker:
+        """Reads what `save` wrote; with `mmap` the postings stay on disk and only the vocabulary is in memory.
+
+        Raises:
+            OSError, EOFError, ValueError: a file is missing or damaged.
+        """
+        return cls(bm25s.BM25.load(folder, mmap=mmap, show_progress=False))
+
+
+class BM25Retriever(PassageRetriever):
+    """BM25 over passages in memory. Make one with `build` (a corpus file, index cached) or `from_passages`."""
+
+    ranker: BM25Ranker
 
     @classmethod
     def build(
@@ -76,90 +105,34 @@ class BM25Retriever:
             CorpusError: see `read_corpus`; or the cache cannot be written, or not be read.
             ValueError: `title_weight` is below 1.
         """
-        _check_title_weight(title_weight)
+        check_title_weight(title_weight)
         passages = read_corpus(corpus_path)
         cache_dir = _default_cache_dir() if cache_dir is None else Path(cache_dir)
         folder = cache_dir / _cache_key(corpus_fingerprint(corpus_path), title_weight)
         if folder.is_dir():
-            return cls(passages, _load(folder))
+            return cls(passages, _load_cached(folder))
         logger.info("building the BM25 index of %d passages", len(passages))
-        index = _build_index(passages, title_weight)
+        ranker = BM25Ranker.of(passages, title_weight)
         try:
-            _save(index, folder)
+            ranker.save(folder)
         except OSError as failure:
             raise CorpusError(
                 f"the index cannot be cached under {cache_dir} ({failure.strerror}); "
                 "give a cache_dir that can be written"
             ) from failure
-        return cls(passages, index)
+        return cls(passages, ranker)
 
     @classmethod
     def from_passages(cls, passages: Sequence[Passage], title_weight: int = 1) -> BM25Retriever:
-        """Indexes passages that are in memory already; nothing is cached."""
-        _check_title_weight(title_weight)
+        """Indexes passages that are in memory already; nothing is cached. Raises as `BM25Ranker.of`."""
         passages = list(passages)
-        if not passages:
-            raise CorpusError("passages is empty; give at least one passage")
-        return cls(passages, _build_index(passages, title_weight))
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """The k best passages for each query, best first; passages of equal score keep the corpus's order.
-
-        Args:
-            queries: any number of query strings; an empty one has no hit.
-            k: most hits per query, 1 or more; may exceed the number of passages.
-
-        Returns:
-            One list per query, empty when no passage shares a word with it. Scores are positive.
-        """
-        if k < 1:
-            raise ValueError(f"k={k}: must be at least 1")
-        if isinstance(queries, str):
-            raise ValueError(f"queries={queries!r} is one string; give a list of queries")
-        stem = Stemmer.Stemmer("english").stemWord  # not shared: a stemmer serves one thread at a time
-        return [self._search_one(_terms(query, stem), k) for query in queries]
-
-    def _search_one(self, terms: list[str], k: int) -> list[Hit]:
-        known = self._index.get_tokens_ids(terms)
-        if not known:
-            return []
-        scores = self._index.get_scores_from_ids(known)
-        return [Hit(self._passages[i], float(scores[i])) for i in _best(scores, k)]
+        return cls(passages, BM25Ranker.of(passages, title_weight))
 
 
-def _check_title_weight(title_weight: int) -> None:
+def check_title_weight(title_weight: int) -> None:
+    """Raises ValueError below 1."""
     if title_weight < 1:
         raise ValueError(f"title_weight={title_weight}: must be at least 1 (1 counts the title like the text)")
-
-
-def _cache_key(fingerprint: str, title_weight: int) -> str:
-    parts = (fingerprint, title_weight, _INDEX_FORMAT, bm25s.__version__, Stemmer.version())
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-
-
-def _terms(text: str, stem: Callable[[str], str]) -> list[str]:
-    words = _WORD.findall(text.lower())
-    content_words = [word for word in words if word not in _STOP_WORDS]
-    if words and not content_words:
-        return [" ".join(words).upper()]  # in capitals no stem can equal it: "its" has the stem "it"
-    return [stem(word) for word in content_words]
-
-
-def _build_index(passages: Sequence[Passage], title_weight: int) -> bm25s.BM25:
-    stem = cache(Stemmer.Stemmer("english").stemWord)
-    vocabulary: dict[str, int] = {}
-    ids = [
-        [
-            vocabulary.setdefault(term, len(vocabulary))
-            for term in title_weight * _terms(passage.title, stem) + _terms(passage.text, stem)
-        ]
-        for passage in passages
-    ]
-    if not vocabulary:
-        raise CorpusError(f"none of the {len(passages)} passages holds a word; check the corpus's text")
-    index = bm25s.BM25(backend="numpy")
-    index.index((ids, vocabulary), create_empty_token=False, show_progress=False)
-    return index
 
 
 def _best(scores: np.ndarray, k: int) -> np.ndarray:
@@ -170,23 +143,14 @@ def _best(scores: np.ndarray, k: int) -> np.ndarray:
     return found[np.argsort(-scores[found], kind="stable")][:k]
 
 
-def _save(index: bm25s.BM25, folder: Path) -> None:
-    """Writes beside `folder` and renames, so that `folder` is complete whenever it exists."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="unfinished-", dir=folder.parent) as scratch:
-        complete = Path(scratch) / "index"
-        index.save(complete, show_progress=False)
-        try:
-            complete.rename(folder)
-        except OSError:
-            # Another process finished the same index first; its content is the same.
-            if not folder.is_dir():
-                raise
+def _cache_key(fingerprint: str, title_weight: int) -> str:
+    parts = (fingerprint, title_weight, WORDS_VERSION, bm25s.__version__)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def _load(folder: Path) -> bm25s.BM25:
+def _load_cached(folder: Path) -> BM25Ranker:
     try:
-        return bm25s.BM25.load(folder, show_progress=False)
+        return BM25Ranker.load(folder)
     except (OSError, EOFError, ValueError) as failure:
         raise CorpusError(f"the cached index {folder} is damaged ({failure}); delete it to build it anew") from failure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,34 @@ def read_corpus(path: str | Path) -> list[Passage]:
     path = Path(path)
     passages: list[Passage] = []
     first_line: dict[str, int] = {}
-    for number, row in read_jsonl(path, CorpusError):
-        passage = _passage(row, f"{path}, line {number}")
+    for number, passage in stream_corpus(path):
         earlier = first_line.setdefault(passage.id, number)
         if earlier != number:
-            raise CorpusError(
-                f'{path}, line {number}: id "{passage.id}" is already on line {earlier}; give every passage its own id'
-            )
+            raise repeated_id(path, passage.id, earlier, number)
         passages.append(passage)
-    if not passages:
-        raise CorpusError(f'{path} holds no passage; write one {{"id", "contents"}} object per line')
     return passages
+
+
+def stream_corpus(path: str | Path) -> Iterator[tuple[int, Passage]]:
+    """Yields (line number from 1, passage), one after another, and keeps none: ids may repeat unnoticed.
+
+    Raises:
+        CorpusError: as `read_corpus`, but for repeated ids.
+    """
+    path = Path(path)
+    empty = True
+    for number, row in read_jsonl(path, CorpusError):
+        empty = False
+        yield number, passage_of(row, f"{path}, line {number}")
+    if empty:
+        raise CorpusError(f'{path} holds no passage; write one {{"id", "contents"}} object per line')
+
+
+def repeated_id(path: str | Path, identifier: str, earlier: int, number: int) -> CorpusError:
+    """The error of two lines with one id."""
+    return CorpusError(
+        f'{path}, line {number}: id "{identifier}" is already on line {earlier}; give every passage its own id'
+    )
 
 
 def corpus_fingerprint(path: str | Path) -> str:
@@ -55,7 +73,12 @@ def corpus_fingerprint(path: str | Path) -> str:
         raise CorpusError(f"{path} cannot be read ({failure.strerror}); give the path of a file") from failure
 
 
-def _passage(row: dict[str, Any], place: str) -> Passage:
+def passage_of(row: dict[str, Any], place: str) -> Passage:
+    """The passage that one object of a corpus states, in either form that `read_corpus` accepts.
+
+    Raises:
+        CorpusError: a field is missing or of the wrong kind; the message begins with `place`.
+    """
     identifier = row.get("id")
     if isinstance(identifier, bool) or not isinstance(identifier, (str, int)) or identifier == "":
         raise CorpusError(f'{place}: "id" is {identifier!r}; give every passage a string or an integer as "id"')

@@ -1,0 +1,83 @@
+"""What an index folder says about itself."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from a2tgpo.errors import IndexMismatch
+from a2tgpo.retrieval.files import new_file
+from a2tgpo.retrieval.layout import IndexFolder
+from a2tgpo.retrieval.settings import IndexSettings
+from a2tgpo.retrieval.words import WORDS_VERSION
+
+_PACKAGES = ("a2tgpo", "bm25s", "faiss-cpu", "faiss-gpu", "sentence-transformers", "torch")
+_FORMAT = 1  # raise it when a folder of before cannot be read any more
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """`manifest.json` of an index folder, written when a build begins and again, as finished, when it ends.
+
+    Attributes:
+        settings: as asked for; once finished, with the prefixes that were used.
+        corpus_sha256: of the corpus file's bytes.
+        n_passages: 0 until finished.
+        n_bytes: of the stored passages; 0 until finished.
+        dimension: of the vectors; 0 until finished, or without any.
+        finished: whether the folder can be opened.
+        words: which rules found the words that BM25 counts, see `words.WORDS_VERSION`.
+        versions: of the packages that built it. For the record: other ones may read it.
+    """
+
+    settings: IndexSettings
+    corpus_sha256: str
+    n_passages: int = 0
+    n_bytes: int = 0
+    dimension: int = 0
+    finished: bool = False
+    words: str = WORDS_VERSION
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, settings: IndexSettings, corpus_sha256: str) -> Manifest:
+        """The manifest of a build that begins now."""
+        return cls(settings, corpus_sha256, versions=_versions())
+
+    def write(self, folder: Path) -> None:
+        """Replaces the folder's manifest in one step."""
+        with new_file(IndexFolder(folder).manifest) as unfinished:
+            unfinished.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest of an index folder, finished or not.
+
+        Raises:
+            IndexMismatch: there is none, it is damaged, or another version of a2tgpo wrote it.
+        """
+        path = IndexFolder(folder).manifest
+        if not path.is_file():
+            raise IndexMismatch(f"{folder} is no index; build one with a2tgpo index CORPUS -o {folder}")
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if (found := data.pop("format")) != _FORMAT:
+                raise IndexMismatch(
+                    f"{folder} has format {found} and this version of a2tgpo reads {_FORMAT}; build the index again"
+                )
+            return cls(**data | {"settings": IndexSettings.parse(data["settings"])})
+        except (ValueError, TypeError, KeyError, AttributeError) as failure:
+            if isinstance(failure, IndexMismatch):
+                raise
+            raise IndexMismatch(f"{path} is damaged ({failure}); build the index again") from failure
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

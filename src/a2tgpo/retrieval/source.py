@@ -1,0 +1,20 @@
+"""A retriever from what a user names: a server's address or an index folder."""
+
+from __future__ import annotations
+
+from a2tgpo.retrieval.base import Retriever
+
+
+def open_retriever(source: str) -> Retriever:
+    """An HTTP client for an address that begins with http:// or https://, else the index in the folder `source`.
+
+    Raises:
+        IndexMismatch, RecipeError: see `open_index`.
+    """
+    if source.startswith(("http://", "https://")):
+        from a2tgpo.retrieval.client import HTTPRetriever
+
+        return HTTPRetriever(source)
+    from a2tgpo.retrieval.index import open_index
+
+    return open_index(source)
