@@ -90,6 +90,17 @@ def test_files_or_the_generated_world(load) -> None:  # type: ignore[no-untyped-
             load(**{key: value for key, value in FILES.items() if key != missing})
 
 
+def test_a_retriever_stands_for_the_corpus(load) -> None:  # type: ignore[no-untyped-def]
+    """An index or a server replaces the corpus, except for a warm start, whose demonstrations are made of passages."""
+    searched = {"questions": "a.jsonl", "eval_questions": "b.jsonl", "retriever": "http://127.0.0.1:8000"}
+    assert load(**searched).recipe.retriever == "http://127.0.0.1:8000"
+    with pytest.raises(RecipeError, match="give corpus as well"):
+        load(warm_start_steps=1, **searched)
+    assert load(warm_start_steps=1, corpus="c.jsonl", **searched).recipe.warm_start_steps == 1
+    with pytest.raises(RecipeError, match="retriever given alone"):
+        load(retriever="index")
+
+
 @pytest.mark.parametrize(
     ("key", "nearest"),
     [

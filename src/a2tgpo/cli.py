@@ -1,5 +1,6 @@
-"""`a2tgpo train RECIPE.yaml [--key value ...]`, `a2tgpo eval RECIPE.yaml [--model PATH] [...]`,
-`a2tgpo compare RECIPE.yaml --methods A,B [...]`, `a2tgpo report RUN [...]`, `a2tgpo keys`.
+"""`a2tgpo train RECIPE.yaml [--key value ...]`, `a2tgpo eval --model M --benchmarks A,B [...]`,
+`a2tgpo compare RECIPE.yaml --methods A,B [...]`, `a2tgpo report RUN [...]`, `a2tgpo index CORPUS [...]`,
+`a2tgpo serve INDEX [...]`, `a2tgpo keys`.
 
 Nothing heavy is imported before a command runs, so that `--help` answers at once.
 """
@@ -15,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from a2tgpo.compare.command import add_compare_command
 from a2tgpo.errors import A2TGPOError, RecipeError
+from a2tgpo.evaluate.run.command import add_eval_command
 from a2tgpo.report.command import add_report_command
+from a2tgpo.retrieval.command import add_index_command
+from a2tgpo.retrieval.server.command import add_serve_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,12 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     train = _command(commands, "train", "run a recipe from warm start to final table", _train)
     train.usage = "a2tgpo train RECIPE.yaml [--key value ...]"
     train.add_argument("recipe", metavar="RECIPE.yaml")
-    evaluate = _command(commands, "eval", "evaluate a policy on a recipe's held-out questions", _eval)
-    evaluate.usage = "a2tgpo eval RECIPE.yaml [--model MODEL] --output_dir NEW_FOLDER [--key value ...]"
-    evaluate.add_argument("recipe", metavar="RECIPE.yaml")
-    evaluate.add_argument("--model", help="path or Hub name; default: the recipe's own", default=None)
+    add_eval_command(commands)
     add_compare_command(commands)
     add_report_command(commands)
+    add_index_command(commands)
+    add_serve_command(commands)
     _command(commands, "keys", "list every recipe key with its default", _keys)
     return parser
 
@@ -83,33 +86,6 @@ def _train(arguments: argparse.Namespace, overrides: list[str], console: Console
     else:
         directory.check_new()
     train(config, directory, console)
-    return 0
-
-
-def _eval(arguments: argparse.Namespace, overrides: list[str], console: Console) -> int:
-    from a2tgpo.config import load_recipe
-    from a2tgpo.run.directory import RunDirectory
-    from a2tgpo.run.evaluation import evaluate_policy
-    from a2tgpo.run.policy import load_model, load_tokenizer
-    from a2tgpo.run.quiet import quieten
-    from a2tgpo.run.table import as_table
-    from a2tgpo.run.task import open_task
-
-    if arguments.model is not None:
-        overrides = [*overrides, "--model_name_or_path", arguments.model]
-    quieten()
-    config = load_recipe(arguments.recipe, overrides)
-    if config.resumes:
-        raise RecipeError("resume_from_checkpoint: an evaluation starts anew; give it an --output_dir of its own")
-    name = config.model.model_name_or_path
-    directory = RunDirectory(Path(config.training.output_dir))
-    directory.check_new()
-    task = open_task(config, directory)
-    agent = task.agent(load_tokenizer(name, config))
-    model = load_model(name, config)
-    directory.begin(config.given)
-    summaries = evaluate_policy(model, agent, task.eval_questions, config, directory, "eval")
-    console.print(as_table(summaries, f"{name}: exact match with 95 % interval"))
     return 0
 
 

@@ -31,7 +31,12 @@ class Recipe:
         default=None, metadata={"help": "Held-out questions, as `questions`; needed where those are given."}
     )
     corpus: str | None = field(
-        default=None, metadata={"help": "Passages to search, JSONL or JSONL.gz; needed where questions are given."}
+        default=None,
+        metadata={"help": "Passages, JSONL or JSONL.gz: searched with BM25 unless `retriever` says otherwise."},
+    )
+    retriever: str | None = field(
+        default=None,
+        metadata={"help": "What searches instead: a folder made by `a2tgpo index`, or a retrieval server's URL."},
     )
     only_answerable: bool = field(
         default=False, metadata={"help": "Keep only questions whose `answerable_here` is true."}
@@ -90,11 +95,20 @@ class Recipe:
             raise RecipeError(
                 f"warm_start_micro_batch_size={micro}: must divide warm_start_batch_size={self.warm_start_batch_size}"
             )
-        given = [name for name in ("questions", "eval_questions", "corpus") if getattr(self, name) is not None]
-        if given and len(given) < 3:
+        self._check_task()
+
+    def _check_task(self) -> None:
+        names = ("questions", "eval_questions", "corpus", "retriever")
+        given = [name for name in names if getattr(self, name) is not None]
+        if given and not (self.questions and self.eval_questions and (self.corpus or self.retriever)):
             raise RecipeError(
-                f"{', '.join(given)} given alone: give questions, eval_questions and corpus together, or none of them "
-                "for the generated world"
+                f"{', '.join(given)} given alone: give questions, eval_questions and corpus together (or a retriever "
+                "for it), or none of them for the generated world"
+            )
+        if given and self.warm_start_steps and not self.corpus:
+            raise RecipeError(
+                f"warm_start_steps={self.warm_start_steps}: demonstrations are written from the passages; give corpus "
+                "as well, or warm_start_steps: 0"
             )
 
 

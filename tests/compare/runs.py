@@ -8,8 +8,8 @@ from pathlib import Path
 
 from a2tgpo.compare.cell import Cell
 from a2tgpo.compare.matrix import Matrix
-from a2tgpo.evaluate.questions import write_outcomes
-from tests.evaluate.test_questions import outcome
+from a2tgpo.evaluate.outcome import write_outcomes
+from tests.evaluate.outcomes import outcome
 
 RIGHT = {
     "react": {0: "0000", 1: "1000", 2: "0000"},

@@ -1,43 +1,20 @@
-"""Questions in, outcomes out: played rollouts are judged, summed up by hops, and survive the disk."""
+"""Questions in, outcomes out: played rollouts are judged and summed up by hops."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.evaluate.intervals import Proportion
-from a2tgpo.evaluate.questions import Outcome, Summary, evaluate_questions, read_outcomes, write_outcomes
+from a2tgpo.evaluate.questions import Summary, evaluate_questions
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.protocol import answer_turn, search_turn
+from tests.evaluate.outcomes import outcome
 from tests.rollout.scripted import ScriptedBackend
 
 SEARCH = search_turn("find it", "kelo mitu")
-
-
-def outcome(**changes: Any) -> Outcome:
-    """A right answer to a one-hop question after one search, with `changes`."""
-    values: dict[str, Any] = dict(
-        id="q",
-        question="Who?",
-        answer=["Bora", "Bo"],
-        hops=1,
-        dataset="hops",
-        prediction="bora",
-        correct=True,
-        termination="answered",
-        reason="",
-        searches=1,
-        queries=["kelo"],
-        policy_tokens=9,
-        total_tokens=40,
-        text="…",
-    )
-    return Outcome(**values | changes)
 
 
 def row(index: int, answer: list[str], hops: int | None) -> dict[str, Any]:
@@ -101,6 +78,7 @@ def test_summary_by_hops() -> None:
         "out_of_tokens": 0,
         "malformed": 1,
         "tool_failed": 0,
+        "model_failed": 0,
     }
 
 
@@ -111,28 +89,3 @@ def test_summary_as_json_is_plain_json() -> None:
     low, high = Proportion(1, 2).interval
     assert read["exact_match"] == {"value": 0.5, "low": low, "high": high, "hits": 1, "total": 2}
     assert list(read["by_hops"]) == ["1", "2"]
-
-
-def test_outcomes_survive_the_disk(tmp_path: Path) -> None:
-    """What is read is what was written, unicode, line breaks and missing values included, one line an outcome."""
-    written = [outcome(text="<think> é\n\u2028 </think>"), outcome(hops=None, prediction=None, correct=False)]
-    path = tmp_path / "eval" / "before_greedy.jsonl"
-    write_outcomes(path, written)
-    assert read_outcomes(path) == written
-    assert path.read_bytes().count(b"\n") == 2
-    assert "é" in path.read_text(encoding="utf-8")
-
-
-def test_half_an_evaluation_leaves_no_file(tmp_path: Path) -> None:
-    """Interrupted in the middle, no file has the name, so a resumed run evaluates anew; the next one is whole."""
-    path = tmp_path / "before.jsonl"
-
-    def interrupted():  # type: ignore[no-untyped-def]
-        yield outcome()
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_outcomes(path, interrupted())
-    assert not path.exists()
-    write_outcomes(path, [outcome()])
-    assert len(read_outcomes(path)) == 1

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from a2tgpo.core import clip_scale, information_gain, turn_credit
-from a2tgpo.evaluate.questions import Outcome
+from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.integrations.update_log import updates_of
 
 HOSTILE = (
@@ -87,6 +87,8 @@ def write_evaluation(path: Path, name: str, correct: Sequence[bool], text: str =
             dataset="made",
             prediction="gold" if right else "lead",
             correct=right,
+            f1=float(right),
+            contains=right,
             termination="answered",
             reason="",
             searches=1,

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from a2tgpo.evaluate.questions import Outcome, read_outcomes
+from a2tgpo.evaluate.outcome import Outcome, read_outcomes
 from a2tgpo.run.directory import RunDirectory
 from a2tgpo.run.evaluation import MODES
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from a2tgpo.compare.measure import GAIN_SHARE, SECONDS
 from a2tgpo.compare.summary import BASELINE, Comparison
 from a2tgpo.evaluate.paired import Mean
-from a2tgpo.run.table import Rows, markdown_table, terminal_table
+from a2tgpo.tables import Rows, markdown_table, terminal_table
 
 _MAIN = {
     "greedy": ("greedy/exact_match", ".3f"),

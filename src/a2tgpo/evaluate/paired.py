@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean and its 95 % t interval; without bounds where one value, or values without spread, give none."""
+    """A mean and its 95 % interval; without bounds where one value, or values without spread, give none."""
 
     value: float
     low: float | None
@@ -19,8 +20,8 @@ class Mean:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Mean:
-        """x̄ ± t₀.₉₇₅(n − 1)·s/√n of n independent values."""
-        if _spread(values) == 0.0:
+        """x̄ ± t₀.₉₇₅(n − 1)·s/√n, the t interval of n independent values."""
+        if spread(values) == 0.0:
             return cls(float(np.mean(values)), None, None)
         low, high = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
         return cls(float(np.mean(values)), float(low), float(high))
@@ -38,14 +39,14 @@ class Difference:
     def between(cls, first: Sequence[float], second: Sequence[float]) -> Difference:
         """`first` minus `second`, pair by pair."""
         differences = np.subtract(first, second).tolist()
-        p = None if _spread(differences) == 0.0 else float(stats.ttest_1samp(differences, 0.0).pvalue)
+        p = None if spread(differences) == 0.0 else float(stats.ttest_1samp(differences, 0.0).pvalue)
         return cls(Mean.of(differences), p)
 
 
-def _spread(values: Sequence[float]) -> float:
+def spread(values: ArrayLike) -> float:
     """Largest minus smallest, 0 where rounding alone tells values apart."""
-    spread = float(np.ptp(values))
-    return 0.0 if spread <= 1e-12 * float(np.max(np.abs(values))) else spread
+    distance = float(np.ptp(values))
+    return 0.0 if distance <= 1e-12 * float(np.max(np.abs(values))) else distance
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:

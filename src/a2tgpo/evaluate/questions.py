@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from a2tgpo.evaluate.exact_match import exact_match
 from a2tgpo.evaluate.intervals import Proportion
+from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.rollout.agent import SearchAgent
 from a2tgpo.rollout.backend import Backend
 from a2tgpo.rollout.types import Rollout, Termination
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One answered question: what was predicted, whether it is right, how the rollout went.
-
-    `policy_tokens` were written by the policy; `total_tokens` are the whole context at the end, prompt and results
-    included.
-    """
-
-    id: str
-    question: str
-    answer: list[str]
-    hops: int | None
-    dataset: str
-    prediction: str | None
-    correct: bool
-    termination: str
-    reason: str
-    searches: int
-    queries: list[str]
-    policy_tokens: int
-    total_tokens: int
-    text: str
 
 
 def evaluate_questions(
@@ -61,14 +35,9 @@ def evaluate_questions(
 
 def _outcome(row: dict[str, Any], rollout: Rollout, text: str) -> Outcome:
     assert rollout.termination is not None
-    return Outcome(
-        id=row["id"],
-        question=row["question"],
-        answer=list(row["answer"]),
-        hops=row["hops"],
-        dataset=row["dataset"],
+    return Outcome.of(
+        row,
         prediction=rollout.answer,
-        correct=exact_match(rollout.answer, row["answer"]),
         termination=rollout.termination.value,
         reason=rollout.reason,
         searches=len(rollout.calls),
@@ -119,19 +88,3 @@ def _proportion(outcomes: Sequence[Outcome]) -> Proportion:
 def _as_json(share: Proportion) -> dict[str, Any]:
     low, high = share.interval
     return {"value": share.value, "low": low, "high": high, "hits": share.hits, "total": share.total}
-
-
-def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """One JSON line per outcome; the file appears only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        for outcome in outcomes:
-            file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
-    partial.replace(path)
-
-
-def read_outcomes(path: Path) -> list[Outcome]:
-    """What `write_outcomes` wrote."""
-    with path.open(encoding="utf-8") as file:
-        return [Outcome(**json.loads(line)) for line in file]

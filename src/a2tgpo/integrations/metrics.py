@@ -55,7 +55,8 @@ def rollout_metrics(accelerator: Accelerator, inputs: list[dict[str, Any]], cred
     rollouts: list[Rollout] = [row["rollout"] for row in inputs if isinstance(row.get("rollout"), Rollout)]
     if not rollouts:
         return metrics
-    endings = list(Termination)
+    # Only a server fails while it generates, and only evaluations ask one.
+    endings: list[Termination] = [ending for ending in Termination if ending is not Termination.MODEL_FAILED]
     counts = torch.zeros(len(endings) + 1, device=accelerator.device)
     for rollout in rollouts:
         assert rollout.termination is not None

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, pstdev
 from typing import Any
 
-from a2tgpo.evaluate.questions import Outcome, Summary
+from a2tgpo.evaluate.outcome import Outcome
+from a2tgpo.evaluate.questions import Summary
 from a2tgpo.report.read import RunData
 from a2tgpo.report.rollouts import Batch, Rollout
 from a2tgpo.report.terms import CreditSettings

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import yaml
 
 from a2tgpo.errors import DataError
-from a2tgpo.evaluate.questions import Outcome
+from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.integrations.update_log import updates_of
 from a2tgpo.report.rollouts import Batch, Rollout, Update
 from a2tgpo.run.directory import RunDirectory

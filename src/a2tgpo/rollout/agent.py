@@ -10,10 +10,11 @@ from transformers import PreTrainedTokenizerBase
 from a2tgpo.errors import DataError, ToolError
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.backend import Backend, Continuation, Turn
+from a2tgpo.rollout.ending import judge_turn, tool_failure
 from a2tgpo.rollout.expansion import Chains, Expansion, check_groups
 from a2tgpo.rollout.groups import RolloutGroups
 from a2tgpo.rollout.observation import ObservationEncoder
-from a2tgpo.rollout.protocol import Answer, Malformed, Search, parse_turn
+from a2tgpo.rollout.protocol import Search, parse_turn
 from a2tgpo.rollout.types import Rollout, Termination, ToolCall
 
 BatchedSearch = Callable[[list[str]], list[list[Passage]]]
@@ -144,17 +145,14 @@ class SearchAgent:
     def _take_turn(self, rollout: Rollout, ids: list[int], *, cut: bool) -> str | None:
         """Append the sampled turn; return its query if it searches, end the rollout otherwise."""
         rollout.append(ids, by_policy=True)
-        match parse_turn(self.tokenizer.decode(self._without_eos(ids))):
-            case Answer(text):
-                rollout.answer = text
-                rollout.end(Termination.ANSWERED)
-                self._close(rollout)
-            case Malformed(reason):
-                rollout.end(Termination.OUT_OF_TOKENS if cut else Termination.MALFORMED, reason)
-            case Search(query) if len(rollout.calls) < self.limits.max_searches:
-                return query
-            case Search(query):
-                rollout.end(Termination.OUT_OF_TURNS, f"search {query!r} after {len(rollout.calls)} searches")
+        action = parse_turn(self.tokenizer.decode(self._without_eos(ids)))
+        verdict = judge_turn(action, len(rollout.calls), self.limits.max_searches, cut=cut)
+        if isinstance(verdict, Search):
+            return verdict.query
+        rollout.answer = verdict.answer
+        rollout.end(verdict.termination, verdict.reason)
+        if verdict.termination is Termination.ANSWERED:
+            self._close(rollout)
         return None
 
     def _without_eos(self, ids: list[int]) -> list[int]:
@@ -171,7 +169,8 @@ class SearchAgent:
             results = self.search([query for _, query in searching])
         except ToolError as error:
             for rollout, query in searching:
-                rollout.end(Termination.TOOL_FAILED, f"search {query!r}: {error}")
+                failure = tool_failure(query, error)
+                rollout.end(failure.termination, failure.reason)
             return [None] * len(searching)
         return [self._show(*asked, passages) for asked, passages in zip(searching, results, strict=True)]
 

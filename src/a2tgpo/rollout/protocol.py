@@ -21,6 +21,13 @@ from a2tgpo.retrieval.corpus import Passage
 TAGS = ("think", "search", "result", "answer")
 STOP_STRINGS = ("</search>", "</answer>")
 
+INSTRUCTION = (
+    "Answer the question. In each turn, think inside <think> and </think>, then either search with "
+    "<search> a few keywords </search>, which returns passages inside <result> and </result>, or give the final "
+    "answer as <answer> \\boxed{a few words} </answer>."
+)
+"""The protocol in words, for a policy that was not trained in it."""
+
 SCAFFOLD = "<think> I now know the answer. </think> <answer> \\boxed{{answer}} </answer>"
 """How the policy itself would answer. Demonstrations end with it and the scorer reads the gold answer inside it, so
 the likelihood measures what the policy knows and not how surprised it is by a foreign sentence."""
@@ -86,6 +93,13 @@ def unbox(text: str) -> str | None:
         if depth == 0:
             return text[start:position].strip()
     return None
+
+
+def restore_stop(text: str) -> str:
+    """`text` with the tag that closes its open `<search>` or `<answer>`: servers cut off the stop string."""
+    opened = {tag: text.rfind(f"<{tag}>") for tag in ("search", "answer")}
+    last = max(opened, key=lambda tag: opened[tag])
+    return f"{text}</{last}>" if opened[last] > text.rfind(f"</{last}>") else text
 
 
 def search_turn(thought: str, query: str) -> str:

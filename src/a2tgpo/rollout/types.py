@@ -15,6 +15,7 @@ class Termination(StrEnum):
     OUT_OF_TOKENS = "out_of_tokens"  # the turn, or the next observation, does not fit the token budget
     MALFORMED = "malformed"  # a turn outside the protocol
     TOOL_FAILED = "tool_failed"  # the tool raised or hung: not the policy's doing, so it earns no reward
+    MODEL_FAILED = "model_failed"  # evaluation only: the server of the policy gave this question no answer
 
 
 @dataclass(frozen=True)

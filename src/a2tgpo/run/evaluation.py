@@ -10,7 +10,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, set_seed
 
-from a2tgpo.evaluate.questions import Outcome, Summary, evaluate_questions, read_outcomes, write_outcomes
+from a2tgpo.evaluate.outcome import Outcome, read_outcomes, write_outcomes
+from a2tgpo.evaluate.questions import Summary, evaluate_questions
 from a2tgpo.rollout.agent import SearchAgent
 from a2tgpo.rollout.protocol import STOP_STRINGS
 from a2tgpo.rollout.transformers_backend import transformers_backend

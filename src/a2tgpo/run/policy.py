@@ -1,4 +1,4 @@
-"""Loading the policy a recipe names."""
+"""Loading a policy: by name, or as a recipe wants it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,12 @@ def resolve(name: str) -> str:
 
 
 def load_tokenizer(name: str, config: RunConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of model `name`, padding on the left, with a padding token."""
-    with _named(name):
-        tokenizer = AutoTokenizer.from_pretrained(
-            resolve(name),
-            revision=config.model.model_revision if name == config.model.model_name_or_path else None,
-            trust_remote_code=config.training.trust_remote_code,
-            padding_side="left",
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    """The tokenizer of model `name`, where the recipe names it at the recipe's revision."""
+    return open_tokenizer(
+        name,
+        revision=config.model.model_revision if name == config.model.model_name_or_path else None,
+        trust_remote_code=config.training.trust_remote_code,
+    )
 
 
 def load_model(name: str, config: RunConfig) -> PreTrainedModel:
@@ -44,15 +39,36 @@ def load_model(name: str, config: RunConfig) -> PreTrainedModel:
         options["revision"] = config.model.model_revision
     if config.model.attn_implementation is not None:
         options["attn_implementation"] = config.model.attn_implementation
+    return open_model(name, dtype=config.model.dtype or "float32", **options).to(config.training.device)
+
+
+def open_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of model `name`, padding on the left, with a padding token.
+
+    Raises:
+        RecipeError: it cannot be loaded.
+    """
     with _named(name):
-        model = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=config.model.dtype or "float32", **options)
-    return model.to(config.training.device)
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name), padding_side="left", **options)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def open_model(name: str, **options: Any) -> PreTrainedModel:
+    """The causal LM `name`.
+
+    Raises:
+        RecipeError: it cannot be loaded.
+    """
+    with _named(name):
+        return AutoModelForCausalLM.from_pretrained(resolve(name), **options)
 
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a ValueError for a folder without a known model
         first_line = str(error).strip().splitlines()[0]
         raise RecipeError(f"model {name!r} cannot be loaded: {first_line}") from error

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from rich import box
 from rich.table import Table
 
 from a2tgpo.evaluate.intervals import Proportion
 from a2tgpo.evaluate.questions import Summary
-
-Rows = list[list[str]]
+from a2tgpo.tables import Rows, markdown_table, terminal_table
 
 _INLINE, _STACKED = "{:.3f} [{:.2f}, {:.2f}]", "{:.3f}\n{:.2f}–{:.2f}"
 
@@ -43,22 +41,6 @@ def as_table(summaries: Mapping[str, Summary], title: str) -> Table:
 def as_markdown(summaries: Mapping[str, Summary]) -> str:
     """For `summary.md`."""
     return markdown_table(*summary_rows(summaries))
-
-
-def terminal_table(title: str, header: Sequence[str], rows: Rows) -> Table:
-    """A table that is narrow and has no frame; the first column names the rows."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, show_edge=False)
-    for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index else "left", no_wrap=not index)
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def markdown_table(header: Sequence[str], rows: Rows) -> str:
-    """A Markdown table; the first column names the rows."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def _format(template: str, share: Proportion) -> str:

@@ -12,8 +12,10 @@ from a2tgpo.data.demonstrations import Imperfection, demonstrate_hops
 from a2tgpo.data.formats import load_questions
 from a2tgpo.data.support import demonstrate_support
 from a2tgpo.data.world import World
+from a2tgpo.retrieval.base import Retriever
 from a2tgpo.retrieval.bm25 import BM25Retriever
 from a2tgpo.retrieval.corpus import read_corpus
+from a2tgpo.retrieval.source import open_retriever
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.demonstration import encode_demonstration, within
 from a2tgpo.tools.search import SearchTool
@@ -33,7 +35,7 @@ class Task(ABC):
     train_dataset: Dataset
     eval_questions: list[dict[str, Any]]
 
-    def __init__(self, config: RunConfig, retriever: BM25Retriever) -> None:
+    def __init__(self, config: RunConfig, retriever: Retriever) -> None:
         recipe = config.recipe
         self.config = config
         self.search = SearchTool(retriever, k=recipe.passages_per_search, timeout_s=recipe.search_timeout_s)
@@ -79,12 +81,12 @@ class GeneratedTask(Task):
 
 
 class FileTask(Task):
-    """Questions and a corpus from disk or the Hub."""
+    """Questions from disk or the Hub, and a corpus, an index or a server to search."""
 
     def __init__(self, config: RunConfig) -> None:
         recipe = config.recipe
-        assert recipe.corpus is not None and recipe.questions is not None and recipe.eval_questions is not None
-        super().__init__(config, BM25Retriever.build(recipe.corpus, title_weight=recipe.title_weight))
+        assert recipe.questions is not None and recipe.eval_questions is not None
+        super().__init__(config, _retriever(recipe))
         train = _load(recipe, recipe.questions, "train", recipe.n_train_questions)
         self._questions = train.to_list()
         self.train_dataset = _with_prompt(train)
@@ -102,6 +104,13 @@ class FileTask(Task):
 def open_task(config: RunConfig, directory: RunDirectory) -> Task:
     """The generated world unless the recipe gives files."""
     return GeneratedTask(config, directory) if config.generated_world else FileTask(config)
+
+
+def _retriever(recipe: Recipe) -> Retriever:
+    if recipe.retriever is not None:
+        return open_retriever(recipe.retriever)
+    assert recipe.corpus is not None, "a recipe with questions has a corpus or a retriever"
+    return BM25Retriever.build(recipe.corpus, title_weight=recipe.title_weight)
 
 
 def _load(recipe: Recipe, sources: list[str], split: str, limit: int | None) -> Dataset:

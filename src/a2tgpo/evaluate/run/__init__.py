@@ -1,0 +1,1 @@
+"""Evaluations of a policy on benchmarks: settings, kept answers, tables."""
