@@ -1,8 +1,9 @@
 """`A2TGPOTrainer`: TRL's `GRPOTrainer` with per-turn credit, by A²TGPO or any other row of the methods table.
 
 TRL generates, rewards, batches, updates, checkpoints and logs. This class adds three things: the answer's likelihood
-at every turn boundary, read in the same pass as the old log-probabilities, where the method asks for it; the credit of
-each turn; and the loss. The mathematics is in `a2tgpo.core`, the likelihoods are in `a2tgpo.scoring`.
+at every turn boundary where the method asks for it, read from keys that the old log-probabilities, or generation, needed
+anyway; the credit of each turn; and the loss. The mathematics is in `a2tgpo.core`, the likelihoods are in
+`a2tgpo.scoring`.
 """
 
 from __future__ import annotations
