@@ -1,7 +1,7 @@
 """`A2TGPOTrainer`: TRL's `GRPOTrainer` with per-turn credit, by A²TGPO or any other row of the methods table.
 
 TRL generates, rewards, batches, updates, checkpoints and logs. This class adds three things: the answer's likelihood
-at every turn boundary where the method asks for it, read from keys that the old log-probabilities, or generation, needed
+at every turn boundary where the method asks for it, read from keys that the old log-probabilities or generation need
 anyway; the credit of each turn; and the loss. The mathematics is in `a2tgpo.core`, the likelihoods are in
 `a2tgpo.scoring`.
 """
