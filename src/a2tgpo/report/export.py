@@ -74,7 +74,7 @@ def _lines(axes: Axes, figure: Figure, series: list[Series], arms: list[Arm]) ->
         values: list[Any] = [float("nan") if y is None else y for y in line.y]
         (drawn,) = axes.plot(line.x, values, label=_name(line, arms), marker="o" if len(line.x) < 9 else None)
         if line.low is not None and line.high is not None:
-            axes.fill_between(line.x, line.low, line.high, alpha=0.15, color=drawn.get_color(), linewidth=0)  # type: ignore[arg-type]
+            axes.fill_between(line.x, line.low, line.high, alpha=0.15, color=drawn.get_color(), linewidth=0)
     if figure.kind == "turns":
         axes.set_xticks(max((line.x for line in series), key=len))
     axes.set_xlabel(figure.x)

@@ -14,7 +14,7 @@ from a2tgpo.retrieval.faiss_index import faiss_type
 if TYPE_CHECKING:
     import faiss
 
-EFFORT = {"hnsw": 128, "ivfpq": 64}
+EFFORT = {"hnsw": 256, "ivfpq": 128}
 """What a search looks at where the user does not say: candidates of a graph (efSearch), cells (nprobe)."""
 
 

@@ -64,15 +64,13 @@ class Manifest:
             raise IndexMismatch(f"{folder} is no index; build one with a2tgpo index CORPUS -o {folder}")
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            if (found := data.pop("format")) != _FORMAT:
-                raise IndexMismatch(
-                    f"{folder} has format {found} and this version of a2tgpo reads {_FORMAT}; build the index again"
-                )
-            return cls(**data | {"settings": IndexSettings.parse(data["settings"])})
+            if (found := data.pop("format")) == _FORMAT:
+                return cls(**data | {"settings": IndexSettings.parse(data["settings"])})
         except (ValueError, TypeError, KeyError, AttributeError) as failure:
-            if isinstance(failure, IndexMismatch):
-                raise
             raise IndexMismatch(f"{path} is damaged ({failure}); build the index again") from failure
+        raise IndexMismatch(
+            f"{folder} has format {found} and this version of a2tgpo reads {_FORMAT}; build the index again"
+        )
 
 
 def _versions() -> dict[str, str]:
