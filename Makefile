@@ -14,7 +14,7 @@ demo: $(VENV)/installed
 	$(BIN)/a2tgpo train recipes/hops_cpu.yaml --output_dir $(RUN)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check
