@@ -49,9 +49,9 @@ class Watched:
         return list(self.page.locator(selector).all_inner_texts())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium, where there is one."""
+    """Chromium, where there is one. Its driver holds an event loop, which must not outlast the file's tests."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'a2tgpo[dev]'")
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None:
