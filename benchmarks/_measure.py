@@ -55,12 +55,14 @@ def measure(
 ) -> dict[str, list[float]]:
     """Run every variant `warmup` + `repeats` times, in turns, so that a slow minute of the machine hits all alike.
 
+    Every other turn goes the other way round: what one leaves behind in memory and caches meets the next.
+
     Gives the seconds of each repeat under the variant's name, or under the names of the parts that it returns. The
     device has finished before the clock starts and before it stops.
     """
     seconds: dict[str, list[float]] = {}
     for repeat in range(warmup + repeats):
-        for name, run in variants.items():
+        for name, run in list(variants.items())[:: 1 if repeat % 2 else -1]:
             synchronize(device)
             start = time.perf_counter()
             parts = run()

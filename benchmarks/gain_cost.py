@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import operator
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -161,7 +162,7 @@ class Bench:
         seconds = {name: seconds[name] for name in (PASS, KEPT, CACHED, ROWS)}
         share, flops, n_bytes = self.floors()
         bound = n_bytes / bandwidth(self.model.device)
-        ratio = statistics.median(seconds[CACHED]) / statistics.median(seconds[PASS])
+        ratio = statistics.median(map(operator.truediv, seconds[CACHED], seconds[PASS]))  # repeat by repeat
         floors = {
             "probes' share of tokens": f"ratio {share:.3f}; cached gain is {ratio / share:.2f} x it",
             "fewest FLOPs of the gain": f"ratio {flops:.3f}",

@@ -15,6 +15,7 @@ anything is timed. Peak memory is that of an update above what was allocated bef
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -208,7 +209,11 @@ def _completions(one: Any) -> list[list[int]]:
 
 
 def _step(one: Any) -> Callable[[], None]:
+    """A step at every call, its seed the number of calls before: in turn the trainers generate the same rollouts."""
+    calls = itertools.count()
+
     def run() -> None:
+        set_seed(next(calls))
         one.train()
 
     return run

