@@ -234,27 +234,33 @@ def test_one_refused_question_is_counted_and_tried_again(
     assert sum(outcome.correct for outcome in read_answers(tmp_path / "run")) == 3
 
 
+@pytest.mark.parametrize(("samples", "said"), [(4, f"failed {OUTAGE} answers in a row"), (1, "failed every answer")])
 def test_a_search_tool_that_is_gone_stops_the_run(
-    world: WorldFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    world: WorldFiles,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    samples: int,
+    said: str,
 ) -> None:
-    """Failures in a row end the run with exit 2 instead of failing every question; all of them are asked again once the
-    tool is back."""
+    """Failures in a row end the run with exit 2 instead of failing every question, and so does a run too short for so
+    many; all of them are asked again once the tool is back."""
 
     class Gone:
         def search(self, queries: list[str], k: int) -> Any:
             raise RetrieverError("no route to host")
 
     with ChatServer(model(world)) as server:
-        arguments = command(world, server, tmp_path / "run", samples=4, temperature=1.0)
+        arguments = command(world, server, tmp_path / "run", samples=samples, temperature=1.0)
         with monkeypatch.context() as patch:
-            patch.setattr("a2tgpo.retrieval.source.open_retriever", lambda source: Gone())
+            patch.setattr("a2tgpo.retrieval.source.open_retriever", lambda *_: Gone())
             assert main(arguments) == 2
         error = capsys.readouterr().err
-        assert f"failed {OUTAGE} answers in a row" in error and "no route to host" in error
+        assert said in error and "no route to host" in error
         assert "the same command goes on" in error
         server.requests.clear()
         assert main(arguments) == 0
-    assert len(server.questions()) == 4 * N
+    assert len(server.questions()) == samples * N
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

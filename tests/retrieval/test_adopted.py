@@ -83,6 +83,17 @@ def test_the_file_is_not_copied(tmp_path: Path, corpus_file: Path, e5: Path, e5_
     assert open_index(tmp_path / "index").search(QUERIES[:1], 1)[0]
 
 
+def test_a_link_is_followed(tmp_path: Path, corpus_file: Path, e5: Path, e5_flat: Path) -> None:
+    """As in a Hub cache, where a file's name is a relative link to its content."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "0").write_bytes(e5_flat.read_bytes())
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "snapshots" / "e5_Flat.index").symlink_to("../blobs/0")
+    build_index(corpus_file, tmp_path / "index", settings(e5), faiss_index=tmp_path / "snapshots" / "e5_Flat.index")
+    assert not (tmp_path / "index" / "dense" / "vectors.faiss").is_symlink()
+    assert open_index(tmp_path / "index").search(QUERIES[:1], 1)[0]
+
+
 def test_a_torn_link_is_never_written_into(
     tmp_path: Path, corpus_file: Path, e5: Path, e5_flat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

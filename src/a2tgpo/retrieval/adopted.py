@@ -55,6 +55,6 @@ class AdoptedVectors:
 def _link(source: Path, to: Path) -> None:
     with new_file(to) as unfinished:
         try:
-            os.link(source, unfinished)
+            os.link(source.resolve(), unfinished)  # a link to a link would point nowhere from here
         except OSError:  # another disk
             shutil.copyfile(source, unfinished)

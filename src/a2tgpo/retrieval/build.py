@@ -83,7 +83,7 @@ def _remove_torn(folder: Path) -> None:
 
 def _begin(corpus: Path, at: IndexFolder, settings: IndexSettings) -> Manifest:
     fingerprint = corpus_fingerprint(corpus)
-    if at.manifest.exists() and at.passages.is_dir():
+    if at.manifest.exists() and any(part.exists() for part in (at.passages, at.bm25, at.vectors)):
         manifest = Manifest.read(at.root)
         differences = settings.differences(manifest.settings)
         if manifest.corpus_sha256 != fingerprint:

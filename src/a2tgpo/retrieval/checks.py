@@ -40,16 +40,18 @@ def check_probe(encoder: Encoder, at: IndexFolder) -> None:
     try:
         expected = np.load(at.probe)
     except (OSError, ValueError, EOFError) as failure:
-        raise IndexMismatch(f"{at.probe} is missing or damaged ({failure}); build the index again") from failure
+        raise IndexMismatch(
+            f"{at.probe} is missing or damaged ({failure}); delete the folder and build the index again"
+        ) from failure
     if expected.shape != encoder.probe.shape:
         raise IndexMismatch(
             f"{at.root} was built with an encoder of {expected.shape[1]} dimensions and this one has "
-            f"{encoder.dimension}; use the same encoder or build the index again"
+            f"{encoder.dimension}; use the same encoder or delete the folder and build the index again"
         )
     if (cosine := float(_cosines(expected, encoder.probe).min())) < _SAME_PROBE:
         raise IndexMismatch(
             f"{at.root} was built with other weights or prefixes than the encoder has now: a fixed sentence differs, "
-            f"cosine {cosine:.3f}; use the same encoder or build the index again"
+            f"cosine {cosine:.3f}; use the same encoder or delete the folder and build the index again"
         )
 
 

@@ -55,7 +55,7 @@ def open_index(
     if (len(store), store.n_bytes) != (manifest.n_passages, manifest.n_bytes):
         raise IndexMismatch(
             f"{at.passages} holds {len(store):,} passages of {store.n_bytes:,} bytes and {manifest.n_passages:,} of "
-            f"{manifest.n_bytes:,} were indexed; build the index again"
+            f"{manifest.n_bytes:,} were indexed; delete the folder and build the index again"
         )
     rankers: list[Ranker] = []
     if manifest.settings.bm25 is not None:
@@ -71,16 +71,18 @@ def _open_bm25(at: IndexFolder, manifest: Manifest) -> BM25Ranker:
     if manifest.words != WORDS_VERSION:
         raise IndexMismatch(
             f"{at.root} counts words by rules {manifest.words} (ours/PyStemmer) and this is {WORDS_VERSION}; "
-            "build the index again, or install the a2tgpo and PyStemmer it was built with"
+            "delete the folder and build the index again, or install the a2tgpo and PyStemmer it was built with"
         )
     try:
         ranker = BM25Ranker.load(at.bm25, mmap=True)
     except (OSError, EOFError, ValueError, KeyError) as failure:
-        raise IndexMismatch(f"{at.bm25} is damaged ({failure}); build the index again") from failure
+        raise IndexMismatch(
+            f"{at.bm25} is damaged ({failure}); delete the folder and build the index again"
+        ) from failure
     if ranker.n_passages != manifest.n_passages:
         raise IndexMismatch(
             f"{at.bm25} holds {ranker.n_passages:,} passages and {manifest.n_passages:,} were stored; "
-            "build the index again"
+            "delete the folder and build the index again"
         )
     return ranker
 

@@ -67,9 +67,12 @@ class Manifest:
             if (found := data.pop("format")) == _FORMAT:
                 return cls(**data | {"settings": IndexSettings.parse(data["settings"])})
         except (ValueError, TypeError, KeyError, AttributeError) as failure:
-            raise IndexMismatch(f"{path} is damaged ({failure}); build the index again") from failure
+            raise IndexMismatch(
+                f"{path} is damaged ({failure}); delete the folder and build the index again"
+            ) from failure
         raise IndexMismatch(
-            f"{folder} has format {found} and this version of a2tgpo reads {_FORMAT}; build the index again"
+            f"{folder} has format {found} and this version of a2tgpo reads {_FORMAT}; "
+            "delete the folder and build the index again"
         )
 
 

@@ -38,12 +38,12 @@ class PassageStore(Sequence[Passage]):
             self._text = np.memmap(folder / _TEXT, np.uint8, "r")
         except (OSError, ValueError, EOFError) as failure:
             raise IndexMismatch(
-                f"the passages in {folder} cannot be read ({failure}); build the index again"
+                f"the passages in {folder} cannot be read ({failure}); delete the folder and build the index again"
             ) from failure
         if (expected := int(self._offsets[-1])) != self.n_bytes:
             raise IndexMismatch(
                 f"{folder / _TEXT} has {self.n_bytes:,} bytes and {expected:,} were written: passages were lost or "
-                "changed; build the index again"
+                "changed; delete the folder and build the index again"
             )
 
     @classmethod
@@ -92,7 +92,7 @@ class PassageStore(Sequence[Passage]):
             return Passage(row["id"], row["title"], row["text"])
         except (ValueError, KeyError, TypeError) as failure:
             raise IndexMismatch(
-                f"passage {position} of {self._folder / _TEXT} is damaged; build the index again"
+                f"passage {position} of {self._folder / _TEXT} is damaged; delete the folder and build the index again"
             ) from failure
 
 

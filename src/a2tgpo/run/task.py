@@ -108,7 +108,7 @@ def open_task(config: RunConfig, directory: RunDirectory) -> Task:
 
 def _retriever(recipe: Recipe) -> Retriever:
     if recipe.retriever is not None:
-        return open_retriever(recipe.retriever)
+        return open_retriever(recipe.retriever, recipe.search_timeout_s)
     assert recipe.corpus is not None, "a recipe with questions has a corpus or a retriever"
     return BM25Retriever.build(recipe.corpus, title_weight=recipe.title_weight)
 

@@ -102,7 +102,8 @@ def _open_search(config: EvalConfig) -> BatchedSearch:
     from a2tgpo.retrieval.source import open_retriever
     from a2tgpo.tools.search import SearchTool
 
-    return SearchTool(open_retriever(config.retriever), k=config.passages_per_search, timeout_s=config.search_timeout_s)
+    retriever = open_retriever(config.retriever, config.search_timeout_s)
+    return SearchTool(retriever, k=config.passages_per_search, timeout_s=config.search_timeout_s)
 
 
 def _ask(policy: Policy, missing: Sequence[Asked], answers: Answers, total: int) -> None:
@@ -110,6 +111,9 @@ def _ask(policy: Policy, missing: Sequence[Asked], answers: Answers, total: int)
     try:
         with tqdm(total=total, initial=total - len(missing), desc="questions", unit="question") as bar:
             policy.answer(missing, _keeper(answers, bar))
+        found = [answers.outcomes[question.key] for question in missing]
+        if all(outcome.termination == Termination.TOOL_FAILED.value for outcome in found):
+            raise ToolError(f"the search tool failed every answer, the last with: {found[-1].reason}")
     except (PolicyServerError, ToolError) as error:
         raise type(error)(f"{error}; {kept}") from error
     except KeyboardInterrupt:
