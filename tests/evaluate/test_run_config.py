@@ -23,7 +23,10 @@ def test_settings_are_what_answers_depend_on() -> None:
     """Every field but where the answers go, how fast, how patiently, and under which key."""
     settings = EvalConfig(**GIVEN).settings
     left_out = {flag.name for flag in fields(EvalConfig)} - set(settings)
-    assert left_out == {"output_dir", "api_key_env", "concurrency", "timeout_s", "search_timeout_s"}
+    assert left_out == {
+        *("output_dir", "api_key_env", "concurrency"),
+        *("max_prompt_tokens", "timeout_s", "search_timeout_s"),
+    }
 
 
 def test_the_default_system_message_is_the_one_the_recipe_trains_with() -> None:

@@ -20,7 +20,7 @@ from a2tgpo.rollout.types import Termination
 class LocalPolicy:
     """`Policy` of a checkpoint: `batch_size` questions generate and search together, token by token as in training.
 
-    With sampling, a batch draws from the seed of its first question.
+    With sampling, transformers draws a batch from the seed of its first question; vLLM goes on from its engine's seed.
     """
 
     agent: SearchAgent

@@ -107,4 +107,5 @@ _LEAST = {"max_searches": 0, "temperature": 0} | dict.fromkeys(
     ),
     1,
 )
-_NOT_SETTINGS = {"output_dir", "api_key_env", "concurrency", "timeout_s", "search_timeout_s"}
+# What changes no answer: a prompt above max_prompt_tokens has none.
+_NOT_SETTINGS = {"output_dir", "api_key_env", "concurrency", "max_prompt_tokens", "timeout_s", "search_timeout_s"}
