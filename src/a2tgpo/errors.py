@@ -34,4 +34,4 @@ class RetrieverError(A2TGPOError, RuntimeError):
 
 
 class PolicyServerError(A2TGPOError, RuntimeError):
-    """A model server is gone or refuses every request; what was answered before is kept."""
+    """A model server is gone, or refuses the key, the path or the model; what was answered before is kept."""

@@ -240,14 +240,6 @@ def test_a_refusal_of_all_requests_stops_at_once(status: int, remedy: str, reque
     assert "go away" in message and remedy in message and kept == [] and len(server.requests) == requests
 
 
-def test_a_server_that_refuses_every_request_stops_the_run() -> None:
-    """As one does that knows no tool calls. A question that is too long is refused alone, as a test above says."""
-    with ChatServer(lambda request: Refuses(400, "tool choice needs a parser")) as server:
-        message, kept = failure_of(server, concurrency=1)
-    assert "refused all" in message and "needs a parser" in message
-    assert [outcome.termination for outcome in kept] == ["model_failed"] * (OUTAGE - 1)
-
-
 def test_a_server_that_dies_stops_the_run_and_keeps_what_it_said() -> None:
     """Four answers, then refused connections: the run gives up after `OUTAGE` questions in a row instead of failing all
     that are left, and every answer from before has been handed over."""

@@ -25,8 +25,8 @@ class ChatClient:
     """Sends chat requests, several at a time.
 
     A failure is the question's own (`ModelFailure`) or the server's (`PolicyServerError`). It is the server's where the
-    key, the path or the model is refused, where the first request of all reaches nobody, where `OUTAGE` requests in a
-    row reach nobody or time out, and where so many are refused before one was answered.
+    key, the path or the model is refused, where the first request of all reaches nobody, and where `OUTAGE` requests
+    in a row reach nobody or time out.
 
     Args:
         base_url: such as `http://127.0.0.1:8000/v1`.
@@ -85,15 +85,8 @@ class ChatClient:
             return PolicyServerError(f"{self.base_url} answers {message}; check {_REFUSED_FOR_ALL[status]}")
         if status in _BUSY:
             return self._unanswered(message)
-        if self._has_answered:
-            self._in_a_row = 0
-            return ModelFailure(message)
-        self._in_a_row += 1
-        if self._in_a_row < OUTAGE:
-            return ModelFailure(message)
-        return PolicyServerError(
-            f"{self.base_url} has refused all of {self._in_a_row} requests, the last with: {message}"
-        )
+        self._answered()
+        return ModelFailure(message)
 
     def _unanswered(self, reason: str) -> Exception:
         self._in_a_row += 1

@@ -50,7 +50,9 @@ def evaluate(config: EvalConfig, console: Console) -> list[Outcome]:
         if missing:
             policy = open_policy(config, _open_search(config))
             _ask(policy, missing, answers, len(asked))
-        return [answers.outcomes[question.key] for question in asked]
+        outcomes = [answers.outcomes[question.key] for question in asked]
+    _check_search(outcomes)
+    return outcomes
 
 
 def open_policy(config: EvalConfig, search: BatchedSearch) -> Policy:
@@ -111,9 +113,6 @@ def _ask(policy: Policy, missing: Sequence[Asked], answers: Answers, total: int)
     try:
         with tqdm(total=total, initial=total - len(missing), desc="questions", unit="question") as bar:
             policy.answer(missing, _keeper(answers, bar))
-        found = [answers.outcomes[question.key] for question in missing]
-        if all(outcome.termination == Termination.TOOL_FAILED.value for outcome in found):
-            raise ToolError(f"the search tool failed every answer, the last with: {found[-1].reason}")
     except (PolicyServerError, ToolError) as error:
         raise type(error)(f"{error}; {kept}") from error
     except KeyboardInterrupt:
@@ -132,6 +131,14 @@ def _keeper(answers: Answers, bar: tqdm[Any]) -> Callable[[Outcome], None]:
             raise ToolError(f"the search tool failed {OUTAGE} answers in a row, the last with: {outcome.reason}")
 
     return keep
+
+
+def _check_search(outcomes: Sequence[Outcome]) -> None:
+    """A tool that failed every answer, of fewer than `OUTAGE`, is no score of zero."""
+    if all(outcome.termination == Termination.TOOL_FAILED.value for outcome in outcomes):
+        raise ToolError(
+            f"the search tool failed every answer, the last with: {outcomes[-1].reason}; the same command goes on"
+        )
 
 
 def _say_what_stands(answers: Answers, n_asked: int, n_missing: int, console: Console) -> None:
