@@ -66,6 +66,30 @@ def shared(**changes):
     return core.count_once(credit(), **batch | changes)
 
 
+TOKENS = torch.zeros(1, 3)
+TURNS = torch.tensor([[0, -1, 1]])
+
+
+def ratio(**changes):
+    return core.turn_ratio(**{"logp": TOKENS, "old_logp": TOKENS, "turn_ids": TURNS} | changes)
+
+
+def kl(**changes):
+    return core.kl_penalty(**{"logp": TOKENS, "ref_logp": TOKENS, "turn_ids": TURNS} | changes)
+
+
+def kept(**changes):
+    return core.keep_turns(**{"turn_ids": TURNS, "kept": torch.ones(1, 2).bool()} | changes)
+
+
+def mean_of_turns(**changes):
+    return core.turn_mean(**{"per_token": TOKENS, "turn_ids": TURNS, "n_turns": 2} | changes)
+
+
+def mean_of_rollouts(**changes):
+    return core.rollout_mean(**{"per_token": TOKENS, "turn_ids": TURNS} | changes)
+
+
 def overlong(**changes):
     return core.overlong_penalty(**{"length": torch.tensor([5]), "max_length": 20, "buffer": 4} | changes)
 
@@ -114,7 +138,7 @@ BAD_INPUT = {
         {"advantage": torch.zeros(1, 1), "clip_scale": torch.ones(1, 1)},
         "turn_ids[0, 2]",
         "is 1",
-        "give it one",
+        "give one to",
     ),
     "ratio": (loss, {"ratio": "word"}, "ratio", "'word'", "'turn', 'token', 'sequence'"),
     "aggregate": (loss, {"aggregate": "sum"}, "aggregate", "'sum'", "'rollout', 'token'"),
@@ -138,6 +162,13 @@ BAD_INPUT = {
     "batch": (entropy, {"entropy": torch.zeros(2)}, "entropy", "(2,)", "shape [B, T]"),
     "node": (shared, {"node": torch.tensor([[0, 1], [0, 4]])}, "node[1, 1]", "is 4", "from 0 to 3"),
     "buffer": (overlong, {"buffer": 21}, "buffer", "21", "between 1 and 20"),
+    "ratio tokens": (ratio, {"old_logp": torch.zeros(1, 2)}, "old_logp", "(1, 2)", "[B, L] = (1, 3)"),
+    "ratio turns": (ratio, {"turn_ids": torch.tensor([[0, 2, 1]])}, "turn_ids[0, 1]", "is 2", "number the turns"),
+    "reference": (kl, {"ref_logp": torch.zeros(2, 3)}, "ref_logp", "(2, 3)", "[B, L] = (1, 3)"),
+    "sampled by": (kl, {"old_logp": torch.zeros(1, 1)}, "old_logp", "(1, 1)", "[B, L] = (1, 3)"),
+    "kept": (kept, {"kept": torch.ones(1, 1).bool()}, "turn_ids[0, 2]", "is 1", "give one to"),
+    "mean of turns": (mean_of_turns, {"n_turns": 1}, "turn_ids[0, 2]", "is 1", "give one to"),
+    "mean of rollouts": (mean_of_rollouts, {"per_token": torch.zeros(3)}, "per_token", "(3,)", "shape [B, L]"),
     "eps_high": (loss, {"eps_high": -1.0}, "eps_high", "-1.0", "between 0.0 and inf"),
 }
 

@@ -33,7 +33,7 @@ from a2tgpo.core.loss import PolicyLoss, policy_loss, rollout_mean
 from a2tgpo.core.overlong import overlong_penalty
 from a2tgpo.core.ratio import turn_ratio
 from a2tgpo.core.shared import count_once
-from a2tgpo.core.turns import keep_turns, to_tokens, turn_ids, turn_mean, turn_sum
+from a2tgpo.core.turns import keep_turns, turn_ids, turn_mean
 
 __all__ = [
     "CreditRule",
@@ -58,10 +58,8 @@ __all__ = [
     "overlong_penalty",
     "policy_loss",
     "rollout_mean",
-    "to_tokens",
     "turn_credit",
     "turn_ids",
     "turn_mean",
     "turn_ratio",
-    "turn_sum",
 ]

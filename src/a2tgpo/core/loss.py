@@ -34,8 +34,6 @@ class PolicyLoss(NamedTuple):
     clipped_turns: Bool[Tensor, "B T"]
     """Turns with a clipped token."""
     ratio_mean: Float[Tensor, ""]
-    ratio_min: Float[Tensor, ""]
-    ratio_max: Float[Tensor, ""]
     approx_kl: Float[Tensor, ""]
     """KL(π_old ‖ π) per token in nats, by Schulman's k3 estimate."""
 
@@ -114,24 +112,24 @@ def policy_loss(
     with torch.no_grad():
         s = log_s.exp()
         above, below = (s > high) & (a > 0), (s < low) & (a < 0)
-        ratio_mean = _mean(s, weight)
-        # The mean lies between the extremes, so it can stand in for the tokens that do not count.
-        counted = torch.where(weight > 0, s, ratio_mean)
         clipped = above | below
         return PolicyLoss(
             loss=loss,
             clipped_low=_mean(below, weight),
             clipped_high=_mean(above, weight),
             clipped_turns=turn_sum(clipped.long(), counted_ids, width) > 0 if ratio == "token" else clipped,
-            ratio_mean=ratio_mean,
-            ratio_min=counted.amin(),
-            ratio_max=counted.amax(),
+            ratio_mean=_mean(s, weight),
             approx_kl=_mean(k3(change), (counted_ids >= 0).to(change.dtype)),
         )
 
 
 def rollout_mean(per_token: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"]) -> Float[Tensor, ""]:
-    """Mean over rollouts of the mean over each one's model tokens; a rollout without any contributes 0."""
+    """Mean over rollouts of the mean over each one's model tokens; a rollout without any contributes 0.
+
+    Raises:
+        ValueError: mismatched shapes.
+    """
+    check_shapes(per_token=(per_token, "float B L"), turn_ids=(turn_ids, "long B L"))
     is_model = turn_ids >= 0
     kept = torch.where(is_model, per_token, 0)
     return (kept.sum(dim=1) / is_model.sum(dim=1).clamp(min=1)).mean()

@@ -37,7 +37,13 @@ def to_tokens(per_turn: Float[Tensor, "B T"], turn_ids: Int[Tensor, "B L"]) -> F
 
 
 def keep_turns(turn_ids: Int[Tensor, "B L"], kept: Bool[Tensor, "B T"]) -> Int[Tensor, "B L"]:
-    """The turn of each token of the `kept` turns, -1 on all others."""
+    """The turn of each token of the `kept` turns, -1 on all others.
+
+    Raises:
+        ValueError: mismatched shapes, or a turn that `kept` has no column for.
+    """
+    check_shapes(turn_ids=(turn_ids, "long B L"), kept=(kept, "bool B T"))
+    check_turn_ids(turn_ids, kept.shape[1])
     return torch.where(kept.gather(1, turn_ids.clamp(min=0)), turn_ids, -1)
 
 
@@ -48,7 +54,13 @@ def turn_sum(per_token: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"], n_tu
 
 
 def turn_mean(per_token: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"], n_turns: int) -> Float[Tensor, "B T"]:
-    """Mean of a per-token value over each of `n_turns` turns; 0 for a turn without tokens."""
+    """Mean of a per-token value over each of `n_turns` turns; 0 for a turn without tokens.
+
+    Raises:
+        ValueError: mismatched shapes, or a turn past `n_turns`.
+    """
+    check_shapes(per_token=(per_token, "float B L"), turn_ids=(turn_ids, "long B L"))
+    check_turn_ids(turn_ids, n_turns)
     n_tokens = turn_sum(torch.ones_like(per_token), turn_ids, n_turns)
     return turn_sum(per_token, turn_ids, n_turns) / n_tokens.clamp(min=1)
 
@@ -65,5 +77,5 @@ def check_turn_ids(turn_ids: Int[Tensor, "B L"], n_turns: int | None = None) -> 
         "an earlier turn is empty, so number the turns of a rollout 0, 1, ... as a2tgpo.core.turn_ids does",
     )
     if n_turns is not None:
-        rule = f"advantage has {n_turns} turn columns; give it one for every turn"
+        rule = f"there are {n_turns} turn columns; give one to every turn"
         check_values("turn_ids", turn_ids, turn_ids < n_turns, rule)
