@@ -103,3 +103,19 @@ def test_imports_core_alone():
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     ours = {module for module in modules if module.startswith("a2tgpo")}
     assert all(module == "a2tgpo.sampling" or module.startswith("a2tgpo.core") for module in ours)
+
+
+def test_a_row_of_ones_own():
+    """A registered method is found by its name, by a training configuration too; a name that is taken is refused."""
+    from a2tgpo import A2TGPOConfig
+
+    mine = Method("mine", core.TurnGroupCredit(std_floor=0.1), "a test", ratio="turn", eps_low=0.01, eps_high=0.02)
+    try:
+        assert methods.register(mine) is METHODS["mine"]
+        chosen = A2TGPOConfig("x", method="mine", use_cpu=True, bf16=False).chosen
+        assert chosen == mine
+        with pytest.raises(ValueError, match="'mine' has a row already"):
+            methods.register(mine)
+    finally:
+        methods._TABLE.pop("mine")
+    assert "mine" not in METHODS

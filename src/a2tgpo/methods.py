@@ -3,7 +3,12 @@
     METHODS["a2tgpo"].credit(batch)     a TurnCredit
     METHODS["a2tgpo"].loss_options      keyword arguments of policy_loss
 
-A user's own method is another `Method(...)`; parts that contradict each other raise ValueError there.
+A user's own method is another row:
+
+    register(Method("mine", TurnGroupCredit(std_floor=0.1), "my idea", ratio="turn", eps_low=3e-3, eps_high=4e-3))
+    A2TGPOConfig(method="mine")
+
+Its credit may be any `CreditRule`; parts that contradict each other raise ValueError.
 """
 
 from __future__ import annotations
@@ -127,4 +132,18 @@ _ROWS = (
     _turn_groups("a2tgpo-floor", TurnGroupCredit(std_floor=0.05), "this project: a floor under small spreads"),
 )
 
-METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ROWS})
+_TABLE = {method.name: method for method in _ROWS}
+
+METHODS: Mapping[str, Method] = MappingProxyType(_TABLE)
+
+
+def register(method: Method) -> Method:
+    """Add a row to `METHODS`, in this process; every process of a training script has to.
+
+    Raises:
+        ValueError: there is a row of that name.
+    """
+    if method.name in _TABLE:
+        raise ValueError(f"method {method.name!r} has a row already; give yours another name")
+    _TABLE[method.name] = method
+    return method

@@ -107,12 +107,13 @@ def scripted_trainer(tmp_path: Path, scripts: list[list[str]], **changes: Any) -
     search = changes.pop("search", None)
     reward = changes.pop("reward", exact_match_reward)
     dataset = changes.pop("dataset", questions())
-    turn_signal = changes.pop("turn_signal", None)
+    turn_signal, eval_dataset = changes.pop("turn_signal", None), changes.pop("eval_dataset", None)
     return A2TGPOTrainer(
         tiny_llama(tokenizer),
         reward,
         config(tmp_path, **changes),
         train_dataset=dataset,
+        eval_dataset=eval_dataset,
         processing_class=tokenizer,
         rollout_func=ScriptedRollout(tokenizer, scripts, search),
         turn_signal=turn_signal,

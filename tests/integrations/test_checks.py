@@ -16,6 +16,9 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, Qwen3MoeCo
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.integrations.checks import check_answers, check_trainer, refuse_nan
+from a2tgpo.integrations.refill import refiller
+from a2tgpo.methods import METHODS
+from a2tgpo.sampling import Independent
 from tests.integrations.parts import config, questions, scripted_trainer
 
 
@@ -77,6 +80,34 @@ def test_a_multimodal_processor_is_refused() -> None:
     """Likelihoods are read from text alone, and the message says what to pass."""
     with pytest.raises(ValueError, match=r"multimodal processor.*pass a text model"):
         check_trainer(SimpleNamespace(_is_vlm=True, aux_loss_enabled=False))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rollout_func", [None, SimpleNamespace(sampling=Independent())])
+def test_rollouts_that_share_no_turns_are_refused(rollout_func: Any) -> None:
+    """A method that compares branches is not trained on rollouts without any, be they TRL's own; the message holds the
+    rollout_func to pass."""
+    trainer: Any = SimpleNamespace(
+        _is_vlm=False, aux_loss_enabled=False, method=METHODS["tree-grpo"], rollout_func=rollout_func
+    )
+    with pytest.raises(ValueError, match=r"rollout_func grows (None|Independent).*pass rollout_func=TagRollout\(agent"):
+        check_trainer(trainer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"environment_factories": {None: object}}, r"environment_factory.*pass tools= or rollout_func="),
+        ({"train_dataset": questions().to_iterable_dataset()}, r"train_dataset is IterableDataset.*with a length"),
+        ({"num_generations": 3}, r"num_generations=3.*a process generates 8 rollouts"),
+    ],
+)
+def test_what_cannot_be_refilled_is_refused(changes: dict[str, Any], message: str) -> None:
+    """dapo replaces whole prompts by others of a training set, after their rollouts: not in environments, which TRL
+    resets once a batch, not from a stream, and not where a prompt lies on two processes."""
+    settings = {"environment_factories": None, "train_dataset": questions(), "num_generations": 4} | changes
+    args = SimpleNamespace(per_device_train_batch_size=8, steps_per_generation=1)
+    with pytest.raises(ValueError, match=message):
+        refiller(SimpleNamespace(method=METHODS["dapo"], args=args, **settings))  # type: ignore[arg-type]
 
 
 def test_a_router_loss_is_refused_and_its_remedy_works(tmp_path: Path) -> None:

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from trl.models.utils import disable_gradient_checkpointing
 
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.integrations.local_turns import whole
 from a2tgpo.integrations.trl_rollout import TagRollout
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
+from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.types import Rollout, Termination
-from a2tgpo.scoring import fused_forward
+from a2tgpo.scoring import Scores, fused_forward
 from tests.integrations.parts import config, questions, qwen_tokenizer, tiny_llama
 
 
@@ -30,7 +32,7 @@ class AlwaysSearching(SearchAgent):
         return None
 
 
-def trainer(tmp_path: Path, **changes: Any) -> A2TGPOTrainer:
+def trainer(tmp_path: Path, peft_config: Any = None, **changes: Any) -> A2TGPOTrainer:
     """A random policy on two questions, generating through our own loop."""
     tokenizer = qwen_tokenizer()
     hits = [Passage("p", "Kelo", "The mentor of Kelo is bora.")]
@@ -47,7 +49,14 @@ def trainer(tmp_path: Path, **changes: Any) -> A2TGPOTrainer:
         train_dataset=questions(),
         processing_class=tokenizer,
         rollout_func=TagRollout(agent),
+        peft_config=peft_config,
     )
+
+
+def expected_of(made: A2TGPOTrainer, output: dict[str, Any]) -> Scores:
+    """What a pass over the trajectories finds."""
+    forward = fused_forward(made.model, made.accelerator.autocast)
+    return made.score_with(forward, made.model.config, *whole(output), output["completion_ids"].size(1))
 
 
 @pytest.mark.parametrize(
@@ -69,13 +78,57 @@ def test_a_batch_for_one_update_needs_no_pass_over_its_trajectories(
     one_update = options.get("steps_per_generation", 1) == 1
     assert len(passes) == (0 if one_update else 1)
     assert ("old_per_token_logps" in output) is not one_update
-    found = made._batch["scores"]
-    forward = fused_forward(made.model, made.accelerator.autocast)
-    expected = made.score_with(forward, made.model.config, *whole(output), output["completion_ids"].size(1))
+    found, expected = made._batch["scores"], expected_of(made, output)
     torch.testing.assert_close(found.likelihood, expected.likelihood, atol=1e-4, rtol=0)
     assert found.boundaries.exists.equal(expected.boundaries.exists)
     assert found.boundaries.exists.sum(1).max() > 1
     assert found.boundaries.columns.equal(expected.boundaries.columns)
+
+
+def test_mixed_precision_reads_what_the_pass_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With float32 weights under bfloat16 autocast, TRL's default, keys, probes and head of generation are autocast's:
+    a step goes through, and its likelihoods are the pass's to bfloat16 rounding."""
+    found, expected = [], []
+    use_kept = A2TGPOTrainer._use_kept
+
+    def compare(self: A2TGPOTrainer, reader: Any, output: dict[str, Any]) -> None:
+        use_kept(self, reader, output)
+        found.append(self._batch["scores"].likelihood)
+        expected.append(expected_of(self, output).likelihood)
+
+    monkeypatch.setattr(A2TGPOTrainer, "_use_kept", compare)
+    trainer(tmp_path, bf16=True).train()
+    assert len(found) == 1 and (found[0] > 0).sum() > 16
+    torch.testing.assert_close(found[0], expected[0], atol=1e-3, rtol=0.1)
+
+
+def test_adapters_keep_their_keys(tmp_path: Path) -> None:
+    """LoRA with dropout, under gradient checkpointing: rollouts keep their keys in the model inside PEFT's shell, and
+    the likelihoods are those of a pass, which dropout would have made another number each time."""
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(r=2, lora_dropout=0.5, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    made = trainer(tmp_path, lora, gradient_checkpointing=True)
+    made.model.train()
+    made.current_gradient_accumulation_steps = 1
+    output = made._generate_and_score_completions([dict(made.train_dataset[i // 4]) for i in range(8)])
+    rollout_func: Any = made.rollout_func
+    assert isinstance(rollout_func._generator, KeptKeysBackend)
+    with disable_gradient_checkpointing(made.model, made.args.gradient_checkpointing_kwargs):
+        expected = expected_of(made, output)
+        with made.model.disable_adapter():
+            base = expected_of(made, output)
+    torch.testing.assert_close(made._batch["scores"].likelihood, expected.likelihood, atol=1e-4, rtol=0)
+    assert (expected.likelihood - base.likelihood).abs().max() > 1e-3
+
+
+def test_the_reference_of_adapters_is_their_base(tmp_path: Path) -> None:
+    """Gains scored by the frozen reference of a PEFT model, the base without its adapter, under gradient checkpointing:
+    a step goes through and logs them."""
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(r=2, lora_dropout=0.5, target_modules=["q_proj", "v_proj"])
+    made = trainer(tmp_path, lora, gradient_checkpointing=True, process_signal="reference")
+    made.train()
+    assert math.isfinite(made.state.log_history[0]["gain/turn_1"])
 
 
 def test_training_goes_on_from_what_generation_read(tmp_path: Path) -> None:

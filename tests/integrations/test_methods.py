@@ -157,6 +157,14 @@ def test_prompts_that_teach_nothing_are_replaced() -> None:
     assert batches == len(world.asked) and all(len(asked) == 3 for asked in world.asked)
 
 
+def test_a_prompt_without_a_difference_is_dull() -> None:
+    """Equal rewards teach nothing, also where some rollouts have none (a failed tool); two that differ do."""
+    nan = float("nan")
+    groups = [[1, 1, 1, 1], [1, 1, nan, 1], [nan] * 4, [1, nan, 0, nan], [nan, nan, nan, 0]]
+    made = Refiller(Refill(), questions(2), 4, lambda rows, generated: torch.tensor(groups).flatten(), bool, seed=0)
+    assert made._dull([], []) == [0, 1, 2, 4]
+
+
 def test_refilling_is_bounded() -> None:
     """Where no prompt teaches, the step goes on with what it has after `max_batches` batches, the first included."""
     world = Prompts()

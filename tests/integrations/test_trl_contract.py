@@ -68,8 +68,8 @@ def test_output_keys(name: str) -> None:
     "name",
     [
         *("_metrics", "_tokenizer", "_is_vlm", "num_generations", "num_generations_eval", "reward_weights"),
-        *("epsilon_low", "epsilon_high", "beta", "aux_loss_enabled", "num_iterations", "generation_config"),
-        *("generation_kwargs", "rollout_func"),
+        *("beta", "aux_loss_enabled", "num_iterations", "generation_config", "generation_kwargs", "rollout_func"),
+        *("use_vllm", "vllm_generation", "temperature", "max_completion_length", "environment_factories"),
     ],
 )
 def test_attributes(name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -110,18 +111,33 @@ def test_one_trajectory_pass(tmp_path: Path, steps_per_generation: int) -> None:
     assert len(lengths) == 2 * steps_per_generation
 
 
-def test_old_log_probabilities_are_the_policys(tmp_path: Path) -> None:
-    """What the scoring pass leaves as old log-probabilities is what TRL's own method computes."""
-    trainer = scripted_trainer(tmp_path, SCRIPTS)
-    batch = one_batch(trainer)
+def logps_of(trainer: A2TGPOTrainer, batch: dict[str, Any]) -> torch.Tensor:
+    """The policy's log-probabilities, as TRL computes them."""
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
     with torch.no_grad():
-        expected, _, _ = GRPOTrainer._get_per_token_logps_and_entropies(
+        logps, _, _ = GRPOTrainer._get_per_token_logps_and_entropies(
             trainer, trainer.model, ids, mask, batch["completion_ids"].size(1)
         )
+    return logps
+
+
+def gradient_of(trainer: A2TGPOTrainer, loss: torch.Tensor) -> torch.Tensor:
+    """Of all parameters, side by side."""
+    trainer.model.zero_grad()
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+
+
+def test_old_log_probabilities_are_the_policys(tmp_path: Path) -> None:
+    """With two updates a batch, what the scoring pass leaves as old log-probabilities is what TRL's own method
+    computes; with one there are none, as in TRL: the ratio to oneself is 1, whatever two passes round to."""
+    trainer = scripted_trainer(tmp_path, SCRIPTS, num_iterations=2)
+    batch = one_batch(trainer)
     written = batch["turn_ids"] >= 0
+    expected = logps_of(trainer, batch)
     torch.testing.assert_close(batch["old_per_token_logps"][written], expected[written], atol=1e-4, rtol=1e-4)
+    assert "old_per_token_logps" not in one_batch(scripted_trainer(tmp_path, SCRIPTS))
 
 
 def test_on_one_turn_it_is_trls_sequence_level_loss(tmp_path: Path) -> None:
@@ -129,39 +145,36 @@ def test_on_one_turn_it_is_trls_sequence_level_loss(tmp_path: Path) -> None:
     trainer = scripted_trainer(tmp_path, [[answer_turn("bora")], [answer_turn("Kelo mitu")]] * 4)
     batch = one_batch(trainer)
     advantage = torch.linspace(-1.0, 1.0, 8)
-    shifted = batch["old_per_token_logps"] + 0.004 * torch.randn_like(batch["old_per_token_logps"])
+    logps = logps_of(trainer, batch)
     batch |= {
-        "old_per_token_logps": shifted,
+        "old_per_token_logps": logps + 0.004 * torch.randn_like(logps),
         "turn_advantages": advantage[:, None],
         "turn_clip_scale": torch.ones(8, 1),
     }
     ours = trainer._compute_loss(trainer.model, batch)
-    ours.backward()
-    gradient = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
-    trainer.model.zero_grad()
     trainer.importance_sampling_level = "sequence"
     theirs = GRPOTrainer._compute_loss(
         trainer, trainer.model, batch | {"advantages": advantage, "tool_mask": (batch["turn_ids"] >= 0).long()}
     )
-    theirs.backward()
     torch.testing.assert_close(ours, theirs)
-    for name, parameter in trainer.model.named_parameters():
-        if parameter.grad is not None:
-            torch.testing.assert_close(gradient[name], parameter.grad, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(gradient_of(trainer, ours), gradient_of(trainer, theirs), atol=1e-6, rtol=1e-4)
 
 
-def test_kl_penalty_is_trls(tmp_path: Path) -> None:
-    """With beta > 0 the added penalty equals TRL's, importance-weighted and not."""
-    trainer = scripted_trainer(tmp_path, [[answer_turn("bora")]])
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_kl_penalty_is_trls(tmp_path: Path, iterations: int) -> None:
+    """With beta > 0 the added penalty and its gradient equal TRL's, importance-weighted and not, with one update a
+    batch and with two."""
+    trainer = scripted_trainer(tmp_path, [[answer_turn("bora")]], num_iterations=iterations)
     batch = one_batch(trainer)
     trainer.beta = 0.1
-    batch["ref_per_token_logps"] = batch["old_per_token_logps"] + 0.1
+    batch["ref_per_token_logps"] = logps_of(trainer, batch) + 0.1
     batch |= {"turn_advantages": torch.zeros(8, 1), "advantages": torch.zeros(8)}
     for weighted in (True, False):
         trainer.args.use_bias_correction_kl = weighted
         ours = trainer._compute_loss(trainer.model, batch)
         theirs = GRPOTrainer._compute_loss(trainer, trainer.model, batch)
         torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(gradient_of(trainer, ours), gradient_of(trainer, theirs), atol=1e-6, rtol=1e-4)
 
 
 def test_training_moves_the_policy_and_writes_its_rollouts(tmp_path: Path) -> None:
@@ -264,11 +277,37 @@ def test_trls_tools_work_unchanged(tmp_path: Path, native: dict[str, Any], monke
     trainer.train()
 
 
+@pytest.mark.parametrize("method", ["a2tgpo", "dapo"])
+def test_evaluation_scores_and_changes_nothing(tmp_path: Path, method: str) -> None:
+    """TRL's `evaluate()`: a finite loss and our metrics under `eval_`, no replaced prompts, no line in the rollout log,
+    no weight moved; the policy trains on afterwards."""
+    trainer = scripted_trainer(
+        tmp_path, SCRIPTS, method=method, eval_dataset=questions(2), rollouts_dir=str(tmp_path / "rollouts")
+    )
+    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    metrics = trainer.evaluate()
+    assert math.isfinite(metrics["eval_loss"])
+    assert metrics["eval_rollout/format_rate"] == pytest.approx(6 / 8)
+    assert ("eval_gain/turn_1" in metrics) == (method == "a2tgpo")
+    assert "eval_rollout/refill_batches" not in metrics
+    assert not list((tmp_path / "rollouts").glob("*.jsonl"))
+    assert all(a.equal(b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+    trainer.train()
+    assert list((tmp_path / "rollouts").glob("*.jsonl"))
+
+
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
-def test_a_failed_tool_is_left_out_of_every_statistic(tmp_path: Path) -> None:
-    """Rollouts the tool failed have no turns to train on, and the others are credited as if they were not there."""
+def other_reward(completions: list[str], **_: Any) -> list[float]:
+    """A reward that knows nothing of tools, and gives the rollouts they failed a number like any other."""
+    return [7.0 - i % 3 * 7 for i in range(len(completions))]
+
+
+@pytest.mark.parametrize("reward", [exact_match_reward, [exact_match_reward, other_reward]])
+def test_a_failed_tool_is_left_out_of_every_statistic(tmp_path: Path, reward: Any) -> None:
+    """Rollouts the tool failed have no turns to train on, and the others are credited as if they were not there,
+    whatever a second reward function says of them."""
     state = {"calls": 0}
 
     def flaky(queries: list[str]) -> list[list[Any]]:
@@ -278,7 +317,7 @@ def test_a_failed_tool_is_left_out_of_every_statistic(tmp_path: Path) -> None:
         return [[] for _ in queries]
 
     trainer = scripted_trainer(
-        tmp_path, [[SEARCH, answer_turn("x")], [answer_turn("bora")], [answer_turn("x")]], search=flaky
+        tmp_path, [[SEARCH, answer_turn("x")], [answer_turn("bora")], [answer_turn("x")]], search=flaky, reward=reward
     )
     batch = one_batch(trainer)
     failed = torch.tensor([i % 3 == 0 for i in range(8)])

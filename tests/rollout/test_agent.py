@@ -86,12 +86,15 @@ def test_a_token_the_tokenizer_would_not_choose_survives(tokenizer: PreTrainedTo
     ],
 )
 def test_every_ending_is_typed(tokenizer, script, limits, ending, searches) -> None:  # type: ignore[no-untyped-def]
-    """Each way to end gives its own type, keeps what was written before it, and never passes the token budget."""
+    """Each way to end gives its own type, keeps what was written before it, and never passes the token budget. What was
+    not cut off is closed, so that TRL does not take it for truncated."""
     (rollout,), _ = run(tokenizer, [script], limits=limits)
     assert rollout.termination is ending
     assert len(rollout.calls) == searches
     assert len(rollout.completion_ids) <= limits.max_completion_tokens
     assert len(rollout.model_mask) == len(rollout.completion_ids)
+    closed = rollout.completion_ids[-1] == tokenizer.eos_token_id
+    assert closed is (ending is not Termination.OUT_OF_TOKENS)
 
 
 def test_one_search_call_for_the_whole_batch(tokenizer: PreTrainedTokenizerBase) -> None:

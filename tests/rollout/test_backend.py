@@ -19,6 +19,7 @@ from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.protocol import STOP_STRINGS
 from a2tgpo.rollout.rereading import RereadingBackend
 from a2tgpo.rollout.sampler import Sampler
+from a2tgpo.rollout.transformers_backend import end_tokens, transformers_backend
 from a2tgpo.rollout.types import Termination
 from tests.integrations.parts import qwen_tokenizer, tiny_llama
 from tests.rollout.scripted import ScriptedBackend
@@ -154,13 +155,15 @@ def test_a_token_that_goes_past_the_tag_is_kept(backend: Any) -> None:
 
 @pytest.mark.parametrize(("tail", "ending"), [(">\n", Termination.OUT_OF_TURNS), (">.", Termination.MALFORMED)])
 def test_the_agent_reads_a_turn_that_goes_past_its_tag(tail: str, ending: Termination) -> None:
-    """White space past the tag is no fault of format, text is; either way the sampled ids are kept as they are."""
+    """White space past the tag is no fault of format, text is; either way the sampled ids are kept as they are and
+    closed."""
     tokenizer = merging()
     turn = encode(tokenizer, f"<think>a</think><search>b</search{tail}")
     agent = SearchAgent(tokenizer, lambda queries: [], RolloutLimits(max_searches=0))
     (rollout,) = agent.run(["Who?"], ScriptedBackend(tokenizer, [[turn]]))
     assert rollout.termination is ending
-    assert rollout.completion_ids == turn and rollout.model_mask == [1] * len(turn)
+    assert rollout.completion_ids == [*turn, tokenizer.eos_token_id]
+    assert rollout.model_mask == [1] * len(turn) + [0]
 
 
 def test_the_end_of_sequence_is_kept_where_it_is_padding_too(backend: Any) -> None:
@@ -221,3 +224,17 @@ def test_the_callers_sampling_parameters_stay_his(words: Any) -> None:
     one_turn(RereadingBackend(model, words, config, STOP_STRINGS), [[5, 6]], [2])
     one_turn(KeptKeysBackend(model, words, Sampler(model, config), STOP_STRINGS), [[5, 6]], [2])
     assert config.to_dict() == before
+
+
+def test_a_turn_ends_on_any_end_token() -> None:
+    """A model that declares an end token beside the tokenizer's stops at either, as TRL's trainer has it: what an
+    evaluation leaves unset, and what the model does not know, ends turns all the same."""
+    tokenizer = qwen_tokenizer()
+    (other,), (own,) = encode(tokenizer, "<|im_start|>"), [tokenizer.eos_token_id]
+    start, last = encode(tokenizer, "a")[0], encode(tokenizer, "b")[0]
+    for end in (other, own):
+        model = chain(tokenizer, [start, last, end, start])
+        model.generation_config.eos_token_id = [other]
+        assert end_tokens(model, tokenizer) == [own, other]
+        made = transformers_backend(model, tokenizer, GenerationConfig(do_sample=False), STOP_STRINGS)
+        assert one_turn(made, [[start]], [9]) == [[last, end]]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from accelerate.utils import DistributedType
 
-from a2tgpo.integrations.trl_rollout import TagRollout
+from a2tgpo.integrations.trl_rollout import TagRollout, _refuse_shards
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.protocol import answer_turn
 from a2tgpo.sampling import EntropyBranch, Independent, Refill, Sampling, Tree
@@ -60,6 +61,30 @@ def test_evaluation_is_independent() -> None:
     """A trainer that evaluates gets what the policy does by itself, whatever the number of rollouts."""
     columns = Scripted(Tree(trees=2), [[X], [X], [X]])(["Who?", "Who?", "Who, then?"], trainer(4, training=False))
     assert [rollout.tree for rollout in columns["rollout"]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "stage", "gather", "said"),
+    [
+        ("FSDP", None, True, "FSDP keeps the model in shards"),
+        ("DEEPSPEED", 3, False, "DeepSpeed ZeRO-3 keeps the model in shards"),
+        ("DEEPSPEED", 3, True, None),
+        ("DEEPSPEED", 2, False, None),
+        ("NO", None, True, None),
+    ],
+)
+def test_shards_that_every_process_must_ask_for_are_refused(
+    kind: str, stage: int | None, gather: bool, said: str | None
+) -> None:
+    """Rollouts of different lengths would leave processes waiting for each other's forwards for ever; a model that is
+    gathered for generation, or whole, is fine."""
+    plugin = None if stage is None else SimpleNamespace(zero_stage=stage)
+    accelerator = SimpleNamespace(
+        distributed_type=DistributedType(kind), state=SimpleNamespace(deepspeed_plugin=plugin)
+    )
+    trainer: Any = SimpleNamespace(accelerator=accelerator, args=SimpleNamespace(ds3_gather_for_generation=gather))
+    with nullcontext() if said is None else pytest.raises(ValueError, match=f"{said}.*set use_vllm=True"):
+        _refuse_shards(trainer)
 
 
 @pytest.mark.parametrize("sampling", [Tree(trees=2), EntropyBranch(initial=4)])

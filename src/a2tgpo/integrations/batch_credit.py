@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from a2tgpo.core import TurnBatch, count_once, information_gain
+from a2tgpo.integrations.family import renumbered
 from a2tgpo.scoring.boundaries import Boundaries
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def assign_credit(
     )
     credit, owned = args.chosen.credit(batch), None
     if turns.node is not None:
-        credit, owned = count_once(credit, everywhere(turns.node, padding=-1), batch.group, valid)
+        node = renumbered(everywhere(turns.node, padding=-1))
+        credit, owned = count_once(credit, node, batch.group, valid)
     return BatchCredit(
         likelihood=likelihood,
         gain=gain,

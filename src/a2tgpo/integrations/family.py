@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 
 def family(
-    rows: Sequence[Mapping[str, Any]], n_columns: int, device: torch.device
+    rows: Sequence[Mapping[str, Any]], n_turns: Int[Tensor, " B"], n_columns: int
 ) -> tuple[Int[Tensor, " B"], Int[Tensor, "B T"]]:
     """The tree of each row's rollout, and the sampled turn behind each of its turns, −1 past its last.
+
+    Args:
+        n_turns: the turns that TRL's masks leave of each rollout: all, or none of one that it counts as truncated.
 
     Raises:
         ValueError: a row without our record of its rollout.
@@ -32,5 +35,13 @@ def family(
                 "rollout_func=TagRollout(...) with the method's sampling"
             )
         tree[row] = rollout.tree
-        node[row, : len(rollout.nodes)] = torch.tensor(rollout.nodes, dtype=torch.long)
-    return tree.to(device), node.to(device)
+        left = int(n_turns[row])
+        node[row, :left] = torch.tensor(rollout.nodes[:left], dtype=torch.long)
+    return tree.to(n_turns.device), node.to(n_turns.device)
+
+
+def renumbered(node: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """The same sampled turns under numbers below B·T, which a batch whose columns were masked can exceed."""
+    sampled = node >= 0
+    _, number = node[sampled].unique(return_inverse=True)
+    return torch.full_like(node, -1).masked_scatter(sampled, number)

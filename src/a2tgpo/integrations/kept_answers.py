@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from a2tgpo.rollout.answers import AnswerReader
-from a2tgpo.scoring import Boundaries, Scores, plain_forward
+from a2tgpo.scoring import Boundaries, Scores, fused_forward
+from a2tgpo.scoring.support import needs_additive_mask
 
 if TYPE_CHECKING:
     from a2tgpo.integrations.trl_trainer import A2TGPOTrainer
@@ -31,9 +32,8 @@ def answer_reader(trainer: A2TGPOTrainer, model: PreTrainedModel, n_rows: int) -
         return None
     if not kept or len(answers) != n_rows:
         return None
-    eager = model.config.get_text_config(decoder=True)._attn_implementation == "eager"
-    forward = plain_forward(model, trainer.temperature)
-    return AnswerReader(forward, scorer.probes(answers), additive_mask=eager)
+    forward = fused_forward(model, trainer.accelerator.autocast)
+    return AnswerReader(forward, scorer.probes(answers), additive_mask=needs_additive_mask(model.config))
 
 
 def kept_scores(trainer: A2TGPOTrainer, reader: AnswerReader, boundaries: Boundaries) -> Scores:

@@ -14,6 +14,7 @@ from a2tgpo.core import turn_mean
 from a2tgpo.integrations.batch_credit import LocalTurns
 from a2tgpo.integrations.checks import gold_aliases
 from a2tgpo.integrations.family import family
+from a2tgpo.integrations.outcome import tool_failed
 from a2tgpo.integrations.segments import segments
 from a2tgpo.integrations.states import observation_states
 from a2tgpo.scoring import Boundaries, Scores, find_boundaries
@@ -46,8 +47,9 @@ def local_turns(
     if "entropy" in trainer.method.credit.reads:
         fields["entropy"] = turn_mean(_entropies(trainer, output), turn_ids, n_columns)
     if trainer.method.shares_turns:
-        fields["tree"], fields["node"] = family(inputs, n_columns, model_mask.device)
-    return LocalTurns(boundaries, model_mask.any(dim=1), **fields)
+        fields["tree"], fields["node"] = family(inputs, boundaries.n_turns, n_columns)
+    teaches = model_mask.any(dim=1) & ~torch.tensor(tool_failed(inputs), device=model_mask.device)
+    return LocalTurns(boundaries, teaches, **fields)
 
 
 def global_states(

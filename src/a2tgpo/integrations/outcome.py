@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from a2tgpo.core import overlong_penalty
+from a2tgpo.rollout.types import Rollout, Termination
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from a2tgpo.integrations.trl_trainer import A2TGPOTrainer
+
+
+def tool_failed(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Whether the tool failed each row's rollout, which then teaches nothing, whatever a reward function says of it."""
+    rollouts = [row.get("rollout") for row in rows]
+    return [isinstance(r, Rollout) and r.termination is Termination.TOOL_FAILED for r in rollouts]
 
 
 def weighted(trainer: A2TGPOTrainer, rewards_per_func: Float[Tensor, "global_B F"]) -> Float[Tensor, " global_B"]:

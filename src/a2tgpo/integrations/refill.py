@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from trl import GRPOTrainer
 
-from a2tgpo.integrations.outcome import weighted
+from a2tgpo.integrations.outcome import tool_failed, weighted
 from a2tgpo.sampling import Refill
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ class Refiller:
         return batches
 
     def _dull(self, rows: list[dict[str, Any]], generated: Generated) -> list[int]:
-        """Groups whose rollouts all have the same outcome, or none."""
+        """Groups whose rollouts all have the same outcome; those without one say nothing."""
         groups = self.rewards(rows, generated).view(-1, self.group_size)
-        same = (groups.nan_to_num(nan=-torch.inf) == groups[:, :1].nan_to_num(nan=-torch.inf)).all(1)
-        return same.nonzero().flatten().tolist()
+        lowest, highest = groups.nan_to_num(nan=torch.inf).amin(1), groups.nan_to_num(nan=-torch.inf).amax(1)
+        return (lowest >= highest).nonzero().flatten().tolist()
 
     def _replace(
         self, rows: list[Any], generated: Generated, old: int, others: list[Any], fresh: Generated, new: int
@@ -103,11 +103,17 @@ def refiller(trainer: A2TGPOTrainer) -> Refiller | None:
     """The refiller of the trainer's method, or None where it keeps its prompts.
 
     Raises:
-        ValueError: a training set that cannot be walked through, or a prompt whose rollouts lie on two processes.
+        ValueError: a training set that cannot be walked through, a prompt whose rollouts lie on two processes, or
+            environments, which TRL resets once for a batch and asks for their rewards when it is whole.
     """
     sampling = trainer.method.sampling
     if not isinstance(sampling, Refill):
         return None
+    if trainer.environment_factories is not None:
+        raise ValueError(
+            f"environment_factory is given: method {trainer.method.name!r} replaces prompts after their rollouts, when "
+            "their environments are used up; pass tools= or rollout_func=, or another method"
+        )
     if not isinstance(trainer.train_dataset, Dataset):
         raise ValueError(
             f"train_dataset is {type(trainer.train_dataset).__name__}: method {trainer.method.name!r} draws "
@@ -128,7 +134,8 @@ def refiller(trainer: A2TGPOTrainer) -> Refiller | None:
         prompts = [row["prompt"] for row in rows]
         rewards_per_func = GRPOTrainer._calculate_rewards(trainer, rows, prompts, completions, completion_ids)
         first = accelerator.process_index * len(rows)
-        return weighted(trainer, rewards_per_func)[first : first + len(rows)].cpu()
+        outcome = weighted(trainer, rewards_per_func)[first : first + len(rows)].cpu()
+        return outcome.masked_fill(torch.tensor(tool_failed(rows)), torch.nan)
 
     def any_process(here: bool) -> bool:
         return bool(accelerator.reduce(torch.tensor(float(here), device=accelerator.device)) > 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
@@ -23,11 +23,18 @@ class A2TGPOConfig(GRPOConfig):
     """`GRPOConfig` with a method of the methods table, and the parameters of its credit.
 
     What is None takes the method's own value (`a2tgpo.methods.METHODS`); for A²TGPO, the default, that is the paper's.
-    Everything else is TRL's and means what it means there. An option of TRL's that our loss cannot honour raises at
-    construction (`UNSUPPORTED` lists them).
+    Everything else is TRL's and means what it means there. An option of TRL's that our loss cannot honour raises
+    ValueError, here (`UNSUPPORTED` lists most of them) or in the trainer, which knows the model.
     """
 
     method: str = field(default="a2tgpo", metadata={"help": f"Row of the methods table: {', '.join(METHODS)}."})
+    disable_dropout: bool = field(
+        default=True,
+        metadata={
+            "help": "Switch dropout off, adapters' included: scoring and update must see one network, or turn ratios, "
+            "whose bounds are a few thousandths, are noise. TRL's default is false."
+        },
+    )
     epsilon: float | None = field(default=None, metadata={"help": "Lower clip bound ε_low; none = the method's."})
     epsilon_high: float | None = field(default=None, metadata={"help": "Upper clip bound ε_high; none = the method's."})
     loss_type: str = field(default="grpo", metadata={"help": "Leave it: the method says how tokens are averaged."})
@@ -182,8 +189,8 @@ class Unsupported:
     remedy: str
 
 
-_CHOICES = {
-    "method": tuple(METHODS),
+_CHOICES: dict[str, Collection[Any]] = {
+    "method": METHODS,
     "answer_alias": get_args(Alias),
     "likelihood": get_args(Likelihood),
     "gain_method": get_args(GainMethod),

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import is_peft_model
 from trl.models import unwrap_model_for_generation
 
 from a2tgpo.rollout.agent import SearchAgent
@@ -22,6 +23,7 @@ from a2tgpo.rollout.tree import TreeExpansion
 from a2tgpo.rollout.types import Rollout
 from a2tgpo.rollout.vllm import VLLMBackend
 from a2tgpo.sampling import EntropyBranch, Independent, Sampling, Tree, check_group_size
+from a2tgpo.sharding import sharded_by
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
@@ -42,7 +44,8 @@ class TagRollout:
     independent ones here, as the trainer replaces them, and so does evaluation, which asks what the policy would do.
 
     Raises:
-        ValueError: when called by a trainer whose `num_generations` is not what `sampling` makes of a prompt.
+        ValueError: when called by a trainer whose `num_generations` is not what `sampling` makes of a prompt, or whose
+            model is in shards that every process would have to ask for equally often.
     """
 
     def __init__(self, agent: SearchAgent, rows_at_a_time: int = 256, sampling: Sampling = _INDEPENDENT) -> None:
@@ -71,6 +74,7 @@ class TagRollout:
             # TRL has synchronised the weights before it calls us.
             yield VLLMBackend(trainer.vllm_generation, STOP_STRINGS)
             return
+        _refuse_shards(trainer)
         with (
             unwrap_model_for_generation(
                 trainer.model_wrapped,
@@ -80,7 +84,9 @@ class TagRollout:
                 gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
             ) as model,
             torch.no_grad(),
+            trainer.accelerator.autocast(),
         ):
+            model = _without_adapter_shell(model)
             generator = self._generator_of(model, trainer.generation_config)
             if isinstance(generator, KeptKeysBackend) and hasattr(trainer, "answer_reader"):
                 yield partial(generator, reader=trainer.answer_reader(model, n_rows))
@@ -97,6 +103,25 @@ class TagRollout:
                 model, self.agent.tokenizer, generation_config, STOP_STRINGS, self.rows_at_a_time
             )
         return self._generator
+
+
+def _without_adapter_shell(model: Any) -> PreTrainedModel:
+    """The language model itself where PEFT has put its adapters into it, as LoRA's; prompts it puts before the text
+    need its own forward."""
+    if is_peft_model(model) and not model.active_peft_config.is_prompt_learning:
+        return model.get_base_model()
+    return model
+
+
+def _refuse_shards(trainer: GRPOTrainer) -> None:
+    kind = sharded_by(trainer.accelerator)
+    gathered = kind == "DeepSpeed ZeRO-3" and trainer.args.ds3_gather_for_generation
+    if kind is not None and not gathered:
+        raise ValueError(
+            f"rollout_func=TagRollout: {kind} keeps the model in shards, which want equally many forwards of every "
+            "process, and rollouts differ in length; set use_vllm=True, or train without sharding (ZeRO-3 works with "
+            "ds3_gather_for_generation=True)"
+        )
 
 
 def rollout_columns(rollouts: list[Rollout]) -> dict[str, Any]:

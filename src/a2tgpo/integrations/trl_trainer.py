@@ -16,7 +16,7 @@ from torch import Tensor
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from a2tgpo.core import keep_turns, kl_penalty, policy_loss, rollout_mean, turn_ids
+from a2tgpo.core import keep_turns, turn_ids
 from a2tgpo.integrations.batch_credit import assign_credit
 from a2tgpo.integrations.checks import check_answers, check_trainer, gold_aliases, refuse_nan
 from a2tgpo.integrations.clock import StepClock
@@ -29,14 +29,12 @@ from a2tgpo.integrations.rollout_log import RolloutLog
 from a2tgpo.integrations.signal import open_signal
 from a2tgpo.integrations.trl_config import A2TGPOConfig
 from a2tgpo.integrations.update_log import write_updates
+from a2tgpo.integrations.update_loss import update_loss
 from a2tgpo.rollout.answers import AnswerReader
 from a2tgpo.scoring import AnswerScaffold, AnswerScorer, LabelLogps, Scores, fused_forward
 from a2tgpo.signals import FrozenReference, ProcessSignal
 
 __all__ = ["A2TGPOTrainer"]
-
-_DIAGNOSTICS = ("clipped_low", "clipped_high", "ratio_mean", "approx_kl")
-"""Fields of `PolicyLoss` that are logged as `loss/NAME`."""
 
 
 class A2TGPOTrainer(GRPOTrainer):
@@ -229,7 +227,10 @@ class A2TGPOTrainer(GRPOTrainer):
         model_mask = self._model_mask(output["completion_mask"])
         ids = turn_ids(model_mask)
         if isinstance(self._signal, FrozenReference):
-            with self._clock.measure(mode, "gain"):
+            with (
+                self._clock.measure(mode, "gain"),
+                disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
+            ):
                 length = output["completion_ids"].size(1)
                 self._batch["scores"] = self.score_with(
                     self._signal.forward, self._signal.config, *whole(output), length
@@ -248,8 +249,6 @@ class A2TGPOTrainer(GRPOTrainer):
             output["rollout_row"] = torch.tensor(lines, device=model_mask.device)
 
         local = credit.local(self.accelerator.process_index)
-        if self._scores_policy and self._batch["scores"].old_logps is not None:
-            output["old_per_token_logps"] = self._batch["scores"].old_logps
         output["turn_ids"] = turn_ids(model_mask & local.valid[:, None])
         output["turn_advantages"] = local.advantage
         output["turn_clip_scale"] = local.clip_scale
@@ -264,56 +263,23 @@ class A2TGPOTrainer(GRPOTrainer):
     # --- one update ----------------------------------------------------------------------------------------------
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        mode = self._mode
         ids, mask = whole(inputs)
         logps, entropies, _ = self._get_per_token_logps_and_entropies(
             model, ids, mask, inputs["completion_ids"].size(1), compute_entropy=True
         )
-        old_logps = inputs.get("old_per_token_logps")
-        result = policy_loss(
-            logps,
-            logps.detach() if old_logps is None else old_logps,
-            inputs["turn_ids"],
-            inputs["turn_advantages"],
-            inputs["turn_clip_scale"],
-            n_tokens=self._tokens_of_update(inputs, mode),
-            owned=inputs.get("turn_owned"),
-            **self.method.loss_options,
-        )
+        assert entropies is not None
+        update = update_loss(self, inputs, logps, entropies)
         if self._rollout_log is not None and self._rollout_log.path is not None and "rollout_row" in inputs:
             write_updates(
                 self._rollout_log.path,
                 inputs["rollout_row"],
                 self.state.global_step + 1,
-                logps - (logps if old_logps is None else old_logps),
+                update.log_ratio,
                 inputs["turn_ids"],
-                result.clipped_turns,
+                update.clipped_turns,
             )
-        diagnostics = {f"loss/{name}": getattr(result, name) for name in _DIAGNOSTICS}
-        accumulation = self.current_gradient_accumulation_steps if mode == "train" else 1.0
-        # A sum over tokens is divided by those of the whole update already.
-        loss = result.loss / (accumulation if self.method.aggregate == "rollout" else 1.0)
-        if self.beta != 0.0:
-            sampled_by = old_logps if self.args.use_bias_correction_kl else None
-            kl = kl_penalty(logps, inputs["ref_per_token_logps"], inputs["turn_ids"], sampled_by)
-            penalty = rollout_mean(kl, inputs["counted_ids"])
-            loss = loss + self.beta * penalty / accumulation
-            diagnostics["kl"] = penalty
-        written = inputs["turn_ids"] >= 0
-        assert entropies is not None
-        diagnostics["entropy"] = (entropies * written).sum() / written.sum().clamp(min=1)
-        self._log_means(mode, diagnostics)
-        return loss
-
-    def _tokens_of_update(self, inputs: dict[str, Any], mode: str) -> Tensor | None:
-        """What the sum over this micro-batch's tokens is divided by, so that the gradients of an update's micro-batches
-        and processes add up, after their mean over processes, to that of the mean over all tokens of the update."""
-        if self.method.aggregate != "token":
-            return None
-        tokens = inputs["n_tokens"].clamp(min=1).float() / self.accelerator.num_processes
-        if mode == "train":
-            tokens = tokens * self.current_gradient_accumulation_steps / self.args.steps_per_generation
-        return tokens.clamp(min=1)
+        self._log_means(self._mode, update.diagnostics)
+        return update.loss
 
     def _log_means(self, mode: str, values: dict[str, Tensor]) -> None:
         """Log means over processes, fetched from the device together."""

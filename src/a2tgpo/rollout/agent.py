@@ -151,7 +151,7 @@ class SearchAgent:
             return verdict.query
         rollout.answer = verdict.answer
         rollout.end(verdict.termination, verdict.reason)
-        if verdict.termination is Termination.ANSWERED:
+        if verdict.termination is not Termination.OUT_OF_TOKENS:
             self._close(rollout)
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import logging
@@ -30,16 +31,26 @@ def transformers_backend(
         model: unwrapped causal LM.
         tokenizer: with a padding token.
         generation_config: sampling parameters; what it leaves unset comes from the model's own. Lengths and stops are
-            the backend's business.
+            the backend's business: a turn ends on a stop string, or on any end token of the model or the tokenizer, as
+            in TRL.
         stop_strings: texts that close a turn.
         rows_at_a_time: most rollouts generated together.
     """
+    generation_config = copy.deepcopy(generation_config)
+    generation_config.eos_token_id = end_tokens(model, tokenizer)
     sampler = Sampler(model, generation_config)
     obstacle = why_not_cached(model.config) or sampler.obstacle or _no_last_logits(model)
     if obstacle is None:
         return KeptKeysBackend(model, tokenizer, sampler, stop_strings, rows_at_a_time)
     _warn_once(f"Rollouts re-read their whole context at every turn, because {obstacle}.")
     return RereadingBackend(model, tokenizer, generation_config, tuple(stop_strings), rows_at_a_time)
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end what `model` writes: the tokenizer's, and those that the model declares."""
+    declared = model.generation_config.eos_token_id
+    ends = declared if isinstance(declared, list) else [declared]
+    return list(dict.fromkeys(token for token in [tokenizer.eos_token_id, *ends] if token is not None))
 
 
 def _no_last_logits(model: PreTrainedModel) -> str | None:

@@ -16,6 +16,7 @@ from a2tgpo.scoring.device import Stopwatch, upload
 from a2tgpo.scoring.forward import LabelLogps
 from a2tgpo.scoring.micro_batches import cut_by_tokens
 from a2tgpo.scoring.rows import row_answer_logps
+from a2tgpo.scoring.support import needs_additive_mask
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -68,7 +69,7 @@ def read_logps(
                 probes.take(part.rows),
                 device,
                 cache,
-                additive_mask=cache_config.get_text_config(decoder=True)._attn_implementation == "eager",
+                additive_mask=needs_additive_mask(cache_config),
             )
             watch.lap("gain")
     if cache_config is None:

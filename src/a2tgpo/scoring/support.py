@@ -43,3 +43,8 @@ def why_not_cached(model_config: PreTrainedConfig) -> str | None:
         if rope_type in _LENGTH_DEPENDENT_ROPE:
             return f"rope_type {rope_type!r} rotates keys by angles that depend on the length of the row"
     return None
+
+
+def needs_additive_mask(model_config: PreTrainedConfig) -> bool:
+    """Whether this model's attention adds its mask to the scores, and so cannot take a boolean one."""
+    return bool(model_config.get_text_config(decoder=True)._attn_implementation == "eager")

@@ -6,11 +6,12 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from accelerate.utils import DistributedType, is_peft_model
+from accelerate.utils import is_peft_model
 from torch import Tensor
 from trl.trainer.utils import use_adapter
 
 from a2tgpo.scoring import LabelLogps, fused_forward
+from a2tgpo.sharding import sharded_by
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -57,11 +58,8 @@ def _reference_adapter(policy: Any, forward: LabelLogps) -> LabelLogps:
 
 
 def _refuse_sharded(accelerator: Accelerator) -> None:
-    kind = accelerator.distributed_type
-    plugin = accelerator.state.deepspeed_plugin
-    zero_3 = kind == DistributedType.DEEPSPEED and plugin is not None and plugin.zero_stage == 3
-    if zero_3 or kind == DistributedType.FSDP:
+    if (kind := sharded_by(accelerator)) is not None:
         raise ValueError(
-            f"the frozen reference is a copy of the whole policy, which {'DeepSpeed ZeRO-3' if zero_3 else 'FSDP'} "
-            "keeps in shards; score information gain with the policy itself, or train without sharding"
+            f"the frozen reference is a copy of the whole policy, which {kind} keeps in shards; score information "
+            "gain with the policy itself, or train without sharding"
         )

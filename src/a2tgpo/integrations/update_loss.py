@@ -1,0 +1,73 @@
+"""The loss of one micro-batch of an update, from the credit its turns were given when it was generated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+
+from a2tgpo.core import kl_penalty, policy_loss, rollout_mean
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+    from a2tgpo.integrations.trl_trainer import A2TGPOTrainer
+
+_DIAGNOSTICS = ("clipped_low", "clipped_high", "ratio_mean", "approx_kl")
+"""Fields of `PolicyLoss` that are logged as `loss/NAME`."""
+
+
+class UpdateLoss(NamedTuple):
+    """The loss, divided as TRL's accumulation wants it; what is logged of it; and what the rollout log keeps."""
+
+    loss: Float[Tensor, ""]
+    diagnostics: dict[str, Tensor]
+    log_ratio: Float[Tensor, "B L"]
+    clipped_turns: Bool[Tensor, "B T"]
+
+
+def update_loss(
+    trainer: A2TGPOTrainer, inputs: dict[str, Any], logps: Float[Tensor, "B L"], entropies: Float[Tensor, "B L"]
+) -> UpdateLoss:
+    """The method's loss on `inputs`, one micro-batch of what `A2TGPOTrainer` prepared, with TRL's KL penalty.
+
+    Args:
+        logps: log-probabilities of the completion's tokens under the policy, with gradient.
+        entropies: of the policy at those tokens, in nats.
+    """
+    # TRL leaves them out where the policy that learns is the one that wrote: the ratio is then 1.
+    old_logps = inputs.get("old_per_token_logps", logps.detach())
+    result = policy_loss(
+        logps,
+        old_logps,
+        inputs["turn_ids"],
+        inputs["turn_advantages"],
+        inputs["turn_clip_scale"],
+        n_tokens=_tokens_of_update(trainer, inputs),
+        owned=inputs.get("turn_owned"),
+        **trainer.method.loss_options,
+    )
+    diagnostics = {f"loss/{name}": getattr(result, name) for name in _DIAGNOSTICS}
+    accumulation = trainer.current_gradient_accumulation_steps if trainer.model.training else 1.0
+    # A sum over tokens is divided by those of the whole update already.
+    loss = result.loss / (accumulation if trainer.method.aggregate == "rollout" else 1.0)
+    if trainer.beta != 0.0:
+        sampled_by = old_logps if trainer.args.use_bias_correction_kl else None
+        kl = kl_penalty(logps, inputs["ref_per_token_logps"], inputs["turn_ids"], sampled_by)
+        penalty = rollout_mean(kl, inputs["counted_ids"])
+        loss = loss + trainer.beta * penalty / accumulation
+        diagnostics["kl"] = penalty
+    written = inputs["turn_ids"] >= 0
+    diagnostics["entropy"] = (entropies * written).sum() / written.sum().clamp(min=1)
+    return UpdateLoss(loss, diagnostics, logps.detach() - old_logps, result.clipped_turns)
+
+
+def _tokens_of_update(trainer: A2TGPOTrainer, inputs: dict[str, Any]) -> Tensor | None:
+    """What the sum over this micro-batch's tokens is divided by, so that the gradients of an update's micro-batches and
+    processes add up, after their mean over processes, to that of the mean over all tokens of the update."""
+    if trainer.method.aggregate != "token":
+        return None
+    tokens: Tensor = inputs["n_tokens"].clamp(min=1).float() / trainer.accelerator.num_processes
+    if trainer.model.training:
+        tokens = tokens * trainer.current_gradient_accumulation_steps / trainer.args.steps_per_generation
+    return tokens.clamp(min=1)

@@ -1,0 +1,80 @@
+"""The loss of a micro-batch: what TRL's KL penalty adds, and what a mean over tokens is divided by."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from a2tgpo.integrations.update_loss import update_loss
+from a2tgpo.methods import METHODS
+
+REFERENCE = torch.tensor([[-1.5, -1.0, -0.5]])
+
+
+def stand_in(method: str = "grpo", *, processes: int = 1, **settings: Any) -> Any:
+    """What the loss asks a trainer for; beta above 0 where `settings` are those of the penalty."""
+    return SimpleNamespace(
+        method=METHODS[method],
+        beta=0.5 if settings else 0.0,
+        args=SimpleNamespace(steps_per_generation=1, **settings),
+        model=SimpleNamespace(training=True),
+        current_gradient_accumulation_steps=1,
+        accelerator=SimpleNamespace(num_processes=processes),
+    )
+
+
+def micro_batch(advantage: list[float], tokens: list[int], **more: Any) -> dict[str, Any]:
+    """Rollouts of one turn, of so many of three tokens."""
+    ids = torch.tensor([[0] * n + [-1] * (3 - n) for n in tokens])
+    return {
+        "turn_ids": ids,
+        "counted_ids": ids,
+        "turn_advantages": torch.tensor(advantage)[:, None],
+        "turn_clip_scale": torch.ones(len(tokens), 1),
+        **more,
+    }
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_the_penalty_of_one_update_has_the_gradient_of_its_ratio(corrected: bool) -> None:
+    """Where the policy that learns is the one that wrote, the bias correction's ratio is 1 but moves with the policy.
+    By hand, with r = log π_ref/π: the gradient of k3 is 1 − exp(r), and that of k3 · ratio has k3 beside it."""
+    logps = torch.tensor([[-1.0, -2.0, -0.5]], requires_grad=True)
+    inputs = micro_batch([0.0], [3], ref_per_token_logps=REFERENCE)
+    loss = update_loss(stand_in(use_bias_correction_kl=corrected), inputs, logps, torch.zeros(1, 3)).loss
+    (gradient,) = torch.autograd.grad(loss, logps)
+    r = REFERENCE - logps.detach()
+    k3 = r.exp() - 1 - r
+    torch.testing.assert_close(loss.detach(), 0.5 * k3.mean())
+    torch.testing.assert_close(gradient, 0.5 * (1 - r.exp() + (k3 if corrected else 0)) / 3)
+
+
+def test_tokens_are_counted_over_all_processes() -> None:
+    """dapo's mean is over tokens: the losses of two processes, whose gradients are averaged, come to that of one
+    process with all rollouts; grpo's mean over rollouts needs no such care."""
+    advantage, tokens = [1.0, -0.5, 2.0, -1.0], [3, 1, 2, 2]
+    generator = torch.Generator().manual_seed(0)
+    logps = -torch.rand(4, 3, generator=generator)
+    old = logps + 0.1 * torch.randn(4, 3, generator=generator)
+
+    def loss(rows: slice, method: str, processes: int) -> torch.Tensor:
+        inputs = micro_batch(advantage[rows], tokens[rows], old_per_token_logps=old[rows], n_tokens=torch.tensor(8))
+        trainer = stand_in(method, processes=processes)
+        return update_loss(trainer, inputs, logps[rows], torch.zeros(len(logps[rows]), 3)).loss
+
+    for method in ("dapo", "grpo"):
+        halves = [loss(rows, method, 2) for rows in (slice(0, 2), slice(2, 4))]
+        torch.testing.assert_close(torch.stack(halves).mean(), loss(slice(0, 4), method, 1))
+
+
+def test_the_first_update_is_on_its_own_policy() -> None:
+    """Without old log-probabilities every ratio is 1, nothing is clipped and the log-ratio kept for the log is 0."""
+    logps = torch.tensor([[-1.0, -2.0, -0.5]], requires_grad=True)
+    update = update_loss(stand_in("a2tgpo"), micro_batch([1.5], [3]), logps, torch.ones(1, 3))
+    assert update.loss.item() == pytest.approx(-1.5)
+    assert update.diagnostics["loss/ratio_mean"] == 1 and update.diagnostics["entropy"] == 1
+    assert not update.log_ratio.any() and not update.clipped_turns.any()
+    assert not update.log_ratio.requires_grad
