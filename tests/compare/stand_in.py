@@ -1,7 +1,8 @@
 """Plays `a2tgpo train` without training: the same files in the same order, a checkpoint after each step.
 
-Under the folder STAND_IN, each start is a line of `started`, each Ctrl-C a line of `interrupted`; a file `fail` names
-runs that fail, `hold` lets runs wait after their first step for as long as it exists.
+Under the folder STAND_IN, each start is a line of `started`, each Ctrl-C a line of `interrupted`; files `fail` and
+`kill` name runs that fail and runs that are killed, `hold` lets runs wait after their first step for as long as it
+exists, and with `stubborn` a run's first Ctrl-C does not end it.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ def main(arguments: list[str]) -> int:
     name = f"{root.parent.name}/{root.name}"
     resumed = "--resume_from_checkpoint" in flags
     _note("started", f"{name}{' again' if resumed else ''}")
-    signal.signal(signal.SIGINT, lambda *_: (_note("interrupted", name), sys.exit(130)))
-    fails = DESK / "fail"
-    if fails.exists() and name in fails.read_text().split():
+    signal.signal(signal.SIGINT, lambda *_: _interrupted(name))
+    if name in _lines("fail"):
         print("a line before\nRuntimeError: the stand-in was told to")
         return 1
+    if name in _lines("kill"):
+        print("a line before")
+        os.kill(os.getpid(), signal.SIGKILL)
     assert resumed == (root / "config.yaml").exists()
     (root / "config.yaml").write_text("{}")
     if flags.get("--max_steps") == "0":
@@ -57,6 +60,18 @@ def _evaluate(root: Path, when: str) -> None:
     (root / "eval").mkdir(exist_ok=True)
     for mode in ("greedy", "sampled"):
         (root / "eval" / f"{when}_{mode}.jsonl").touch()
+
+
+def _interrupted(name: str) -> None:
+    ends = name in _lines("interrupted") or not (DESK / "stubborn").exists()
+    _note("interrupted", name)
+    if ends:
+        sys.exit(130)
+
+
+def _lines(file: str) -> list[str]:
+    path = DESK / file
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def _note(file: str, line: str) -> None:

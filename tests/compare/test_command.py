@@ -1,9 +1,15 @@
-"""`a2tgpo compare` with real runs of a tiny random policy, and every way to ask for what cannot be compared."""
+"""`a2tgpo compare` with real runs of a tiny random policy, with runs that fail or are interrupted, and every way to ask
+for what cannot be compared."""
 
 from __future__ import annotations
 
 import io
 import json
+import multiprocessing
+import os
+import signal
+import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +20,9 @@ from rich.console import Console
 from a2tgpo.cli import main
 from a2tgpo.compare.matrix import Matrix
 from a2tgpo.compare.schedule import run_cells
+from a2tgpo.config import load_recipe
+from tests.compare import stand_in
+from tests.compare.test_schedule import PROGRAM, updates, wait_for
 from tests.run.parts import save_policy, write_recipe
 
 METHODS = ("grpo", "a2tgpo")
@@ -64,14 +73,17 @@ def test_the_warm_start_ends_before_the_updates(compared: Matrix) -> None:
 
 
 def test_methods_start_alike(compared: Matrix) -> None:
-    """No method makes a warm start or an evaluation before of its own: the log of none speaks of one, and the files
-    are the seed's."""
+    """No method makes a warm start or an evaluation before of its own, or makes the seed's again: the files are the
+    seed's, and were all written before the method began."""
+    start = compared.start(0).directory
+    shared = [path for folder in (start.warm_start, start.root / "eval") for path in folder.rglob("*")]
+    newest = max(path.stat().st_mtime_ns for path in shared)
     for method in METHODS:
         run = compared.cell(method, 0).directory
-        assert run.warm_start.samefile(compared.start(0).directory.warm_start)
+        assert run.warm_start.samefile(start.warm_start)
         for mode in ("greedy", "sampled"):
-            shared = compared.start(0).directory.evaluation(f"before_{mode}")
-            assert run.evaluation(f"before_{mode}").samefile(shared)
+            assert run.evaluation(f"before_{mode}").samefile(start.evaluation(f"before_{mode}"))
+        assert newest < run.config.stat().st_mtime_ns
 
 
 def test_methods_see_the_same_prompts_in_the_same_order(compared: Matrix) -> None:
@@ -113,6 +125,55 @@ def test_a_finished_comparison_is_only_shown(compared: Matrix, capsys: pytest.Ca
     assert summary["methods"]["a2tgpo"]["mean"]["seconds_per_step"]["value"] > 0
     assert "| a2tgpo |" in (compared.root / "summary.md").read_text()
     assert (compared.root / "curves.svg").exists() == (find_spec("matplotlib") is not None)
+
+
+# --- runs that a stand-in plays --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Matrix:
+    """A comparison that has not begun, of a recipe with a seed of its own; the stand-in's desk is `tmp_path`."""
+    monkeypatch.setenv("STAND_IN", str(tmp_path))
+    monkeypatch.setattr("a2tgpo.compare.schedule._SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr("a2tgpo.compare.schedule.run_cells", partial(run_cells, program=PROGRAM))
+    write_recipe(tmp_path / "recipe.yaml", tmp_path / "policy", seed=7, max_steps=stand_in.N_STEPS)
+    return Matrix(tmp_path / "all", METHODS, 1, stand_in.N_STEPS)
+
+
+def test_a_comparison_begins_with_its_recipe(
+    played: Matrix, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder gets the recipe and the flags, without what the comparison sets for each run. Runs that fail make it
+    exit 1, with every row incomplete in the tables and nothing to draw."""
+    (tmp_path / "fail").write_text("warm_start/seed_0")
+    flags = ["--learning_rate", "3e-4"]
+    assert compare(played, *flags) == 1
+    given = load_recipe(str(tmp_path / "recipe.yaml"), flags).given
+    assert {"seed", "output_dir"} <= given.keys() and given["learning_rate"] == 3e-4
+    ours = {"method", "seed", "output_dir", "resume_from_checkpoint"}
+    assert yaml.safe_load(played.recipe.read_text()) == {key: given[key] for key in given.keys() - ours}
+    shown = capsys.readouterr().out
+    assert "warm_start/seed_0: failed, exit status 1" in shown and "a2tgpo/seed_0: not run" in shown
+    rows = json.loads((played.root / "summary.json").read_text())["methods"]
+    assert list(rows) == ["react", *METHODS]
+    assert not any(row["complete"] or row["seeds_finished"] or row["mean"] for row in rows.values())
+    assert (played.root / "summary.md").read_text().count("| incomplete |") == len(rows)
+    assert not (played.root / "curves.svg").exists()
+
+
+def test_ctrl_c_says_how_to_go_on(played: Matrix, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Exit 130 with one sentence, and no table of half a comparison."""
+    (tmp_path / "hold").touch()
+    process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(compare(played)))
+    process.start()
+    wait_for(lambda: bool(updates(played.cell("grpo", 0))))
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 130
+    error = capfd.readouterr().err
+    assert error == "\ninterrupted: runs keep their checkpoints; the same command goes on\n"
+    assert not (played.root / "summary.json").exists()
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

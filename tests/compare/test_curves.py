@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from a2tgpo.compare.curves import curve, draw_curves
-from tests.compare.runs import RIGHT, write_matrix
+from a2tgpo.compare.matrix import Matrix
+from tests.compare.runs import write_matrix, write_metrics
 
 
 def test_a_point_is_a_mean_over_seeds_of_neighbouring_batches() -> None:
@@ -47,9 +48,16 @@ def test_the_picture_names_every_method(tmp_path: Path) -> None:
 
 
 def test_nothing_to_draw(tmp_path: Path) -> None:
-    """Before the first method has finished a run there is no picture."""
-    draw_curves(write_matrix(tmp_path, {"react": RIGHT["react"]}), tmp_path / "curves.svg")
+    """Before the first method has finished a run there is no picture, however many updates it has logged."""
+    pytest.importorskip("matplotlib")
+    matrix = Matrix(tmp_path, ("grpo",), 3, 8)
+    matrix.cell("grpo", 0).directory.root.mkdir(parents=True)
+    write_metrics(matrix.cell("grpo", 0), 0)
+    draw_curves(matrix, tmp_path / "curves.svg")
     assert not (tmp_path / "curves.svg").exists()
+    (matrix.cell("grpo", 0).directory.root / "summary.json").write_text("{}")
+    draw_curves(matrix, tmp_path / "curves.svg")
+    assert (tmp_path / "curves.svg").exists()
 
 
 def test_the_picture_needs_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

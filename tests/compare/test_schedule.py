@@ -140,6 +140,15 @@ def test_a_failed_run_stops_no_other(matrix: Matrix) -> None:
     assert failed == [] and notes(matrix) == [*ORDER, ORDER[1]]
 
 
+def test_a_killed_run_is_said_to_be_killed(matrix: Matrix) -> None:
+    """A run that a signal ends, as where memory runs out, has failed by that signal, and stops no other."""
+    (matrix.root.parent / "kill").write_text("grpo/seed_0")
+    failed, said = run(matrix)
+    killed = matrix.cell("grpo", 0)
+    assert failed == [killed] and notes(matrix) == ORDER
+    assert f"grpo/seed_0: failed, killed by signal 9, {killed.log}:\na line before\n" in said
+
+
 def test_a_failed_warm_start_fails_its_seed(matrix: Matrix) -> None:
     """The runs of that seed are not started and count as failed; the other seed is run."""
     (matrix.root.parent / "fail").write_text("warm_start/seed_0")
@@ -157,6 +166,23 @@ def test_ctrl_c_reaches_a_run_once(matrix: Matrix) -> None:
     os.kill(process.pid, signal.SIGINT)
     process.join()
     assert sorted(notes(matrix, "interrupted")) == ["a2tgpo/seed_0", "grpo/seed_0"]
+
+
+def test_a_second_ctrl_c_reaches_a_run_again(matrix: Matrix) -> None:
+    """Runs that go on after the first are waited for; a second one is passed on to each, and ends them at once."""
+    for file in ("hold", "stubborn"):
+        (matrix.root.parent / file).touch()
+    process = in_another_process(matrix, 2)
+    wait_for(lambda: all(updates(matrix.cell(method, 0)) for method in matrix.methods))
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    wait_for(lambda: len(notes(matrix, "interrupted")) == 2)
+    time.sleep(0.3)
+    assert process.is_alive() and sorted(notes(matrix, "interrupted")) == ["a2tgpo/seed_0", "grpo/seed_0"]
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert sorted(notes(matrix, "interrupted")) == sorted(["a2tgpo/seed_0", "grpo/seed_0"] * 2)
+    assert all(len(updates(matrix.cell(method, 0))) == 1 for method in matrix.methods)
 
 
 def test_a_seed_has_one_warm_start(matrix: Matrix) -> None:

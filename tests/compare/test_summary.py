@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from a2tgpo.compare.matrix import Matrix
+from a2tgpo.compare.measure import GAIN_SHARE, SECONDS, _of_updates, read_metrics
 from a2tgpo.compare.summary import Comparison
 from a2tgpo.compare.table import as_markdown, as_tables
 from tests.compare.runs import write_matrix
@@ -52,6 +53,15 @@ def test_means_over_seeds(matrix: Matrix) -> None:
     assert values["gain_share_of_seconds"] == 4 * 0.5 / 16.0
     assert grpo["mean"]["greedy/searches"]["low"] is None
     assert grpo["runs"]["2"]["greedy/exact_match"] == 0.75
+
+
+def test_seconds_where_some_steps_are_logged(tmp_path: Path) -> None:
+    """With a log every third step and at the last, a line's `step_time` is the mean of the steps since the one before
+    and its `seconds/gain` their sum: (3·2 + 3·4 + 1·9)/7 seconds a step, and a third of them for the gain."""
+    path = tmp_path / "metrics.jsonl"
+    lines = [(3, 2.0, 2.0), (6, 4.0, 4.0), (7, 9.0, 3.0)]
+    path.write_text("".join(f'{{"step": {s}, "step_time": {t}, "seconds/gain": {g}}}\n' for s, t, g in lines))
+    assert _of_updates(read_metrics(path)) == pytest.approx({SECONDS: 27 / 7, GAIN_SHARE: 1 / 3})
 
 
 def test_react_is_the_evaluation_before(matrix: Matrix) -> None:

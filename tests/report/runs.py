@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from a2tgpo.core import clip_scale, information_gain, turn_credit
+from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.integrations.update_log import updates_of
 
@@ -102,6 +103,20 @@ def write_evaluation(path: Path, name: str, correct: Sequence[bool], text: str =
     _write_lines(path / "eval" / f"{name}.jsonl", [asdict(outcome) for outcome in outcomes])
 
 
+def save_tokenizer(path: Path) -> dict[int, str]:
+    """Give a run the generated world's tokenizer and rollouts of its tokens, the first of each segment excepted, which
+    it does not know; its texts."""
+    tokenizer = build_tokenizer()
+    tokenizer.save_pretrained(path / "model")
+    for file in (path / "rollouts").glob("step_??????.jsonl"):
+        records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        for segment in (segment for record in records for segment in record["segments"]):
+            first, *others = segment["ids"]
+            segment["ids"] = [len(tokenizer) + first, *(token % len(tokenizer) for token in others)]
+        _write_lines(file, records)
+    return {token: text for text, token in tokenizer.get_vocab().items()}
+
+
 def tokenize(text: str) -> list[int]:
     """An id per word, the same in every process."""
     return [sum(word.encode()) * 31 % 50021 for word in text.split()]
@@ -143,7 +158,8 @@ def _group(
                 "gain": gain[i, :process].tolist(),
                 "normalized_gain": credit.normalized_gain[i, :process].tolist(),
                 "advantage": credit.advantage[i, :turns].tolist(),
-                "clip_scale": scale[i, :turns].tolist(),
+                "clip_low": (1 - 0.02 * scale[i, :turns]).tolist(),
+                "clip_high": (1 + 0.05 * scale[i, :turns]).tolist(),
             }
         )
     return records

@@ -13,13 +13,31 @@ from pathlib import Path
 import pytest
 
 from tests.report.conftest import Watched
-from tests.report.runs import HOSTILE, Spoken, write_evaluation, write_run
+from tests.report.runs import HOSTILE, Spoken, save_tokenizer, write_evaluation, write_run
 
 Open = Callable[..., Watched]
 
 
+def picture(shown: Watched) -> str:
+    """The reward's chart as an image, without a cursor, once it has the width of its frame: a frame later."""
+    shown.page.mouse.move(0, 0)
+    return str(
+        shown.page.evaluate(
+            """() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() =>
+                done(document.querySelector("#figure-reward canvas").toDataURL()))))"""
+        )
+    )
+
+
+def at_the_first_step(shown: Watched) -> str:
+    """What the reward's chart reads there."""
+    shown.page.locator("#figure-reward .u-over").hover(position={"x": 2, "y": 40})
+    return shown.texts("#figure-reward .readout b")[0]
+
+
 def test_the_run_view(tmp_path: Path, open_page: Open) -> None:
-    """Every figure is drawn, charts with a description of their own, and the smoothing changes the curves."""
+    """Every figure is drawn, charts with a description of their own. The smoothing changes the curves: the mean of five
+    points at the first of rewards 0.1, 0.3 and 0.5 is 0.3. As logged they are drawn as they were."""
     run = write_run(tmp_path / "run")
     write_evaluation(run, "before_greedy", [False, False, True, False])
     write_evaluation(run, "after_greedy", [True, False, True, True])
@@ -29,7 +47,13 @@ def test_the_run_view(tmp_path: Path, open_page: Open) -> None:
     label = shown.page.locator("#figure-reward .plot").get_attribute("aria-label")
     assert label == "Reward. Reward: 0.10 to 0.50, step 1 to 5"
     assert "0.250 → 0.750" in shown.texts("table[aria-label=Runs] tbody tr")[0]
+    logged = picture(shown)
+    assert at_the_first_step(shown) == "0.10"
+    shown.page.get_by_label("Smoothing of the curves").select_option("5")
+    assert picture(shown) != logged
+    assert at_the_first_step(shown) == "0.30"
     shown.page.get_by_label("Smoothing of the curves").select_option("1")
+    assert picture(shown) == logged
     assert shown.page.locator("figure canvas").count() == 14
 
 
@@ -50,11 +74,27 @@ def test_reading_rollouts(tmp_path: Path, open_page: Open) -> None:
     )
     assert float(cells[6]) == pytest.approx(record["advantage"][1], abs=6e-3)
     low, high = (float(bound) for bound in cells[7].split(" … "))
-    assert low == pytest.approx(1 - 3e-3 * record["clip_scale"][1], abs=1e-4)
-    assert high == pytest.approx(1 + 4e-3 * record["clip_scale"][1], abs=1e-4)
+    assert (low, high) == pytest.approx((record["clip_low"][1], record["clip_high"][1]), abs=1e-4)
     assert float(cells[8]) > 0 and cells[9] in ("clipped", "no")
     assert shown.page.locator(".turn").count() == 4 and shown.page.locator(".result").count() == 4
     assert shown.page.locator("#list [aria-current]").count() == 1
+
+
+def test_a_signal_without_likelihoods(tmp_path: Path, open_page: Open) -> None:
+    """A reward model or a function of the user's gives turns numbers and no likelihood, and a method without gains
+    needs no answer: the page has the numbers, a dash for each likelihood, and an empty answer."""
+    run = write_run(tmp_path / "run", batches=1)
+    file = run / "rollouts" / "step_000000.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    for record in records:
+        del record["likelihood"]
+        record["answer"] = None
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    shown = open_page(run, address="#rollout/0/1/2")
+    rows = shown.page.locator("table[aria-label=Turns] tbody tr")
+    assert rows.count() == 4
+    cells = [text.replace("−", "-").lstrip("+") for text in rows.nth(0).locator("td").all_inner_texts()]
+    assert cells[:2] == ["–", "–"] and float(cells[2]) == pytest.approx(records[2]["gain"][0], abs=6e-3)
 
 
 def test_tokens_show_the_loss_mask(tmp_path: Path, open_page: Open) -> None:
@@ -71,6 +111,20 @@ def test_tokens_show_the_loss_mask(tmp_path: Path, open_page: Open) -> None:
     titles = [one.get_attribute("title") for one in shown.page.locator(".tokens .in-loss").all()]
     assert all("log-ratio" in title for title in titles)
     assert "no tokenizer" in shown.texts(".token-legend")[0]
+
+
+def test_tokens_are_shown_by_their_texts(tmp_path: Path, open_page: Open) -> None:
+    """With the run's tokenizer each token is its text, one that the tokenizer does not know its id in brackets."""
+    run = write_run(tmp_path / "run", batches=1)
+    texts = save_tokenizer(run)
+    record = json.loads((run / "rollouts" / "step_000000.jsonl").read_text().splitlines()[1])
+    shown = open_page(run, address="#rollout/0/1/1")
+    shown.page.keyboard.press("t")
+    shown.page.wait_for_selector(".tokens")
+    expected = [texts.get(i, f"⟨{i}⟩") for segment in record["segments"] for i in segment["ids"]]
+    assert shown.texts(".tokens .token") == expected
+    assert {text.startswith("⟨") for text in expected} == {True, False}
+    assert "no tokenizer" not in shown.texts(".token-legend")[0]
 
 
 def test_filters_order_and_search(tmp_path: Path, open_page: Open) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import csv
+import gzip
 import json
+import re
 import sys
 from datetime import date
 from pathlib import Path
@@ -20,7 +23,7 @@ from a2tgpo.report.figures import SECTIONS, Kind, arms_of, figures_of
 from a2tgpo.report.page import choose
 from a2tgpo.report.read import read_runs
 from a2tgpo.report.rollouts import Batch
-from tests.report.runs import write_run
+from tests.report.runs import save_tokenizer, write_run
 from tests.report.test_figures import rollout
 
 
@@ -89,6 +92,22 @@ def test_the_page_is_the_same_page_again(tmp_path: Path) -> None:
     assert [line for line in pages[0].splitlines() if 'class="made"' not in line] == [
         line for line in pages[1].splitlines() if 'class="made"' not in line
     ]
+
+
+def test_the_page_holds_the_texts_of_its_tokens(tmp_path: Path) -> None:
+    """A block with the text of each token in its rollouts, and of no other, where the run has a tokenizer."""
+
+    def block() -> dict[str, str] | None:
+        assert report(str(run), "-o", str(tmp_path / "r.html")) == 0
+        found = re.search(r'data-block="tokens-0">([^<]*)<', (tmp_path / "r.html").read_text())
+        return json.loads(gzip.decompress(base64.b64decode(found[1]))) if found else None
+
+    run = write_run(tmp_path / "run", batches=2)
+    assert block() is None
+    texts = save_tokenizer(run)
+    records = [json.loads(line) for file in (run / "rollouts").glob("step_*") for line in file.open(encoding="utf-8")]
+    used = {token for record in records for segment in record["segments"] for token in segment["ids"]}
+    assert block() == {str(token): texts.get(token, "") for token in used}
 
 
 @pytest.mark.parametrize(("limit", "steps"), [(100, [1, 2, 3, 4, 5]), (6, [1, 3, 5]), (5, [1, 5]), (4, [1, 5])])

@@ -35,7 +35,8 @@ def rollout(gain: list[float], ids: list[list[int]], **changes: object) -> Rollo
         gain=gain,
         normalized_gain=gain,
         advantage=[0.0] * turns,
-        clip_scale=[1.0] * turns,
+        clip_low=[0.9] * turns,
+        clip_high=[1.1] * turns,
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 

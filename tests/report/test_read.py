@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from a2tgpo.errors import DataError
 from a2tgpo.integrations.update_log import updates_of
 from a2tgpo.report.read import read_runs
 from a2tgpo.report.terms import add_terms
-from tests.report.runs import write_evaluation, write_run
+from tests.report.runs import save_tokenizer, write_evaluation, write_run
 
 
 def test_a_whole_run(tmp_path: Path) -> None:
@@ -56,6 +57,32 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     begun, bare = read_runs([tmp_path / "begun", tmp_path / "bare"])
     assert begun.n_rollouts == 0 and begun.notices == []
     assert "config.yaml is missing" in bare.notices[0]
+
+
+def test_texts_of_tokens(tmp_path: Path) -> None:
+    """Each token of the run's tokenizer has its text, special ones included; a run without a tokenizer has none."""
+    path = write_run(tmp_path / "run", batches=1)
+    assert read_runs([path])[0].token_texts is None
+    texts = save_tokenizer(path)
+    (run,) = read_runs([path])
+    assert run.token_texts is not None and run.notices == []
+    assert {token: run.token_texts(token) for token in texts} == texts
+
+
+def test_a_tokenizer_cut_off(tmp_path: Path) -> None:
+    """One that cannot be read is said, and the one of the warm start is used; without that tokens have no texts."""
+    path = write_run(tmp_path / "run", batches=1)
+    texts = save_tokenizer(path)
+    shutil.copytree(path / "model", path / "warm_start")
+    (path / "model" / "tokenizer.json").write_text('{"version": "1.0", "trunc')
+    (run,) = read_runs([path])
+    assert run.token_texts is not None
+    assert {token: run.token_texts(token) for token in texts} == texts
+    (notice,) = run.notices
+    assert notice.startswith("model/tokenizer.json cannot be read: ")
+    shutil.rmtree(path / "warm_start")
+    (run,) = read_runs([path])
+    assert run.token_texts is None and run.notices == [notice]
 
 
 def test_several_processes_are_one_batch(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def by_hand(path: Path, advantage: list[list[float]], **recipe: float) -> RunDat
     first |= {"gain": [0.2, 0.1], "normalized_gain": [1.0, 0.5], "likelihood": [0.1, 0.3, 0.4], "reward": 1.0}
     second |= {"gain": [-0.2], "normalized_gain": [-1.0], "likelihood": [0.5, 0.3], "reward": 0.0}
     for record, values in zip((first, second), advantage, strict=True):
-        record |= {"advantage": values, "clip_scale": [1.0] * len(values)}
+        record |= {"advantage": values, "clip_low": [0.9] * len(values), "clip_high": [1.1] * len(values)}
     file.write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
     (run,) = read_runs([path])
     add_terms(run)
@@ -58,7 +58,7 @@ def test_a_group_cut_off_has_no_terms(tmp_path: Path) -> None:
     assert known[:4] == [True] * 4 and not all(known[4:])
 
 
-def test_bounds_are_the_recipes_or_cores() -> None:
-    """A recipe that says nothing has the paper's bounds from core; what it says wins."""
-    assert (CreditSettings.of({}).eps_low, CreditSettings.of({}).eps_high) == (3e-3, 4e-3)
-    assert CreditSettings.of({"epsilon": 0.1, "epsilon_high": None}).eps_low == 0.1
+def test_null_leaves_a_key_to_the_method() -> None:
+    """`turn_gamma: null` is a recipe's way to say nothing; the terms are then those of core's defaults."""
+    assert CreditSettings.of({"turn_gamma": None, "gain_alpha": None}) == CreditSettings.of({})
+    assert CreditSettings.of({"turn_gamma": 0.5, "gain_alpha": 0.3}) == CreditSettings(0.5, 0.3, False, False)

@@ -12,6 +12,7 @@ from a2tgpo.compare.matrix import Matrix
 from a2tgpo.compare.measure import read_metrics
 from a2tgpo.compare.summary import BASELINE
 from a2tgpo.evaluate.paired import Mean
+from a2tgpo.files import new_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,9 +80,8 @@ def draw_curves(matrix: Matrix, path: Path) -> None:
             for panel in panels.flat[len(names) :]:
                 panel.set_visible(False)
             block.supxlabel("updates")
-        partial = path.with_suffix(".partial")
-        figure.savefig(partial, format="svg", metadata={"Date": None})
-        partial.replace(path)
+        with new_file(path) as unfinished:
+            figure.savefig(unfinished, format="svg", metadata={"Date": None})
 
 
 def _curves(matrix: Matrix, metric: str) -> dict[str, Curve]:

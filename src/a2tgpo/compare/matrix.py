@@ -13,6 +13,7 @@ import yaml
 from a2tgpo.compare.cell import Cell
 from a2tgpo.config import load_recipe
 from a2tgpo.errors import RecipeError
+from a2tgpo.files import new_file
 from a2tgpo.methods import METHODS
 from a2tgpo.run.directory import RunDirectory
 
@@ -102,9 +103,8 @@ def _refuse_ours(overrides: Sequence[str]) -> None:
 def _begin(matrix: Matrix, common: dict[str, Any]) -> None:
     if not matrix.recipe.exists():
         matrix.root.mkdir(parents=True, exist_ok=True)
-        partial = matrix.recipe.with_suffix(".partial")
-        partial.write_text(yaml.safe_dump(common, sort_keys=True, allow_unicode=True), encoding="utf-8")
-        partial.replace(matrix.recipe)
+        with new_file(matrix.recipe) as unfinished:
+            unfinished.write_text(yaml.safe_dump(common, sort_keys=True, allow_unicode=True), encoding="utf-8")
         return
     begun = yaml.safe_load(matrix.recipe.read_text(encoding="utf-8"))
     differing = sorted(key for key in begun | common if begun.get(key) != common.get(key))

@@ -61,5 +61,8 @@ def _of_outcomes(outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 
 def _of_updates(metrics: Sequence[dict[str, Any]]) -> dict[str, float]:
-    seconds = [row["step_time"] for row in metrics]
-    return {SECONDS: fmean(seconds), GAIN_SHARE: sum(row.get("seconds/gain", 0.0) for row in metrics) / sum(seconds)}
+    """`step_time` is a mean over the steps since the last line, `seconds/gain` their sum."""
+    ends = [row["step"] for row in metrics]
+    steps = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    seconds = sum(row["step_time"] * n for row, n in zip(metrics, steps, strict=True))
+    return {SECONDS: seconds / ends[-1], GAIN_SHARE: sum(row.get("seconds/gain", 0.0) for row in metrics) / seconds}

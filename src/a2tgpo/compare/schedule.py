@@ -81,9 +81,9 @@ class _Schedule:
         """Pass Ctrl-C on to the runs started here, and wait."""
         ours = [run.process for run in self.running if run.process is not None]
         while any(process.poll() is None for process in ours):
-            for process in ours:
-                process.send_signal(signal.SIGINT)
             try:
+                for process in ours:
+                    process.send_signal(signal.SIGINT)
                 for process in ours:
                     process.wait()
             except KeyboardInterrupt:

@@ -18,7 +18,7 @@ def add_report_command(commands: Any) -> None:
     """Add `report` to the subparsers of the command line."""
     summary = "show runs as one offline HTML page, or write the numbers of its figures"
     command = commands.add_parser("report", help=summary, description=summary, allow_abbrev=False)
-    command.add_argument("runs", metavar="RUN", nargs="+", help="directory of `a2tgpo train` or `a2tgpo eval`")
+    command.add_argument("runs", metavar="RUN", nargs="+", help="directory of `a2tgpo train` or `a2tgpo eval RECIPE`")
     command.add_argument(
         "-o", "--output", help="file, or folder for png; default: " + ", ".join(_OUTPUT.values()), default=None
     )

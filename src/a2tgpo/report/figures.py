@@ -204,7 +204,8 @@ _BY_TURN: tuple[tuple[str, str, str, Callable[[Rollout], Iterable[float]]], ...]
     (
         "gain_normalized",
         "Gain, normalised in its turn group",
-        "The mean of each turn is 0 by construction; the spread is what the turn group leaves.",
+        "In turn groups the mean of each turn is 0 by construction; the spread is what the group leaves. Methods that "
+        "normalise over other turns too have other means.",
         lambda rollout: rollout.normalized_gain,
     ),
     (
@@ -267,7 +268,7 @@ def _step_time(arms: list[Arm]) -> Figure:
             series.append(Series(index, "", [*seconds], [total / steps for total in seconds.values()]))
     caption = (
         "Mean seconds of an optimizer step. Gain is what the answer likelihoods add to the pass that computes the old "
-        "log-probabilities."
+        "log-probabilities, or to generation where there is no such pass."
     )
     return Figure("step_time", "Where a step's time goes", caption, "parts", "part", series)
 

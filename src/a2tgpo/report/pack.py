@@ -19,7 +19,6 @@ from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.evaluate.questions import Summary
 from a2tgpo.report.read import RunData
 from a2tgpo.report.rollouts import Batch, Rollout
-from a2tgpo.report.terms import CreditSettings
 
 DISAGREE = 0.1
 """A rise or fall of the gold answer's likelihood over a rollout that its outcome should have followed."""
@@ -57,7 +56,6 @@ def plain(value: Any) -> Any:
 
 def pack_rollouts(run: RunData, number: int, shown: list[Batch], blocks: Blocks) -> None:
     """An index of all rollouts shown with their numbers, a block of texts per batch, the texts of single tokens."""
-    settings = CreditSettings.of(run.config)
     index: list[dict[str, Any]] = []
     groups: dict[str, Any] = {}
     used: set[int] = set()
@@ -66,7 +64,7 @@ def pack_rollouts(run: RunData, number: int, shown: list[Batch], blocks: Blocks)
         for row, rollout in enumerate(batch.rollouts):
             seen[rollout.group] += 1
             place = {"step": batch.step, "row": row, "number": seen[rollout.group]}
-            index.append(place | _numbers(rollout, settings))
+            index.append(place | _numbers(rollout))
         groups |= {f"{batch.step}/{group}": stats for group, stats in _turn_groups(batch).items()}
         blocks.add(f"texts-{number}-{batch.step}", _texts(batch))
         used |= {token for rollout in batch.rollouts for segment in rollout.segments for token in segment.ids}
@@ -75,8 +73,8 @@ def pack_rollouts(run: RunData, number: int, shown: list[Batch], blocks: Blocks)
         blocks.add(f"tokens-{number}", {token: run.token_texts(token) for token in sorted(used)})
 
 
-def _numbers(rollout: Rollout, settings: CreditSettings) -> dict[str, Any]:
-    rise = rollout.likelihood[-1] - rollout.likelihood[0] if rollout.n_process else 0.0
+def _numbers(rollout: Rollout) -> dict[str, Any]:
+    rise = rollout.likelihood[-1] - rollout.likelihood[0] if rollout.likelihood else 0.0
     update = rollout.update
     return {
         "group": rollout.group,
@@ -98,8 +96,8 @@ def _numbers(rollout: Rollout, settings: CreditSettings) -> dict[str, Any]:
         "accumulated": rollout.terms.accumulated if rollout.terms else None,
         "outcome": rollout.terms.outcome if rollout.terms else None,
         "advantage": rollout.advantage,
-        "low": rollout.clip_low or [1 - scale * settings.eps_low for scale in rollout.clip_scale],
-        "high": rollout.clip_high or [1 + scale * settings.eps_high for scale in rollout.clip_scale],
+        "low": rollout.clip_low,
+        "high": rollout.clip_high,
         "update": {"step": update.step, "ratio": update.ratio, "clipped": update.clipped} if update else None,
     }
 

@@ -42,7 +42,7 @@ class RunData:
     @property
     def finished(self) -> bool:
         """Whether the run wrote its final table."""
-        return (self.path / "summary.json").exists()
+        return RunDirectory(self.path).finished
 
     @property
     def n_rollouts(self) -> int:
@@ -63,7 +63,7 @@ def _read_run(path: Path, name: str) -> RunData:
     if not directory.config.exists() and not directory.metrics.exists() and not directory.rollouts.is_dir():
         raise DataError(
             f"{str(path)!r} holds no run: expected config.yaml, metrics.jsonl or rollouts/, as `a2tgpo train` and "
-            "`a2tgpo eval` write them"
+            "`a2tgpo eval RECIPE` write them"
         )
     run = RunData(path, name)
     run.config = _config(directory.config, run.notices)
@@ -87,7 +87,7 @@ def _names(paths: list[Path]) -> list[str]:
 
 def _config(path: Path, notices: list[str]) -> dict[str, Any]:
     if not path.exists():
-        notices.append("config.yaml is missing: clip bounds are those of the package's defaults")
+        notices.append("config.yaml is missing: terms of the advantage are those of the package's defaults")
         return {}
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))

@@ -57,8 +57,8 @@ class Terms:
 class Rollout:
     """What was said and what each turn earned; lists are per turn, those of the gains per process turn.
 
-    A method without gains logs none. `clip_low` and `clip_high` bound the ratio; None where the log leaves them to the
-    recipe.
+    A method without gains logs none, and a signal other than information gain no likelihoods. `clip_low` and
+    `clip_high` bound the ratio.
     """
 
     group: int
@@ -76,9 +76,8 @@ class Rollout:
     gain: list[float]
     normalized_gain: list[float]
     advantage: list[float]
-    clip_scale: list[float]
-    clip_low: list[float] | None = None
-    clip_high: list[float] | None = None
+    clip_low: list[float]
+    clip_high: list[float]
     terms: Terms | None = field(default=None, compare=False)
     update: Update | None = field(default=None, compare=False)
 
@@ -89,7 +88,7 @@ class Rollout:
             group=int(record["group"]),
             id=str(record.get("id") or ""),
             question=prompt if isinstance(prompt, str) else str(prompt[-1]["content"]),
-            answer=[answer] if isinstance(answer, str) else list(map(str, answer)),
+            answer=[answer] if isinstance(answer, str) else list(map(str, answer or ())),
             segments=[Segment(int(s["turn"]), str(s["text"]), list(s["ids"])) for s in record["segments"]],
             termination=record.get("termination"),
             reason=str(record.get("reason") or ""),
@@ -101,9 +100,8 @@ class Rollout:
             gain=_floats(record.get("gain")),
             normalized_gain=_floats(record.get("normalized_gain")),
             advantage=_floats(record["advantage"]),
-            clip_scale=_floats(record["clip_scale"]),
-            clip_low=_floats(record.get("clip_low")) or None,
-            clip_high=_floats(record.get("clip_high")) or None,
+            clip_low=_floats(record["clip_low"]),
+            clip_high=_floats(record["clip_high"]),
         )
 
     @property

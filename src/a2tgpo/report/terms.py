@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from a2tgpo.core import accumulate, normalize_outcome, policy_loss, turn_credit
+from a2tgpo.core import accumulate, normalize_outcome, turn_credit
 from a2tgpo.report.read import RunData
 from a2tgpo.report.rollouts import Batch, Rollout, Terms
 
@@ -19,23 +19,24 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class CreditSettings:
-    """The recipe keys that credit and clip bounds depend on; what a recipe leaves out is core's default."""
+    """The recipe keys that credit depends on; what a recipe leaves out, or leaves to the method, is core's default."""
 
     gamma: float
     alpha: float
-    eps_low: float
-    eps_high: float
     skip_first_gain: bool
     drop_zero_gains: bool
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> CreditSettings:
-        credit, loss = inspect.signature(turn_credit).parameters, inspect.signature(policy_loss).parameters
+        credit = inspect.signature(turn_credit).parameters
+
+        def number(key: str, parameter: str) -> float:
+            value = config.get(key)
+            return float(credit[parameter].default if value is None else value)
+
         return cls(
-            gamma=float(config.get("turn_gamma", credit["gamma"].default)),
-            alpha=float(config.get("gain_alpha", credit["alpha"].default)),
-            eps_low=float(config.get("epsilon", loss["eps_low"].default)),
-            eps_high=float(config.get("epsilon_high") or loss["eps_high"].default),
+            gamma=number("turn_gamma", "gamma"),
+            alpha=number("gain_alpha", "alpha"),
             skip_first_gain=bool(config.get("skip_first_gain", False)),
             drop_zero_gains=bool(config.get("drop_zero_gains", False)),
         )

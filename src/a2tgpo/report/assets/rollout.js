@@ -77,13 +77,16 @@ const COLUMNS = [
 
 function turnTable(rollout) {
   const head = COLUMNS.map(([name, title]) => el("th", { scope: "col", title }, name));
+  // A reward model or a function of the user's gives a turn its number without any likelihood.
+  const before = rollout.likelihood.length ? rollout.likelihood : null;
+  const after = before && before.slice(1);
   const rows = rollout.advantage.map((advantage, t) => {
     const process = t < rollout.gain.length;
     const of = (values, format, digits) => (process && values ? format(values[t], digits) : "–");
     const { class: shade, style } = tint(advantage);
     const cells = [
-      of(rollout.likelihood, fixed, 3),
-      process ? fixed(rollout.likelihood[t + 1], 3) : "–",
+      of(before, fixed, 3),
+      of(after, fixed, 3),
       of(rollout.gain, signed, 4),
       of(rollout.normalized, signed, 2),
       of(rollout.accumulated, signed, 2),
