@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = _command(commands, "train", "run a recipe from warm start to final table", _train)
     train.usage = "a2tgpo train RECIPE.yaml [--key value ...]"
+    train.epilog = "Every recipe key is a flag too, such as --max_steps 50; `a2tgpo keys` lists them all."
     train.add_argument("recipe", metavar="RECIPE.yaml")
     add_eval_command(commands)
     add_compare_command(commands)
@@ -66,8 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(commands: Any, name: str, summary: str, run: Callable[..., int]) -> argparse.ArgumentParser:
-    epilog = "Every recipe key is a flag too, such as --max_steps 50; `a2tgpo keys` lists them all."
-    command = commands.add_parser(name, help=summary, description=summary, epilog=epilog, allow_abbrev=False)
+    command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
     command.set_defaults(run=run)
     return command
 

@@ -36,7 +36,10 @@ class Recipe:
     )
     retriever: str | None = field(
         default=None,
-        metadata={"help": "What searches instead: a folder made by `a2tgpo index`, or a retrieval server's URL."},
+        metadata={
+            "help": "What searches instead: a folder made by `a2tgpo index`, of `corpus` where that is given too, or a "
+            "retrieval server's URL."
+        },
     )
     only_answerable: bool = field(
         default=False, metadata={"help": "Keep only questions whose `answerable_here` is true."}
@@ -56,6 +59,9 @@ class Recipe:
     passages_per_search: int = field(default=3, metadata={"help": "Passages shown per search."})
     title_weight: int = field(default=1, metadata={"help": "How often BM25 counts a passage's title."})
     search_timeout_s: float = field(default=30.0, metadata={"help": "Seconds before a search counts as failed."})
+    search_cache: str | None = field(
+        default=None, metadata={"help": "Folder that keeps what a retrieval server answered; none = no cache."}
+    )
 
     max_searches: int = field(default=6, metadata={"help": "Tool calls per rollout."})
     max_prompt_tokens: int = field(default=1024, metadata={"help": "A longer prompt is an error."})
@@ -104,6 +110,10 @@ class Recipe:
             raise RecipeError(
                 f"{', '.join(given)} given alone: give questions, eval_questions and corpus together (or a retriever "
                 "for it), or none of them for the generated world"
+            )
+        if self.search_cache is not None and self.retriever is None:
+            raise RecipeError(
+                f"search_cache={self.search_cache!r} is for a retrieval server; give its URL as retriever"
             )
         if given and self.warm_start_steps and not self.corpus:
             raise RecipeError(

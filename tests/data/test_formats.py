@@ -173,17 +173,15 @@ def test_hub_failure_is_chained(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(error.value.__cause__, ConnectionError)
 
 
-def test_where_and_limit(tmp_path: Path) -> None:
-    """where keeps equal rows before limit counts, and rows it drops need not be valid."""
+def test_where(tmp_path: Path) -> None:
+    """where keeps equal rows, and rows it drops need not be valid."""
     broken = {"id": "b", "question": "", "easy": False}
     more = [{**FLASHRAG[0], "id": f"m{i}"} for i in range(3)]
     path = jsonl(tmp_path / "towns.jsonl", broken, *FLASHRAG, *more)
-    assert load_questions(path, where={"easy": True}, limit=2)["id"][:] == ["q1", "m0"]
+    assert load_questions(path, where={"easy": True})["id"][:] == ["q1", "m0", "m1", "m2"]
     assert load_questions(path, where={"easy": True, "id": "m2"})["id"][:] == ["m2"]
     with pytest.raises(DataError, match=r"no question where \{'eazy': True\}; its columns are \['easy'"):
         load_questions(path, where={"eazy": True})
-    with pytest.raises(ValueError, match="limit=0"):
-        load_questions(path, limit=0)
 
 
 def test_missing_ids_are_row_numbers_and_hops_may_have_gaps(tmp_path: Path) -> None:

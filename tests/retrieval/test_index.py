@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from a2tgpo.errors import IndexMismatch
+from a2tgpo.errors import IndexMismatch, RecipeError
 from a2tgpo.retrieval import BM25Retriever, Passage
 from a2tgpo.retrieval.build import build_index
+from a2tgpo.retrieval.client import HTTPRetriever
 from a2tgpo.retrieval.index import open_index
 from a2tgpo.retrieval.manifest import Manifest
 from a2tgpo.retrieval.settings import BM25Settings, DenseSettings, IndexSettings
@@ -72,18 +73,24 @@ def test_hybrid_fuses_its_parts(hybrid_index: Path, world: list[Passage], tmp_pa
 def test_the_corpus_and_the_encoder_may_have_moved(
     hybrid_index: Path, corpus_file: Path, encoder_folder: Path, tmp_path: Path
 ) -> None:
-    """A corpus file is not needed, but checked if given. The encoder may lie elsewhere, if it is the same."""
+    """A corpus file is not needed, but checked if given. The encoder may lie elsewhere, if it is the same: the index
+    finds what it found."""
+    before = open_index(hybrid_index).search(QUERIES, 5)
     moved = shutil.copytree(encoder_folder, tmp_path / "elsewhere")
-    assert open_index(hybrid_index, corpus=corpus_file, encoder=str(moved)).search(["sk"], 1)
+    after = open_index(hybrid_index, corpus=corpus_file, encoder=str(moved)).search(QUERIES, 5)
+    assert after == before and all(len(found) == 5 for found in after)
     changed = write_corpus(tmp_path / "changed.jsonl", [Passage("a", "Orel", "A town.")])
     with pytest.raises(IndexMismatch, match="built from another corpus"):
         open_index(hybrid_index, corpus=changed)
 
 
 def test_open_retriever(bm25_index: Path) -> None:
-    """A folder opens as an index, an address as a client."""
+    """A folder opens as an index, an address as a client that waits as long as it is told."""
     assert open_retriever(str(bm25_index)).search(QUERIES[:1], 2) == open_index(bm25_index).search(QUERIES[:1], 2)
-    assert type(open_retriever("http://127.0.0.1:9")).__name__ == "HTTPRetriever"
+    client = open_retriever("http://127.0.0.1:9", 7.0)
+    assert isinstance(client, HTTPRetriever) and client.timeout_s == 7.0 and client._cache is None
+    with pytest.raises(RecipeError, match=r"search_cache='kept'.*leave it out"):
+        open_retriever(str(bm25_index), cache="kept")
 
 
 def test_bad_arguments_are_named(bm25_index: Path) -> None:

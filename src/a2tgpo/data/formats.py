@@ -36,7 +36,6 @@ def load_questions(
     source: str | Path,
     *,
     split: str = "train",
-    limit: int | None = None,
     where: Mapping[str, object] | None = None,
 ) -> datasets.Dataset:
     """Loads questions with their accepted answers.
@@ -50,9 +49,8 @@ def load_questions(
         source: a .jsonl, .jsonl.gz, .json or .parquet file; a folder with one such file per split; or a data
             set on the Hub, as `owner/name` or `owner/name:config`.
         split: which file of the folder, or which split on the Hub; a file is loaded whole.
-        limit: keep the first so many rows, 1 or more; all by default.
         where: keep only the rows whose columns equal these values, such as `{"answerable_here": True}`. Rows
-            it drops are not checked and do not count towards `limit`.
+            it drops are not checked.
 
     Returns:
         Columns `id`, `question`, `answer` (accepted answers, the canonical one first), `hops` (None where the
@@ -62,10 +60,7 @@ def load_questions(
     Raises:
         DataError: the source cannot be read, a kept row has no question or no answer or repeats an id (names
             the line or row), or no row is left.
-        ValueError: `limit` is below 1.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}: must be at least 1, or None for all rows")
     rows, default_name = _open_source(source, split)
     conditions = dict(where or {})
     kept: list[dict[str, Any]] = []
@@ -80,8 +75,6 @@ def load_questions(
         if earlier != place:
             raise DataError(f'{place}: id "{question["id"]}" is taken by {earlier}; give every question its own id')
         kept.append(question)
-        if len(kept) == limit:
-            break
     if not kept:
         advice = f" where {conditions}; its columns are {sorted(columns)}" if conditions else "; add some rows"
         raise DataError(f"{source} holds no question{advice}")

@@ -17,14 +17,15 @@ def demonstrate_support(
     """Look up the title of each supporting passage in turn, then give the first answer.
 
     The results are the search tool's own, so a demonstration shows what a rollout would see, found or not. Questions
-    without supporting passages in `passages` are passed over.
+    without supporting passages in `passages` are passed over, and so are passages without a title to look up.
 
     Raises:
         DataError: no question names a supporting passage.
     """
     found = False
     for row in questions:
-        titles = [passages[key].title for key in row["supporting_ids"] if key in passages]
+        support = [passages[key].title for key in row["supporting_ids"] if key in passages]
+        titles = list(dict.fromkeys(title for title in support if title.strip()))
         if not titles:
             continue
         found = True

@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from a2tgpo.data.jsonl import read_jsonl
+from a2tgpo.errors import DataError
 from a2tgpo.evaluate.containment import contains_answer
 from a2tgpo.evaluate.exact_match import exact_match
 from a2tgpo.evaluate.f1 import f1_score
+from a2tgpo.files import new_file
 
 
 @dataclass(frozen=True)
@@ -90,14 +93,22 @@ class Outcome:
 def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
     """One JSON line per outcome; the file appears only when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with new_file(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for outcome in outcomes:
             file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
-    partial.replace(path)
 
 
 def read_outcomes(path: Path) -> list[Outcome]:
-    """What `write_outcomes` wrote."""
-    with path.open(encoding="utf-8") as file:
-        return [Outcome(**json.loads(line)) for line in file]
+    """The outcomes in a file of one JSON line each.
+
+    Raises:
+        DataError: a line is none; names it.
+    """
+    return [_outcome(row, f"{path}, line {number}") for number, row in read_jsonl(path, DataError)]
+
+
+def _outcome(row: dict[str, Any], place: str) -> Outcome:
+    try:
+        return Outcome(**row)
+    except TypeError as error:
+        raise DataError(f"{place}: not an outcome ({error})") from error

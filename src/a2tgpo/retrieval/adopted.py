@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from a2tgpo.errors import IndexMismatch
+from a2tgpo.files import new_file
 from a2tgpo.retrieval.checks import check_sizes, check_vectors
 from a2tgpo.retrieval.encoder import Encoder
 from a2tgpo.retrieval.faiss_index import build_faiss, faiss_type, open_faiss, vectors_of
-from a2tgpo.retrieval.files import new_file
 from a2tgpo.retrieval.settings import FaissType
 from a2tgpo.retrieval.store import PassageStore
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from a2tgpo.errors import CorpusError
+from a2tgpo.files import new_folder
 from a2tgpo.retrieval.base import PassageRetriever, Ranking
 from a2tgpo.retrieval.corpus import Passage, corpus_fingerprint, read_corpus
-from a2tgpo.retrieval.files import new_folder
 from a2tgpo.retrieval.words import WORDS_VERSION, CorpusWords, make_stem, terms, without_jax
 
 with without_jax():

@@ -10,13 +10,13 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from a2tgpo.errors import IndexMismatch
+from a2tgpo.files import UNFINISHED, new_file
 from a2tgpo.retrieval.adopted import AdoptedVectors
 from a2tgpo.retrieval.bm25 import BM25Ranker
 from a2tgpo.retrieval.checks import check_probe
 from a2tgpo.retrieval.corpus import corpus_fingerprint
 from a2tgpo.retrieval.encoder import Encoder
 from a2tgpo.retrieval.faiss_index import build_faiss
-from a2tgpo.retrieval.files import UNFINISHED, new_file
 from a2tgpo.retrieval.layout import IndexFolder
 from a2tgpo.retrieval.manifest import Manifest
 from a2tgpo.retrieval.progress import passages_bar

@@ -30,9 +30,10 @@ _JITTER_S = 0.25
 class HTTPRetriever:
     """Sends queries to a retrieval server in batches; any failure raises, so no result is empty by accident.
 
-    A connection that fails and the statuses 502, 503 and 504 are tried again after a pause that doubles (0.5,
-    1, 2, ... at most 10 seconds, plus jitter) or that the server asks for with Retry-After. A request that
-    timed out is not: the server may still be working at it. One client serves any number of threads.
+    A connection that fails and the statuses 502, 503 and 504 are tried again: once at once, then after pauses that
+    double (0.5, 1, 2, ... at most 10 seconds, plus jitter), or after the one that the server asks for with
+    Retry-After. A request that timed out is not: the server may still be working at it. One client serves any
+    number of threads.
 
     With `cache_dir` every answered query is kept on disk (pip install 'a2tgpo[server]'), and answered from
     there when the server is gone. The key is the fingerprint of the server's index, where its `/health` states

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from a2tgpo.errors import IndexMismatch, RecipeError
-from a2tgpo.retrieval.files import new_file
+from a2tgpo.files import new_file
 from a2tgpo.retrieval.progress import passages_bar
 from a2tgpo.retrieval.settings import FaissType
 

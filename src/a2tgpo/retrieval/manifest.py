@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from a2tgpo.errors import IndexMismatch
-from a2tgpo.retrieval.files import new_file
+from a2tgpo.files import new_file
 from a2tgpo.retrieval.layout import IndexFolder
 from a2tgpo.retrieval.settings import IndexSettings
 from a2tgpo.retrieval.words import WORDS_VERSION

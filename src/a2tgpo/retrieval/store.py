@@ -11,8 +11,8 @@ from typing import overload
 import numpy as np
 
 from a2tgpo.errors import IndexMismatch
+from a2tgpo.files import new_folder
 from a2tgpo.retrieval.corpus import Passage, repeated_id, stream_corpus
-from a2tgpo.retrieval.files import new_folder
 from a2tgpo.retrieval.progress import passages_bar
 
 _TEXT, _OFFSETS = "passages.jsonl", "offsets.npy"

@@ -8,8 +8,8 @@ from typing import overload
 
 import numpy as np
 
+from a2tgpo.files import new_file
 from a2tgpo.retrieval.encoder import Encoder
-from a2tgpo.retrieval.files import new_file
 from a2tgpo.retrieval.progress import passages_bar
 from a2tgpo.retrieval.store import PassageStore
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from a2tgpo.errors import DataError
 from a2tgpo.retrieval.corpus import Passage
-from a2tgpo.rollout.agent import SearchAgent
+from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from a2tgpo.rollout.types import Rollout
 
@@ -50,6 +52,26 @@ def encode_demonstration(agent: SearchAgent, demonstration: Demonstration) -> di
     }
 
 
-def within(encoded: Sequence[dict[str, list[int]]], max_tokens: int) -> list[dict[str, list[int]]]:
-    """Those of at most `max_tokens` tokens: a cut demonstration would teach to stop in mid-sentence."""
-    return [row for row in encoded if len(row["input_ids"]) <= max_tokens]
+def within(encoded: Sequence[dict[str, list[int]]], limits: RolloutLimits) -> list[dict[str, list[int]]]:
+    """Those that a rollout could have been: a cut one would teach to stop in mid-sentence, a longer one to overrun.
+
+    Raises:
+        DataError: none is left.
+    """
+    kept = [row for row in encoded if _fits(row["completion_mask"], limits)]
+    if encoded and not kept:
+        raise DataError(
+            f"none of {len(encoded)} demonstrations keeps to the budgets of a rollout ({limits}); raise "
+            "max_completion_length, max_turn_tokens or max_searches, or set warm_start_steps: 0"
+        )
+    return kept
+
+
+def _fits(written: list[int], limits: RolloutLimits) -> bool:
+    completion = written[written.index(1) :]
+    turns = [len(list(run)) for by_policy, run in itertools.groupby(completion) if by_policy]
+    return (
+        len(completion) <= limits.max_completion_tokens
+        and len(turns) <= limits.max_searches + 1
+        and max(turns) <= limits.max_turn_tokens
+    )

@@ -57,6 +57,10 @@ class RunDirectory:
     def corpus(self) -> Path:
         return self.root / "corpus.jsonl"
 
+    @property
+    def summary(self) -> Path:
+        return self.root / "summary.json"
+
     def evaluation(self, name: str) -> Path:
         """File of the outcomes of one evaluation."""
         return self.root / "eval" / f"{name}.jsonl"
@@ -64,7 +68,7 @@ class RunDirectory:
     @property
     def finished(self) -> bool:
         """Whether the run wrote its final table, the last thing it does."""
-        return (self.root / "summary.json").exists()
+        return self.summary.exists()
 
     def check_new(self) -> None:
         """Refuse to write over another run.

@@ -68,11 +68,7 @@ def sampling_config(agent: SearchAgent, config: RunConfig, mode: str) -> Generat
     What is left unset here, `generate` takes from the model's own defaults, which training overrides too.
     """
     training = config.training
-    common = {
-        "pad_token_id": agent.tokenizer.pad_token_id,
-        "eos_token_id": agent.tokenizer.eos_token_id,
-        "repetition_penalty": training.repetition_penalty,
-    }
+    common = {"pad_token_id": agent.tokenizer.pad_token_id, "repetition_penalty": training.repetition_penalty}
     if mode == "greedy":
         return GenerationConfig(do_sample=False, **common)
     sampling = {name: getattr(training, name) for name in ("temperature", "top_p", "top_k", "min_p")}

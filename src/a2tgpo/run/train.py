@@ -10,6 +10,7 @@ from trl import get_peft_config
 
 from a2tgpo.config import RunConfig
 from a2tgpo.evaluate.questions import Summary
+from a2tgpo.files import new_file, new_folder
 from a2tgpo.integrations.rewards import exact_match_reward
 from a2tgpo.integrations.trl_rollout import TagRollout
 from a2tgpo.integrations.trl_trainer import A2TGPOTrainer
@@ -114,16 +115,15 @@ def _save(trainer: A2TGPOTrainer, agent: SearchAgent, directory: RunDirectory) -
     model = trainer.accelerator.unwrap_model(trainer.model)
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
-    partial = directory.model.with_suffix(".partial")
-    model.save_pretrained(partial)
-    agent.tokenizer.save_pretrained(partial)
-    partial.replace(directory.model)
+    with new_folder(directory.model) as unfinished:
+        model.save_pretrained(unfinished)
+        agent.tokenizer.save_pretrained(unfinished)
 
 
 def _report(summaries: dict[str, Summary], directory: RunDirectory, console: Console) -> None:
     console.print(as_table(summaries, "held-out questions: exact match with 95 % interval"))
     (directory.root / "summary.md").write_text(as_markdown(summaries), encoding="utf-8")
-    (directory.root / "summary.json").write_text(
-        json.dumps({name: summary.as_json() for name, summary in summaries.items()}, indent=2), encoding="utf-8"
-    )
+    table = json.dumps({name: summary.as_json() for name, summary in summaries.items()}, indent=2)
+    with new_file(directory.summary) as unfinished:
+        unfinished.write_text(table, encoding="utf-8")
     console.print(f"everything is in {directory.root}", soft_wrap=True)

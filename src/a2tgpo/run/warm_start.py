@@ -32,7 +32,7 @@ def warm_start(
         encoded: rows of `input_ids` and `completion_mask`, tokenised turn by turn as rollouts are.
 
     Returns:
-        TRL's log history.
+        Step and loss, every ten steps: the mean over the tokens that carry loss.
     """
     recipe, training = config.recipe, config.training
     rows = [

@@ -26,7 +26,7 @@ class ChatClient:
 
     A failure is the question's own (`ModelFailure`) or the server's (`PolicyServerError`). It is the server's where the
     key, the path or the model is refused, where the first request of all reaches nobody, and where `OUTAGE` requests
-    in a row reach nobody or time out.
+    in a row reach nobody or time out. A server that is too busy after all retries (429, 502, 503, 504) is nobody.
 
     Args:
         base_url: such as `http://127.0.0.1:8000/v1`.

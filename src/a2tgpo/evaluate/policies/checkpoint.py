@@ -27,11 +27,7 @@ def checkpoint_backend(
 
 
 def _sampling(tokenizer: PreTrainedTokenizerBase, temperature: float) -> GenerationConfig:
-    common = {
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "repetition_penalty": 1.0,
-    }
+    common = {"pad_token_id": tokenizer.pad_token_id, "repetition_penalty": 1.0}
     if temperature == 0:
         return GenerationConfig(do_sample=False, **common)
     return GenerationConfig(do_sample=True, temperature=temperature, top_k=0, top_p=1.0, **common)

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from filelock import FileLock, Timeout
 
 from a2tgpo.errors import DataError, RecipeError
-from a2tgpo.evaluate.outcome import Outcome
+from a2tgpo.evaluate.outcome import Outcome, read_outcomes
 from a2tgpo.evaluate.policies.policy import Key
 from a2tgpo.rollout.types import Termination
 
@@ -55,7 +55,7 @@ def open_answers(folder: Path, settings: Mapping[str, Any]) -> Iterator[Answers]
             _check_settings(folder / SETTINGS, settings)
             path = folder / ANSWERS
             dropped = _drop_torn_line(path)
-            outcomes = {_key(outcome): outcome for outcome in _read(path)} if path.exists() else {}
+            outcomes = {_key(outcome): outcome for outcome in read_outcomes(path)} if path.exists() else {}
             with path.open("a", encoding="utf-8") as file:
                 yield Answers(folder, outcomes, dropped, file)
     except Timeout as error:
@@ -71,14 +71,13 @@ def read_answers(source: Path) -> list[Outcome]:
     path = source / ANSWERS if source.is_dir() else source
     if not path.is_file():
         raise DataError(f"{source}: no answers of `a2tgpo eval` here; give the folder of a run, or a file of outcomes")
-    return list({_key(outcome): outcome for outcome in _read(path)}.values())
+    return list({_key(outcome): outcome for outcome in read_outcomes(path)}.values())
 
 
 def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(path)
+        with new_file(path) as unfinished:
+            unfinished.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return
     earlier = json.loads(path.read_text(encoding="utf-8"))
     differing = [name for name in sorted({*settings, *earlier}) if settings.get(name) != earlier.get(name)]
@@ -99,16 +98,6 @@ def _drop_torn_line(path: Path) -> int:
         with path.open("r+b") as file:
             file.truncate(whole)
     return len(content) - whole
-
-
-def _read(path: Path) -> Iterator[Outcome]:
-    from a2tgpo.data.jsonl import read_jsonl
-
-    for number, row in read_jsonl(path, DataError):
-        try:
-            yield Outcome(**row)
-        except TypeError as error:
-            raise DataError(f"{path}, line {number}: not an outcome ({error})") from error
 
 
 def _key(outcome: Outcome) -> Key:

@@ -52,6 +52,7 @@ class EvalConfig:
     concurrency: int = _flag("questions at a time", 16, type=int)
     timeout_s: float = _flag("seconds before a request to the server is tried again", 120.0, type=float)
     search_timeout_s: float = _flag("seconds before a search counts as failed", 30.0, type=float)
+    search_cache: str | None = _flag("folder that keeps what a retrieval server answered; default: none", None)
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -108,4 +109,7 @@ _LEAST = {"max_searches": 0, "temperature": 0} | dict.fromkeys(
     1,
 )
 # What changes no answer: a prompt above max_prompt_tokens has none.
-_NOT_SETTINGS = {"output_dir", "api_key_env", "concurrency", "max_prompt_tokens", "timeout_s", "search_timeout_s"}
+_NOT_SETTINGS = {
+    *("output_dir", "api_key_env", "concurrency", "max_prompt_tokens"),
+    *("timeout_s", "search_timeout_s", "search_cache"),
+}

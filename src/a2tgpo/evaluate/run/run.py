@@ -104,7 +104,7 @@ def _open_search(config: EvalConfig) -> BatchedSearch:
     from a2tgpo.retrieval.source import open_retriever
     from a2tgpo.tools.search import SearchTool
 
-    retriever = open_retriever(config.retriever, config.search_timeout_s)
+    retriever = open_retriever(config.retriever, config.search_timeout_s, cache=config.search_cache)
     return SearchTool(retriever, k=config.passages_per_search, timeout_s=config.search_timeout_s)
 
 

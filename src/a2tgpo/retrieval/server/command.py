@@ -22,7 +22,7 @@ def add_serve_command(commands: Any) -> None:
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     command.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
     command.add_argument("--encoder", help="dense: the encoder's folder here, where it is not the index's own")
-    command.add_argument("--effort", type=int, help="hnsw, ivfpq: candidates or cells per query (default: the index's)")
+    command.add_argument("--effort", type=int, help="hnsw, ivfpq: candidates or cells per query (default: 256 or 128)")
     for bound in fields(ServerLimits):
         command.add_argument(
             f"--{bound.name}",

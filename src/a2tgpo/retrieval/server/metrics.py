@@ -10,7 +10,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class Metrics:
-    """The counters of one server, in a registry of their own. Every name begins with `a2tgpo_retrieval_`.
+    """The counters of one server, in a registry of their own: `a2tgpo_retrieval_*`, and Prometheus' own `process_*`.
 
     Args:
         waiting: tells the number of queries in the queue, asked at every scrape.
