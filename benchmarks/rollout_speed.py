@@ -36,7 +36,8 @@ from transformers import (
     set_seed,
 )
 
-from a2tgpo.config import RunConfig, load_recipe
+from a2tgpo.config import RunConfig
+from a2tgpo.recipe_file import load_recipe
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.backend import Backend, Continuation, Turn
 from a2tgpo.rollout.kept_keys import KeptKeysBackend

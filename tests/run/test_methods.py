@@ -13,8 +13,8 @@ import yaml
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from a2tgpo.config import load_recipe
 from a2tgpo.methods import METHODS
+from a2tgpo.recipe_file import load_recipe
 from a2tgpo.run.directory import RunDirectory
 from a2tgpo.run.train import train
 from a2tgpo.sampling import Refill

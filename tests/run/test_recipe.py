@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from a2tgpo.config import load_recipe
 from a2tgpo.errors import RecipeError
+from a2tgpo.recipe_file import load_recipe
 from tests.run.parts import write_recipe
 
 

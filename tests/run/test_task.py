@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from a2tgpo.config import load_recipe
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.data.world import World
 from a2tgpo.errors import DataError, IndexMismatch
+from a2tgpo.recipe_file import load_recipe
 from a2tgpo.retrieval.build import build_index
 from a2tgpo.retrieval.settings import IndexSettings
 from a2tgpo.rollout.demonstration import Demonstration, Lookup, encode_demonstration

@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from a2tgpo.compare.cell import Cell
-from a2tgpo.config import load_recipe
 from a2tgpo.errors import RecipeError
 from a2tgpo.files import new_file
 from a2tgpo.methods import METHODS
+from a2tgpo.recipe_file import load_recipe
 from a2tgpo.run.directory import RunDirectory
 
 _OURS = {"method": "--methods", "seed": "--seeds", "output_dir": "--output_dir", "resume_from_checkpoint": None}
