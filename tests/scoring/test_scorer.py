@@ -7,8 +7,9 @@ import torch
 from torch import distributed
 from torch.nn.functional import pad
 
-from a2tgpo.scoring import AnswerScaffold, AnswerScorer, fused_forward, plain_forward, scorer
+from a2tgpo.scoring import AnswerScaffold, AnswerScorer, fused_forward, plain_forward
 from a2tgpo.scoring import batch as scoring_batch
+from a2tgpo.warn_once import warn_once
 
 SCAFFOLD = AnswerScaffold("it is ( {answer} )")
 BARE = AnswerScaffold("{answer} )")
@@ -304,7 +305,7 @@ def test_trl_fused_head_gives_the_same_scores(make_model, batch, tokenizer, name
 def test_auto_falls_back_to_rows_and_says_why_once(make_model, batch, tokenizer, name, caplog):
     """Sliding windows and linear attention: "auto" gives the row result with one warning that names the
     reason, and "cached" refuses with the same reason."""
-    scorer._warn_once.cache_clear()
+    warn_once.cache_clear()
     model = make_model(name)
     answer_scorer = AnswerScorer(SCAFFOLD, tokenizer, likelihood="log_probability")
     with caplog.at_level(logging.WARNING, logger="a2tgpo.scoring.scorer"):

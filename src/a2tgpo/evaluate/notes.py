@@ -6,9 +6,7 @@ from collections.abc import Mapping
 
 from a2tgpo.evaluate.aggregate import Scores, in_order
 from a2tgpo.evaluate.bootstrap import RESAMPLES
-from a2tgpo.rollout.types import Termination
-
-_NOT_THE_POLICY = (Termination.TOOL_FAILED, Termination.MODEL_FAILED)
+from a2tgpo.rollout.types import NOT_THE_POLICYS
 
 LEGEND = f"""\
 Shares are in percent. Intervals are 95 % percentile bootstrap intervals over questions ({RESAMPLES} resamples); where
@@ -39,7 +37,7 @@ def _of_policy(name: str, scores: Scores, benchmarks: list[str]) -> list[str]:
     if most > 1:
         count = str(most) if fewest == most else f"{fewest} to {most}"
         found.append(f"{name} has {count} samples a question; each measure is their mean (mean@k).")
-    failed = {kind: sum(of[kind] for of in scores.endings.values()) for kind in _NOT_THE_POLICY}
+    failed = {kind: sum(of[kind] for of in scores.endings.values()) for kind in NOT_THE_POLICYS}
     if any(failed.values()):
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in failed.items() if count)
         found.append(f"{name} has rollouts that score 0 though the policy is not to blame: {kinds}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 import logging
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.rereading import RereadingBackend
 from a2tgpo.rollout.sampler import Sampler
 from a2tgpo.scoring.support import why_not_cached
+from a2tgpo.warn_once import warn_once
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def transformers_backend(
     obstacle = why_not_cached(model.config) or sampler.obstacle or _no_last_logits(model)
     if obstacle is None:
         return KeptKeysBackend(model, tokenizer, sampler, stop_strings, rows_at_a_time)
-    _warn_once(f"Rollouts re-read their whole context at every turn, because {obstacle}.")
+    warn_once(logger, f"Rollouts re-read their whole context at every turn, because {obstacle}.")
     return RereadingBackend(model, tokenizer, generation_config, tuple(stop_strings), rows_at_a_time)
 
 
@@ -57,8 +57,3 @@ def _no_last_logits(model: PreTrainedModel) -> str | None:
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         return None
     return f"{type(model).__name__}.forward takes no logits_to_keep"
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    logger.warning(message)

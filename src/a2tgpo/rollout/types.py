@@ -18,6 +18,10 @@ class Termination(StrEnum):
     MODEL_FAILED = "model_failed"  # evaluation only: the server of the policy gave this question no answer
 
 
+NOT_THE_POLICYS = (Termination.TOOL_FAILED, Termination.MODEL_FAILED)
+"""Endings that say nothing of the policy: somebody else failed it."""
+
+
 @dataclass(frozen=True)
 class ToolCall:
     """One search: the query as written and the ids of the passages shown."""

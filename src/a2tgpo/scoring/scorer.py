@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from a2tgpo.scoring.passes import read_logps
 from a2tgpo.scoring.scaffold import AnswerScaffold
 from a2tgpo.scoring.scores import Scores
 from a2tgpo.scoring.support import why_not_cached
+from a2tgpo.warn_once import warn_once
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Integer
@@ -129,9 +129,10 @@ class AnswerScorer:
         if obstacle is not None and self.method == "cached":
             raise ValueError(f"method='cached' cannot score this model: {obstacle}. Or use method='rows'.")
         if obstacle is not None:
-            _warn_once(
+            warn_once(
+                logger,
                 f"Answer likelihoods are read from separate rows, because {obstacle}. One full row for every "
-                "turn costs several old-log-probability passes; cached keys would cost a fraction of one."
+                "turn costs several old-log-probability passes; cached keys would cost a fraction of one.",
             )
         return obstacle is None
 
@@ -152,8 +153,3 @@ class AnswerScorer:
         """Mean log-probabilities of the answers' tokens as `likelihood` says, 0 where there is no boundary."""
         values = answer_logps.exp() if self.likelihood == "probability" else answer_logps
         return values.masked_fill(~boundaries.exists, 0.0)
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    logger.warning(message)

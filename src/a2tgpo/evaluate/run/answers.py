@@ -14,11 +14,9 @@ from filelock import FileLock, Timeout
 from a2tgpo.errors import DataError, RecipeError
 from a2tgpo.evaluate.outcome import Outcome, read_outcomes
 from a2tgpo.evaluate.policies.policy import Key
-from a2tgpo.rollout.types import Termination
+from a2tgpo.rollout.types import NOT_THE_POLICYS
 
 ANSWERS, SETTINGS = "answers.jsonl", "settings.json"
-
-_ASK_AGAIN = (Termination.TOOL_FAILED.value, Termination.MODEL_FAILED.value)
 
 
 @dataclass
@@ -38,7 +36,7 @@ class Answers:
 
     def settled(self, key: Key) -> bool:
         """Whether it has been answered, well or badly; what a failing tool or server left open is asked again."""
-        return key in self.outcomes and self.outcomes[key].termination not in _ASK_AGAIN
+        return key in self.outcomes and self.outcomes[key].termination not in NOT_THE_POLICYS
 
 
 @contextmanager
