@@ -41,8 +41,8 @@ def batch_credit(rows: int, rows_per_process: int, **changes: Any) -> BatchCredi
     return BatchCredit(**(values | changes), _rows_per_process=rows_per_process)
 
 
-def write(log: RolloutLog, credit: BatchCredit, *, process: int, processes: int, step: int) -> None:
-    """Write the batch of three-token completions of one process: policy, environment, policy."""
+def write(log: RolloutLog, credit: BatchCredit, *, process: int, processes: int, step: int) -> range:
+    """Write the batch of three-token completions of one process: policy, environment, policy; the lines it got."""
     tokenizer = build_tokenizer()
     rows = credit._rows_per_process
     trainer = SimpleNamespace(
@@ -58,7 +58,7 @@ def write(log: RolloutLog, credit: BatchCredit, *, process: int, processes: int,
         "completion_mask": torch.ones(rows, 3, dtype=torch.long),
     }
     mask = torch.tensor([[True, False, True]]).repeat(rows, 1)
-    log.write(trainer, inputs, output, mask, credit)  # type: ignore[arg-type]
+    return log.write(trainer, inputs, output, mask, credit)  # type: ignore[arg-type]
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -87,12 +87,11 @@ def test_each_process_has_its_file(tmp_path: Path) -> None:
 
 
 def test_several_batches_in_one_step_are_all_kept(tmp_path: Path) -> None:
-    """Where a step takes more than one generation, its file holds them all, groups numbered on; the next run's file of
-    the same step replaces it, as after an interruption."""
+    """Where a step takes more than one generation, its file holds them all, groups and lines (which the log of updates
+    names) numbered on; the next run's file of the same step replaces it, as after an interruption."""
     log = RolloutLog(str(tmp_path))
-    for _ in range(2):
-        write(log, batch_credit(4, 4), process=0, processes=1, step=0)
-    write(log, batch_credit(4, 4), process=0, processes=1, step=1)
+    lines = [write(log, batch_credit(4, 4), process=0, processes=1, step=step) for step in (0, 0, 1)]
+    assert lines == [range(0, 4), range(4, 8), range(0, 4)]
     assert [record["group"] for record in read(tmp_path / "step_000000.jsonl")] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert [record["group"] for record in read(tmp_path / "step_000001.jsonl")] == [0, 0, 1, 1]
     write(RolloutLog(str(tmp_path)), batch_credit(2, 2), process=0, processes=1, step=0)
