@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -105,15 +106,31 @@ def test_imports_core_alone():
     assert all(module == "a2tgpo.sampling" or module.startswith("a2tgpo.core") for module in ours)
 
 
-def test_a_row_of_ones_own():
-    """A registered method is found by its name, by a training configuration too; a name that is taken is refused."""
+@dataclasses.dataclass(frozen=True)
+class RawGain:
+    """A credit rule of a user's: the gain as it is."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"gain"})
+    alpha: float = 2.0
+
+    def __call__(self, batch):
+        advantage = self.alpha * torch.where(batch.has_gain, batch.gain, 0)
+        return core.TurnCredit(advantage, torch.ones_like(advantage), torch.zeros_like(advantage))
+
+
+@pytest.mark.parametrize("credit", [core.TurnGroupCredit(std_floor=0.1), RawGain()])
+def test_a_row_of_ones_own(credit):
+    """A registered method is found by its name, by a training configuration too, whose options reach its own credit
+    rule; a name that is taken is refused."""
     from a2tgpo import A2TGPOConfig
 
-    mine = Method("mine", core.TurnGroupCredit(std_floor=0.1), "a test", ratio="turn", eps_low=0.01, eps_high=0.02)
+    mine = Method("mine", credit, "a test", ratio="turn", eps_low=0.01, eps_high=0.02)
     try:
         assert methods.register(mine) is METHODS["mine"]
-        chosen = A2TGPOConfig("x", method="mine", use_cpu=True, bf16=False).chosen
-        assert chosen == mine
+        assert A2TGPOConfig("x", method="mine", use_cpu=True, bf16=False).chosen == mine
+        chosen = A2TGPOConfig("x", method="mine", gain_alpha=0.5, use_cpu=True, bf16=False).chosen
+        assert chosen.credit == dataclasses.replace(credit, alpha=0.5) and chosen.signal
+        chosen.credit(core.TurnBatch(**pack(BATCH)))
         with pytest.raises(ValueError, match="'mine' has a row already"):
             methods.register(mine)
     finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from a2tgpo.errors import DataError
+from a2tgpo.files import UNFINISHED
 from a2tgpo.integrations.update_log import updates_of
 from a2tgpo.report.read import read_runs
 from a2tgpo.report.terms import add_terms
@@ -21,6 +22,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", batches=2, questions=2, rollouts=4)
     write_evaluation(path, "before_greedy", [True, False])
     write_evaluation(path, "after_greedy", [True, True])
+    write_evaluation(path, f"{UNFINISHED}after_sampled", [True])  # being written, or left by a kill
     (run,) = read_runs([path])
     assert run.notices == [] and run.name == "run" and not run.finished
     assert [row["step"] for row in run.metrics] == [1, 2, 3, 4]

@@ -226,15 +226,19 @@ def test_the_callers_sampling_parameters_stay_his(words: Any) -> None:
     assert config.to_dict() == before
 
 
-def test_a_turn_ends_on_any_end_token() -> None:
-    """A model that declares an end token beside the tokenizer's stops at either, as TRL's trainer has it: what an
-    evaluation leaves unset, and what the model does not know, ends turns all the same."""
+@pytest.mark.parametrize("who", ["tokenizer", "model", "config"])
+def test_a_turn_ends_on_any_end_token(who: str) -> None:
+    """The tokenizer's end token, one that the model declares, and one that the generation config asks for all end a
+    turn, as in TRL's trainer, whose evaluations leave them to the backend."""
     tokenizer = qwen_tokenizer()
-    (other,), (own,) = encode(tokenizer, "<|im_start|>"), [tokenizer.eos_token_id]
+    ends = {
+        "tokenizer": tokenizer.eos_token_id,
+        "model": encode(tokenizer, "<|im_start|>")[0],
+        "config": encode(tokenizer, "<|endoftext|>")[0],
+    }
     start, last = encode(tokenizer, "a")[0], encode(tokenizer, "b")[0]
-    for end in (other, own):
-        model = chain(tokenizer, [start, last, end, start])
-        model.generation_config.eos_token_id = [other]
-        assert end_tokens(model, tokenizer) == [own, other]
-        made = transformers_backend(model, tokenizer, GenerationConfig(do_sample=False), STOP_STRINGS)
-        assert one_turn(made, [[start]], [9]) == [[last, end]]
+    model = chain(tokenizer, [start, last, ends[who], start])
+    model.generation_config.eos_token_id = [ends["model"]]
+    config = GenerationConfig(do_sample=False, eos_token_id=ends["config"])
+    assert end_tokens(model, tokenizer, config) == list(ends.values())
+    assert one_turn(transformers_backend(model, tokenizer, config, STOP_STRINGS), [[start]], [9]) == [[last, ends[who]]]

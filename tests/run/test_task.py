@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from a2tgpo.cli import main
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.data.world import World
 from a2tgpo.errors import DataError, IndexMismatch
@@ -18,7 +19,7 @@ from a2tgpo.retrieval.settings import IndexSettings
 from a2tgpo.rollout.demonstration import Demonstration, Lookup, encode_demonstration
 from a2tgpo.run.directory import RunDirectory
 from a2tgpo.run.task import Task, open_task
-from tests.run.parts import write_recipe
+from tests.run.parts import save_policy, write_recipe
 
 PASSAGES = [
     {"id": "p1", "title": "Kelo Mitu", "text": "The mentor of Kelo Mitu is Bora Tine."},
@@ -82,7 +83,7 @@ def test_real_questions_are_demonstrated(tmp_path: Path) -> None:
     ]
     sources = [lines(tmp_path / "q.jsonl", rows)]
     tokenizer = build_tokenizer()
-    task = files_task(tmp_path, sources, sources, max_completion_length=1000)
+    task = files_task(tmp_path, sources, sources, max_turn_tokens=40, max_completion_length=1000)
     (encoded,) = task.demonstrations(tokenizer)
     titles = ["Bora Tine", "Kelo Mitu"]
     found = task.search(titles)
@@ -92,16 +93,22 @@ def test_real_questions_are_demonstrated(tmp_path: Path) -> None:
     assert encoded == encode_demonstration(task.agent(tokenizer), shown)
 
     room = len(encoded["input_ids"]) - encoded["completion_mask"].index(1)
-    assert files_task(tmp_path, sources, sources, max_completion_length=room).demonstrations(tokenizer) == [encoded]
+    budget = {"max_turn_tokens": 40, "max_completion_length": room}
+    assert files_task(tmp_path, sources, sources, **budget).demonstrations(tokenizer) == [encoded]
+    budget["max_completion_length"] -= 1
     with pytest.raises(DataError, match="raise max_completion_length"):
-        files_task(tmp_path, sources, sources, max_completion_length=room - 1).demonstrations(tokenizer)
+        files_task(tmp_path, sources, sources, **budget).demonstrations(tokenizer)
 
 
 def test_questions_without_support_cannot_be_demonstrated(tmp_path: Path) -> None:
-    """A warm start on questions that name no passages ends with what to set instead."""
+    """A warm start on questions that name no passages ends with what to set instead, and leaves no run behind that
+    would refuse the corrected command."""
     sources = [lines(tmp_path / "q.jsonl", [{"question": "Who lives there?", "answer": "Bora"}])]
+    policy = str(save_policy(tmp_path / "policy"))
     with pytest.raises(DataError, match=r"supporting_ids.*set warm_start_steps: 0"):
-        files_task(tmp_path, sources, sources).demonstrations(build_tokenizer())
+        files_task(tmp_path, sources, sources, model_name_or_path=policy).demonstrations(build_tokenizer())
+    assert main(["train", str(tmp_path / "recipe.yaml")]) == 2
+    assert not RunDirectory(tmp_path / "run").config.exists()
 
 
 def test_which_questions_remain(tmp_path: Path) -> None:

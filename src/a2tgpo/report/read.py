@@ -17,6 +17,7 @@ import yaml
 
 from a2tgpo.errors import DataError
 from a2tgpo.evaluate.outcome import Outcome
+from a2tgpo.files import UNFINISHED
 from a2tgpo.integrations.update_log import updates_of
 from a2tgpo.report.rollouts import Batch, Rollout, Update
 from a2tgpo.run.directory import RunDirectory
@@ -70,6 +71,8 @@ def _read_run(path: Path, name: str) -> RunData:
     run.metrics = list(_lines(directory.metrics, _metrics_row, run.notices))
     run.batches = _batches(directory.rollouts, run.notices)
     for file in sorted((path / "eval").glob("*.jsonl"), key=lambda file: (file.stem.startswith("after"), file.stem)):
+        if file.name.startswith(UNFINISHED):
+            continue
         if outcomes := list(_lines(file, lambda row: Outcome(**row), run.notices)):
             run.evaluations[file.stem] = outcomes
     run.token_texts = _token_texts(path, run.notices)

@@ -31,13 +31,13 @@ def transformers_backend(
         model: unwrapped causal LM.
         tokenizer: with a padding token.
         generation_config: sampling parameters; what it leaves unset comes from the model's own. Lengths and stops are
-            the backend's business: a turn ends on a stop string, or on any end token of the model or the tokenizer, as
-            in TRL.
+            the backend's business: a turn ends on a stop string, or on any end token of the model, the tokenizer or
+            this config.
         stop_strings: texts that close a turn.
         rows_at_a_time: most rollouts generated together.
     """
     generation_config = copy.deepcopy(generation_config)
-    generation_config.eos_token_id = end_tokens(model, tokenizer)
+    generation_config.eos_token_id = end_tokens(model, tokenizer, generation_config)
     sampler = Sampler(model, generation_config)
     obstacle = why_not_cached(model.config) or sampler.obstacle or _no_last_logits(model)
     if obstacle is None:
@@ -46,11 +46,13 @@ def transformers_backend(
     return RereadingBackend(model, tokenizer, generation_config, tuple(stop_strings), rows_at_a_time)
 
 
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end what `model` writes: the tokenizer's, and those that the model declares."""
-    declared = model.generation_config.eos_token_id
-    ends = declared if isinstance(declared, list) else [declared]
-    return list(dict.fromkeys(token for token in [tokenizer.eos_token_id, *ends] if token is not None))
+def end_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig
+) -> list[int]:
+    """The tokens that end what `model` writes: the tokenizer's, those that the model declares, those asked for."""
+    named = (tokenizer.eos_token_id, model.generation_config.eos_token_id, generation_config.eos_token_id)
+    ends = [token for tokens in named for token in (tokens if isinstance(tokens, list) else [tokens])]
+    return list(dict.fromkeys(token for token in ends if token is not None))
 
 
 def _no_last_logits(model: PreTrainedModel) -> str | None:

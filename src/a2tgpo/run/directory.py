@@ -46,6 +46,10 @@ class RunDirectory:
         return self.root / "warm_start"
 
     @property
+    def warm_start_losses(self) -> Path:
+        return self.warm_start / "losses.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, concatenate_datasets
@@ -18,7 +17,7 @@ from a2tgpo.retrieval.bm25 import BM25Retriever
 from a2tgpo.retrieval.corpus import read_corpus
 from a2tgpo.retrieval.source import open_retriever
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
-from a2tgpo.rollout.demonstration import Demonstration, encode_demonstration, within
+from a2tgpo.rollout.demonstration import encode_demonstration, within
 from a2tgpo.tools.search import SearchTool
 
 if TYPE_CHECKING:
@@ -52,17 +51,13 @@ class Task(ABC):
         """The agent loop of this task for a policy's tokenizer."""
         return SearchAgent(tokenizer, self.search, self.limits, self.config.recipe.system_prompt)
 
+    @abstractmethod
     def demonstrations(self, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        """Tokenised demonstrations for the warm start: those that keep to the budgets of a rollout.
+        """Tokenised demonstrations for the warm start.
 
         Raises:
-            DataError: there are none.
+            DataError: there is nothing to demonstrate, or nothing that keeps to the budgets of a rollout.
         """
-        agent = self.agent(tokenizer)
-        return within([encode_demonstration(agent, shown) for shown in self._demonstrations()], self.limits)
-
-    @abstractmethod
-    def _demonstrations(self) -> Iterable[Demonstration]: ...
 
 
 class GeneratedTask(Task):
@@ -77,14 +72,16 @@ class GeneratedTask(Task):
         self.train_dataset = _with_prompt(Dataset.from_list(train))
         self.eval_questions = world.questions("eval", recipe.hops, recipe.n_eval_questions or _EVAL_QUESTIONS)
 
-    def _demonstrations(self) -> Iterable[Demonstration]:
+    def demonstrations(self, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         recipe = self.config.recipe
-        return demonstrate_hops(
+        shown = demonstrate_hops(
             recipe.warm_start_steps * recipe.warm_start_batch_size,
             seed=self.config.training.seed,
             hops=recipe.warm_start_hops,
             imperfection=Imperfection(stops_early=recipe.stops_early, wrong_hop=recipe.wrong_hop),
         )
+        agent = self.agent(tokenizer)
+        return [encode_demonstration(agent, demonstration) for demonstration in shown]
 
 
 class FileTask(Task):
@@ -99,10 +96,12 @@ class FileTask(Task):
         self.train_dataset = _with_prompt(train)
         self.eval_questions = _load(recipe, recipe.eval_questions, "dev", recipe.n_eval_questions).to_list()
 
-    def _demonstrations(self) -> Iterable[Demonstration]:
+    def demonstrations(self, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         assert self.config.recipe.corpus is not None
         passages = {passage.id: passage for passage in read_corpus(self.config.recipe.corpus)}
-        return demonstrate_support(self._questions, passages, self.search)
+        agent = self.agent(tokenizer)
+        shown = demonstrate_support(self._questions, passages, self.search)
+        return within([encode_demonstration(agent, demonstration) for demonstration in shown], self.limits)
 
 
 def open_task(config: RunConfig, directory: RunDirectory) -> Task:

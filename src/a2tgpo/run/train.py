@@ -21,7 +21,7 @@ from a2tgpo.run.policy import load_model, load_tokenizer
 from a2tgpo.run.progress import UPDATES, InterruptGuard, StepProgress
 from a2tgpo.run.summary import ConsoleSummary
 from a2tgpo.run.table import as_markdown, as_table
-from a2tgpo.run.task import Task, open_task
+from a2tgpo.run.task import Encoded, Task, open_task
 from a2tgpo.run.warm_start import warm_start
 
 
@@ -40,9 +40,13 @@ def train(config: RunConfig, directory: RunDirectory, console: Console) -> dict[
     set_seed(config.training.seed)
     task = open_task(config, directory)
     tokenizer = load_tokenizer(config.model.model_name_or_path, config)
+    lacks_warm_start = config.recipe.warm_start_steps and not directory.warm_start_losses.exists()
+    demonstrations = task.demonstrations(tokenizer) if lacks_warm_start else []
     if not config.resumes:
         directory.begin(config.given)
-    start = _warm_started(config, directory, task, tokenizer, console)
+    if demonstrations:
+        _warm_start(demonstrations, tokenizer, config, directory, console)
+    start = str(directory.warm_start) if config.recipe.warm_start_steps else config.model.model_name_or_path
     agent = task.agent(tokenizer)
     model = load_model(start, config)
     console.print(f"policy {start}: {model.num_parameters() / 1e6:.2f} M parameters", soft_wrap=True)
@@ -56,20 +60,19 @@ def train(config: RunConfig, directory: RunDirectory, console: Console) -> dict[
     return summaries
 
 
-def _warm_started(
-    config: RunConfig, directory: RunDirectory, task: Task, tokenizer: PreTrainedTokenizerBase, console: Console
-) -> str:
-    """Path or name of the policy the updates start from."""
-    name = config.model.model_name_or_path
-    if config.recipe.warm_start_steps == 0:
-        return name
-    done = directory.warm_start / "losses.json"
-    if not done.exists():
-        encoded = task.demonstrations(tokenizer)
-        console.print(f"warm start: {config.recipe.warm_start_steps} steps on {len(encoded)} demonstrations")
-        losses = warm_start(load_model(name, config), tokenizer, encoded, config, directory.warm_start)
-        done.write_text(json.dumps(losses), encoding="utf-8")
-    return str(directory.warm_start)
+def _warm_start(
+    demonstrations: Encoded,
+    tokenizer: PreTrainedTokenizerBase,
+    config: RunConfig,
+    directory: RunDirectory,
+    console: Console,
+) -> None:
+    """Leave in the directory the policy that the updates start from; its losses, written last, say that it is whole."""
+    console.print(f"warm start: {config.recipe.warm_start_steps} steps on {len(demonstrations)} demonstrations")
+    model = load_model(config.model.model_name_or_path, config)
+    losses = warm_start(model, tokenizer, demonstrations, config, directory.warm_start)
+    with new_file(directory.warm_start_losses) as unfinished:
+        unfinished.write_text(json.dumps(losses), encoding="utf-8")
 
 
 def _update(
