@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Literal, get_args
 from torch import Tensor
 
 from a2tgpo.scoring.batch import ProbeBatch, Trajectories
-from a2tgpo.scoring.boundaries import find_boundaries
+from a2tgpo.scoring.boundaries import Boundaries, find_boundaries
 from a2tgpo.scoring.forward import LabelLogps
 from a2tgpo.scoring.passes import read_logps
-from a2tgpo.scoring.scaffold import AnswerScaffold
+from a2tgpo.scoring.scaffold import AnswerScaffold, Probe
 from a2tgpo.scoring.scores import Scores
 from a2tgpo.scoring.support import why_not_cached
 from a2tgpo.warn_once import warn_once
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Integer
+    from jaxtyping import Bool, Float, Integer
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)

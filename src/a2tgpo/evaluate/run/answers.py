@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from a2tgpo.errors import DataError, RecipeError
 from a2tgpo.evaluate.outcome import Outcome, read_outcomes
 from a2tgpo.evaluate.policies.policy import Key
+from a2tgpo.files import new_file
 from a2tgpo.rollout.types import NOT_THE_POLICYS
 
 ANSWERS, SETTINGS = "answers.jsonl", "settings.json"
