@@ -254,7 +254,7 @@ def test_a_search_tool_that_is_gone_stops_the_run(
     with ChatServer(model(world)) as server:
         arguments = command(world, server, tmp_path / "run", samples=samples, temperature=1.0)
         with monkeypatch.context() as patch:
-            patch.setattr("a2tgpo.retrieval.source.open_retriever", lambda *_: Gone())
+            patch.setattr("a2tgpo.retrieval.source.open_retriever", lambda *_, **__: Gone())
             assert main(arguments) == 2
         error = capsys.readouterr().err
         assert said in error and "no route to host" in error
