@@ -70,7 +70,9 @@ def test_a_batch_for_one_update_needs_no_pass_over_its_trajectories(
     made = trainer(tmp_path, **options)
     passes: list[Any] = []
     score = A2TGPOTrainer._score
-    monkeypatch.setattr(A2TGPOTrainer, "_score", lambda self, *args: passes.append(args) or score(self, *args))
+    monkeypatch.setattr(
+        A2TGPOTrainer, "_score", lambda self, *args, **options: passes.append(args) or score(self, *args, **options)
+    )
     made.model.train()
     made.current_gradient_accumulation_steps = 1
     output = made._generate_and_score_completions([dict(made.train_dataset[i // 4]) for i in range(8)])

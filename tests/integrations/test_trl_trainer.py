@@ -93,8 +93,9 @@ def _likelihood(trainer: A2TGPOTrainer, prefix: list[int], probe: Any) -> float:
 
 @pytest.mark.parametrize("steps_per_generation", [1, 2])
 def test_one_trajectory_pass(tmp_path: Path, steps_per_generation: int) -> None:
-    """Old log-probabilities and likelihoods cost one trajectory forward and one probe forward a micro-batch, whether
-    TRL asks for old log-probabilities itself (2 steps per generation) or not (1)."""
+    """Likelihoods cost one trajectory forward and one probe forward a micro-batch. Where TRL asks for old
+    log-probabilities (2 steps per generation) the first is theirs too; where it does not (1) its seconds are the
+    gain's."""
     trainer = scripted_trainer(
         tmp_path,
         SCRIPTS,
@@ -107,8 +108,10 @@ def test_one_trajectory_pass(tmp_path: Path, steps_per_generation: int) -> None:
     )
     batch = one_batch(trainer)
     trajectory = batch["prompt_ids"].size(1) + batch["completion_ids"].size(1)
-    assert lengths.count(trajectory) == steps_per_generation
     assert len(lengths) == 2 * steps_per_generation
+    assert max(lengths) <= trajectory and (steps_per_generation == 1 or lengths.count(trajectory) == 2)
+    seconds = trainer._clock.take("train")
+    assert seconds["seconds/gain"][0] > 0 and ("seconds/old_logps" in seconds) == (steps_per_generation == 2)
 
 
 def logps_of(trainer: A2TGPOTrainer, batch: dict[str, Any]) -> torch.Tensor:
@@ -188,7 +191,7 @@ def test_training_moves_the_policy_and_writes_its_rollouts(tmp_path: Path) -> No
     assert logged >= {
         *("gain/turn_1", "gain_normalized/turn_1", "advantage/turn_4", "clip_scale/mean", "clip_scale/std"),
         *("loss/clipped_low", "loss/clipped_high", "rollout/turns", "rollout/searches", "rollout/format_rate"),
-        *("entropy", "seconds/generation", "seconds/gain", "seconds/old_logps", "seconds/update"),
+        *("entropy", "seconds/generation", "seconds/gain", "seconds/update"),
     }
     lines = (tmp_path / "rollouts" / "step_000000.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]

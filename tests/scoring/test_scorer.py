@@ -107,6 +107,33 @@ def test_old_logps_are_those_of_a_plain_forward(make_model, batch, tokenizer, me
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("method", ["cached", "rows"])
+def test_keys_alone(make_model, batch, tokenizer, monkeypatch, method, fused):
+    """Without old log-probabilities the likelihoods are the same, the trajectories are read up to the last boundary and
+    no further (not at all where the answers have rows of their own), the head sees nothing but answers, and the seconds
+    are all the likelihoods'."""
+    monkeypatch.setattr(scoring_batch, "ALIGNMENT", 1)
+    model, answer_scorer = make_model("llama"), AnswerScorer(SCAFFOLD, tokenizer, method=method)
+    if fused:
+        pytest.importorskip("trl.trainer.utils").add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+    forward = fused_forward(model) if fused else plain_forward(model)
+    whole = score(model, batch, answer_scorer, forward)
+    widths: list[int] = []
+    model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    found = score(model, batch, answer_scorer, forward, old_logps=False)
+    torch.testing.assert_close(found.likelihood, whole.likelihood, atol=1e-5, rtol=0)
+    assert found.old_logps is None and found.seconds_logps == 0 < found.seconds_gain
+    if method == "rows":
+        assert len(widths) == 1
+        return
+    last = int(found.boundaries.columns.max())
+    assert widths[0] == last - int(batch.prompt_mask.int().argmax(1).min()) and len(widths) == 2
+    assert last < batch.prompt_ids.shape[1] + batch.completion_ids.shape[1]
+
+
 @pytest.mark.parametrize("method", ["cached", "rows"])
 def test_more_padding_changes_nothing(make_model, batch, tokenizer, method):
     """Five more padding columns on either side leave likelihoods and old log-probabilities alone."""

@@ -121,9 +121,8 @@ class A2TGPOTrainer(GRPOTrainer):
             if reader is not None and reader.answer_logps:
                 self._use_kept(reader, output)
             else:
-                ids, mask = whole(output)
                 with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-                    self._score(self.model, ids, mask, output["completion_ids"].size(1))
+                    self._score(self.model, *whole(output), output["completion_ids"].size(1), old_logps=False)
         return self._add_credit(inputs, output)
 
     def answer_reader(self, model: Any, n_rows: int) -> AnswerReader | None:
@@ -169,7 +168,7 @@ class A2TGPOTrainer(GRPOTrainer):
         # TRL's pass for the old log-probabilities: ours reads the answer likelihoods along the way.
         self._pass_ahead = False
         if self._scores_policy:
-            old_logps = self._score(model, input_ids, attention_mask, logits_to_keep).old_logps
+            old_logps = self._score(model, input_ids, attention_mask, logits_to_keep, old_logps=True).old_logps
             assert old_logps is not None, "a pass over the trajectories finds their log-probabilities"
             return old_logps, None, None
         with self._clock.measure(self._mode, "old_logps"):
@@ -177,20 +176,32 @@ class A2TGPOTrainer(GRPOTrainer):
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
 
-    def _score(self, model: Any, input_ids: Tensor, attention_mask: Tensor, completion_length: int) -> Scores:
-        """Old log-probabilities and answer likelihoods of the batch from one trajectory pass."""
+    def _score(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, completion_length: int, *, old_logps: bool
+    ) -> Scores:
+        """Answer likelihoods of the batch from one pass over its trajectories, which old log-probabilities may need."""
         forward = fused_forward(model, self.accelerator.autocast)
-        scores = self.score_with(forward, self.model.config, input_ids, attention_mask, completion_length)
-        self._clock.add(self._mode, "old_logps", scores.seconds_logps)
+        scores = self.score_with(
+            forward, self.model.config, input_ids, attention_mask, completion_length, old_logps=old_logps
+        )
+        if old_logps:
+            self._clock.add(self._mode, "old_logps", scores.seconds_logps)
         self._clock.add(self._mode, "gain", scores.seconds_gain)
         self._batch["scores"] = scores
         return scores
 
     @torch.no_grad()
     def score_with(
-        self, forward: LabelLogps, config: Any, input_ids: Tensor, attention_mask: Tensor, completion_length: int
+        self,
+        forward: LabelLogps,
+        config: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        completion_length: int,
+        *,
+        old_logps: bool = False,
     ) -> Scores:
-        """The batch's answer likelihoods as the model behind `forward` sees them."""
+        """The batch's answer likelihoods, and log-probabilities on demand, as the model behind `forward` sees them."""
         prompt_ids, completion_ids = input_ids.tensor_split([input_ids.size(1) - completion_length], dim=1)
         prompt_mask, completion_mask = attention_mask.tensor_split([attention_mask.size(1) - completion_length], dim=1)
         return self._scorer.score(
@@ -202,6 +213,7 @@ class A2TGPOTrainer(GRPOTrainer):
             completion_mask=completion_mask,
             model_mask=self._model_mask(completion_mask),
             answers=self._batch["answers"],
+            old_logps=old_logps,
             tokens_per_batch=self.rows_per_forward * input_ids.size(1),
         )
 

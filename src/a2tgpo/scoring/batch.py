@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -58,6 +58,11 @@ class Trajectories:
             ),
             position_ids=(counted.cumsum(1) - 1).clamp(min=0),
         )
+
+    def before_boundaries(self, last: Integer[Tensor, " B"]) -> Trajectories:
+        """What probes read of them: the first `last[b]` columns, and no log-probability."""
+        seen = torch.arange(self.input_ids.shape[1]) < last[:, None]
+        return replace(self, attention_mask=self.attention_mask & seen, labels=torch.full_like(self.labels, IGNORED))
 
     def extents(self, extra: Integer[Tensor, " B"]) -> list[Extent]:
         """The columns of each row, its padding cut in multiples of `ALIGNMENT`, and its `extra` tokens."""

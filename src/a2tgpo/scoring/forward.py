@@ -69,6 +69,9 @@ def fused_forward(
 
     def forward(input_ids: Tensor, labels: Tensor, **model_kwargs: Any) -> Tensor:
         rows, columns, targets = _readings(labels, input_ids.device)
+        if nothing := rows.numel() == 0:
+            # The head's kernels may not start on no rows; what they make of this one is left out.
+            rows, columns, targets = input_ids.new_zeros(3, 1)
 
         # Without Triton, TRL's head scores every position it gets: hand it only those that are read.
         def keep_read(module: Any, args: Any, output: Any) -> Any:
@@ -84,7 +87,7 @@ def fused_forward(
         finally:
             hook.remove()
         logps = torch.zeros(labels.shape, device=input_ids.device)
-        return logps.index_put((rows, columns + 1), output.log_probs[0].float())
+        return logps if nothing else logps.index_put((rows, columns + 1), output.log_probs[0].float())
 
     return forward
 

@@ -42,12 +42,14 @@ def read_logps(
     device: torch.device,
     *,
     cache_config: PreTrainedConfig | None,
+    old_logps: bool,
     tokens_per_batch: int | None,
 ) -> Reading:
     """Run all forwards on `device`, each within `tokens_per_batch` tokens; the batch itself lies on the CPU.
 
     With `cache_config`, the model's configuration, probes read the cached keys of their trajectory; with None they
-    run as separate rows. The host waits for the device only where the model does.
+    run as separate rows, and then the trajectories themselves only for `old_logps`. The host waits for the device only
+    where the model does.
 
     Under torch.distributed every process runs equally many forwards.
     """
@@ -56,7 +58,8 @@ def read_logps(
     logps = torch.zeros(trajectories.input_ids.shape, device=device)
     n_probe_tokens = boundaries.exists.sum(1) * probes.n_tokens * (cache_config is not None)
     watch = Stopwatch(device)
-    for part in cut_by_tokens(trajectories.extents(n_probe_tokens), tokens_per_batch, device):
+    parts = cut_by_tokens(trajectories.extents(n_probe_tokens), tokens_per_batch, device)
+    for part in parts if old_logps or cache_config is not None else ():
         rows, rollouts = upload(torch.tensor(part.rows), device), trajectories.take(part)
         cache = None if cache_config is None else DynamicCache(config=cache_config)
         logps[rows, part.columns] = trajectory_logps(forward, rollouts, device, cache)

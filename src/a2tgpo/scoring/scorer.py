@@ -73,13 +73,15 @@ class AnswerScorer:
         model_mask: Bool[Tensor, "B L"],
         answers: Sequence[Sequence[str]],
         *,
+        old_logps: bool = True,
         tokens_per_batch: int | None = None,
     ) -> Scores:
         """Score `answers[b]` (aliases, canonical first) at every boundary of rollout b, without gradient.
 
         Masks are as in `find_boundaries`; the tokenizer's EOS at the end of a completion is no observation
         unless the policy wrote it. Rows of similar length share a forward of at most `tokens_per_batch` tokens,
-        padding included (all of them by default); so do their probes. A row of more tokens runs alone.
+        padding included (all of them by default); so do their probes. A row of more tokens runs alone. With `old_logps`
+        False the trajectories are read for their keys alone: up to the last boundary, and without the output head.
 
         Raises `ValueError` for answers that are missing, blank or tokenise to nothing, for shapes that
         disagree, for a budget below 1, and when `method="cached"` meets a model whose cache cannot be cut.
@@ -104,6 +106,8 @@ class AnswerScorer:
         trajectories = Trajectories.join(
             prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask, self.count_padding
         )
+        if not old_logps:
+            trajectories = trajectories.before_boundaries(boundaries.columns.amax(1))
         read = read_logps(
             forward,
             trajectories,
@@ -111,15 +115,16 @@ class AnswerScorer:
             probes,
             device,
             cache_config=model_config if self._use_cache(model_config) else None,
+            old_logps=old_logps,
             tokens_per_batch=tokens_per_batch,
         )
         boundaries = boundaries.to(device)
         return Scores(
             likelihood=self.likelihood_of(read.answer_logps.amax(-1), boundaries),
-            old_logps=read.trajectory_logps[:, prompt_ids.shape[1] :],
+            old_logps=read.trajectory_logps[:, prompt_ids.shape[1] :] if old_logps else None,
             boundaries=boundaries,
-            seconds_logps=read.seconds_logps,
-            seconds_gain=read.seconds_gain,
+            seconds_logps=read.seconds_logps if old_logps else 0.0,
+            seconds_gain=read.seconds_gain if old_logps else read.seconds_logps + read.seconds_gain,
         )
 
     def _use_cache(self, model_config: PreTrainedConfig) -> bool:

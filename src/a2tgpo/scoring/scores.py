@@ -20,9 +20,9 @@ class Scores:
     Attributes:
         likelihood: v_{i,t}; column 0 after the query alone, column t + 1 after turn t's observation, and 0
             where `boundaries.exists` is False (`is_process` keeps those columns out of every gain).
-        old_logps: log π of each completion token the policy wrote, 0 elsewhere; None where no pass was made over them.
+        old_logps: log π of each completion token the policy wrote, 0 elsewhere; None where nobody asked for them.
         boundaries: where the likelihoods were read, with `is_process` and `n_turns`.
-        seconds_logps: wall-clock seconds of the trajectory forwards.
+        seconds_logps: wall-clock seconds of the trajectory forwards, where they were asked for.
         seconds_gain: wall-clock seconds of the forwards that only the likelihoods need.
     """
 
