@@ -25,7 +25,7 @@ def step_time(arms: list[Arm]) -> Figure:
             series.append(Series(index, "", [*seconds], [total / steps for total in seconds.values()]))
     caption = (
         "Mean seconds of an optimizer step. Gain is what the answer likelihoods add to the pass that computes the old "
-        "log-probabilities, or to generation where there is no such pass."
+        "log-probabilities; with one update a batch to generation, or a pass of their own."
     )
     return Figure("step_time", "Where a step's time goes", caption, "parts", "part", series)
 
