@@ -79,4 +79,4 @@ def _prefixes(rows: Sequence[Row]) -> Trajectories:
     attended = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in ids], batch_first=True)
     input_ids = pad_sequence(ids, batch_first=True)
     positions = torch.arange(input_ids.size(1)).expand_as(input_ids)
-    return Trajectories(input_ids, attended, torch.full_like(input_ids, IGNORED), positions)
+    return Trajectories(input_ids, attended, torch.full_like(input_ids, IGNORED), positions, attended.sum(1))

@@ -29,13 +29,14 @@ class Trajectories:
     """Left-padded prompts joined to right-padded completions, S = P + L columns.
 
     `position_ids` is the number of attended tokens before each column, so that left padding moves nothing; the
-    column's own index where padding counts.
+    column's own index where padding counts. Past the first `ends[b]` columns of a row nobody reads anything.
     """
 
     input_ids: Integer[Tensor, "B S"]
     attention_mask: Bool[Tensor, "B S"]
     labels: Integer[Tensor, "B S"]
     position_ids: Integer[Tensor, "B S"]
+    ends: Integer[Tensor, " B"]
 
     @classmethod
     def join(
@@ -57,19 +58,20 @@ class Trajectories:
                 [torch.full_like(prompt_ids, IGNORED), completion_ids.masked_fill(~written, IGNORED)], dim=1
             ),
             position_ids=(counted.cumsum(1) - 1).clamp(min=0),
+            ends=attended.shape[1] - attended.flip(1).int().argmax(1),
         )
 
-    def before_boundaries(self, last: Integer[Tensor, " B"]) -> Trajectories:
-        """What probes read of them: the first `last[b]` columns, and no log-probability."""
-        seen = torch.arange(self.input_ids.shape[1]) < last[:, None]
-        return replace(self, attention_mask=self.attention_mask & seen, labels=torch.full_like(self.labels, IGNORED))
+    def for_keys(self, ends: Integer[Tensor, " B"]) -> Trajectories:
+        """Read for the keys of their first `ends[b]` columns alone. What lies behind stays attended: a mask of its own
+        would cost attention more than the columns do."""
+        return replace(self, labels=torch.full_like(self.labels, IGNORED), ends=ends)
 
     def extents(self, extra: Integer[Tensor, " B"]) -> list[Extent]:
         """The columns of each row, its padding cut in multiples of `ALIGNMENT`, and its `extra` tokens."""
         n_columns = self.attention_mask.shape[1]
         first = self.attention_mask.int().argmax(1) // ALIGNMENT * ALIGNMENT
-        padding = self.attention_mask.flip(1).int().argmax(1) // ALIGNMENT * ALIGNMENT
-        return [Extent(*row) for row in torch.stack([first, n_columns - padding, extra], dim=1).tolist()]
+        unread = (n_columns - self.ends) // ALIGNMENT * ALIGNMENT
+        return [Extent(*row) for row in torch.stack([first, n_columns - unread, extra], dim=1).tolist()]
 
     def take(self, batch: MicroBatch) -> Trajectories:
         rows = list(batch.rows)
@@ -78,6 +80,7 @@ class Trajectories:
             self.attention_mask[rows, batch.columns],
             self.labels[rows, batch.columns],
             self.position_ids[rows, batch.columns],
+            self.ends[rows] - batch.columns.start,
         )
 
 

@@ -107,7 +107,7 @@ class AnswerScorer:
             prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask, self.count_padding
         )
         if not old_logps:
-            trajectories = trajectories.before_boundaries(boundaries.columns.amax(1))
+            trajectories = trajectories.for_keys(boundaries.columns.amax(1))
         read = read_logps(
             forward,
             trajectories,
