@@ -27,7 +27,7 @@ def family(
     """
     tree = torch.zeros(len(rows), dtype=torch.long)
     node = torch.full((len(rows), n_columns), -1)
-    for row, fields in enumerate(rows):
+    for row, (fields, left) in enumerate(zip(rows, n_turns.tolist(), strict=True)):
         rollout = fields.get("rollout")
         if not isinstance(rollout, Rollout):
             raise ValueError(
@@ -35,7 +35,6 @@ def family(
                 "rollout_func=TagRollout(...) with the method's sampling"
             )
         tree[row] = rollout.tree
-        left = int(n_turns[row])
         node[row, :left] = torch.tensor(rollout.nodes[:left], dtype=torch.long)
     return tree.to(n_turns.device), node.to(n_turns.device)
 
