@@ -93,16 +93,18 @@ def bandwidth(device: torch.device) -> float:
     return 2 * 4 * block.numel() / min(seconds)
 
 
-def reading(model: Any, lengths: Sequence[int]) -> tuple[float, float]:
-    """Fewest bytes and operations of one forward over rows of `lengths` tokens: weights read once; two operations for
-    each weight (embeddings apart, the head included) and token, four for each token, key it sees and channel."""
+def reading(model: Any, lengths: Sequence[int], n_written: int) -> tuple[float, float]:
+    """Fewest bytes and operations of one forward over rows of `lengths` tokens, of which the policy wrote `n_written`:
+    weights read once; two operations for each weight (embeddings apart) and token, for the head's only where the policy
+    wrote; four for each token, key it sees and channel."""
     config = model.config
     weights = sum(parameter.numel() for parameter in model.base_model.parameters())
     weights -= model.get_input_embeddings().weight.numel()
-    weights += config.hidden_size * config.vocab_size
+    head = config.hidden_size * config.vocab_size
     keys = sum(length * (length + 1) / 2 for length in lengths)
     channels = config.num_hidden_layers * config.hidden_size
-    return weights * model.dtype.itemsize, 2 * weights * sum(lengths) + 4 * channels * keys
+    n_flops = 2 * weights * sum(lengths) + 2 * head * n_written + 4 * channels * keys
+    return (weights + head) * model.dtype.itemsize, n_flops
 
 
 def floors(n_bytes: float, n_flops: float, device: torch.device) -> dict[str, str]:

@@ -111,8 +111,9 @@ def rollout_cases(arguments: argparse.Namespace, folder: Path) -> Iterator[Case]
 
 def _floors(model: PreTrainedModel, rollouts: Completions, device: torch.device) -> dict[str, str]:
     """Every token read once; the weights once for each token of the rollout that wrote most: those come one by one."""
-    n_bytes, n_flops = reading(model, [len(ids) for ids, _ in rollouts])
-    return floors(n_bytes * max(sum(mask) for _, mask in rollouts), n_flops, device)
+    written = [sum(mask) for _, mask in rollouts]
+    n_bytes, n_flops = reading(model, [len(ids) for ids, _ in rollouts], sum(written))
+    return floors(n_bytes * max(written), n_flops, device)
 
 
 def turn_case(model: PreTrainedModel, tokenizer: Any, rows: int, context: int, new: int, repeats: int) -> Case:

@@ -18,7 +18,7 @@ import argparse
 import itertools
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,23 @@ class Size:
     result: int = 110
     searches: int = 4
     repeats: int = 5
+    varied: bool = False
 
     @property
     def tokens(self) -> int:
-        return self.searches * (self.turn + self.result) + self.turn
+        """Of the longest rollout."""
+        return self.rollout(self.searches)
+
+    def rollout(self, searches: int) -> int:
+        return searches * (self.turn + self.result) + self.turn
+
+    def searches_of(self, row: int) -> int:
+        """All of them, or, where rollouts are `varied`, one more from row to row."""
+        return 1 + row % self.searches if self.varied else self.searches
+
+    @property
+    def lengths(self) -> list[int]:
+        return [self.rollout(self.searches_of(row)) for row in range(self.rollouts)]
 
 
 SMOKE = Size("tiny", rollouts=8, rows_per_forward=2, turn=6, result=10, repeats=1)
@@ -83,7 +96,8 @@ def main() -> None:
     shape = arguments.shape or ("tiny" if device.type == "cpu" else "smollm2")
     size = SMOKE if arguments.smoke else Size(shape, rollouts=arguments.rollouts, repeats=arguments.repeats)
     title = f"A step on {device}"
-    cases = [step_case(size, updates, device) for updates in (4, 1)] + [generated_case(size, device)]
+    sizes = [replace(size, varied=varied) for varied in (False, True)]
+    cases = [step_case(one, updates, device) for updates in (4, 1) for one in sizes] + [generated_case(size, device)]
     print_cases(title, cases)
     if arguments.json:
         write_json(arguments.json, title, cases)
@@ -101,14 +115,14 @@ def step_case(size: Size, updates: int, device: torch.device) -> Case:
     notes = {
         "peak memory of an update": f"{peaks[A2TGPO] / 2**20:.1f} MB beside {peaks[GRPO] / 2**20:.1f} MB: {ratio:.3f}"
     }
-    n_bytes, n_flops = reading(trainers[GRPO].model, [size.tokens] * size.rollouts)
+    n_written = sum((size.searches_of(row) + 1) * size.turn for row in range(size.rollouts))
+    n_bytes, n_flops = reading(trainers[GRPO].model, size.lengths, n_written)
     # A pass for old log-probabilities where there is one; forward and backward are three. Weights, gradients and two
     # moments are read and written by each update.
     notes |= floors(12 * updates * n_bytes, (3 + (updates > 1)) * n_flops, device)
     facts = {"peak bytes": peaks, "old log-probabilities differ by": error}
-    name = (
-        f"{size.shape}, {size.rollouts} rollouts of {size.tokens} tokens, {updates} update{'s' * (updates > 1)} a batch"
-    )
+    tokens = "–".join(str(length) for length in sorted({min(size.lengths), max(size.lengths)}))
+    name = f"{size.shape}, {size.rollouts} rollouts of {tokens} tokens, {updates} update{'s' * (updates > 1)} a batch"
     return Case(name, seconds, GRPO, notes, facts)
 
 
@@ -167,15 +181,15 @@ def trainer(
 def replay(tokenizer: PreTrainedTokenizerBase, size: Size) -> Callable[..., dict[str, Any]]:
     """A `rollout_func` that gives the same rollouts at every call."""
     generator = torch.Generator().manual_seed(0)
-    mask = ([1] * size.turn + [0] * size.result) * size.searches + [1] * size.turn
 
     def rollouts(prompts: list[Any], _: Any) -> dict[str, Any]:
         generator.manual_seed(0)
         drawn = torch.randint(10, len(tokenizer), (len(prompts), size.tokens), generator=generator).tolist()
+        searches = [size.searches_of(row) for row in range(len(prompts))]
         return {
             "prompt_ids": [tokenizer(prompt)["input_ids"] for prompt in prompts],
-            "completion_ids": drawn,
-            "env_mask": [mask] * len(prompts),
+            "completion_ids": [ids[: size.rollout(n)] for ids, n in zip(drawn, searches, strict=True)],
+            "env_mask": [([1] * size.turn + [0] * size.result) * n + [1] * size.turn for n in searches],
             "logprobs": None,
         }
 

@@ -55,6 +55,15 @@ def test_when_trl_computes_old_log_probabilities_itself() -> None:
     assert source.index("ref_per_token_logps, _, _ =") < source.index("self._calculate_rewards(")
 
 
+def test_where_trl_keeps_the_micro_batches() -> None:
+    """`_prepare_inputs` fills `_buffered_inputs` with a generation's micro-batches, `steps_per_generation` of them, and
+    returns the one that `_step` counts to."""
+    source = inspect.getsource(GRPOTrainer._prepare_inputs)
+    assert "split_tensor_dict(generation_batch, self.args.steps_per_generation)" in source
+    assert "self._buffered_inputs = [" in source
+    assert "inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]" in source
+
+
 @pytest.mark.parametrize(
     "name",
     ["prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "ref_per_token_logps", "old_per_token_logps"],

@@ -5,7 +5,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
-from a2tgpo.scoring import AnswerScaffold, AnswerScorer, fused_forward, head, plain_forward
+from a2tgpo.scoring import AnswerScaffold, AnswerScorer, fused_forward, fused_reading, head, plain_forward
 
 
 @pytest.fixture
@@ -152,6 +152,38 @@ def test_fused_forward_equals_plain_forward_and_fills_the_cache(make_model, ids_
     assert [cache.get_seq_length() for cache in caches] == [9, 9]
     for one, other in zip(*(cache.layers for cache in caches), strict=True):
         torch.testing.assert_close(one.keys, other.keys)
+
+
+def test_entropies_are_those_of_the_distributions_the_labels_were_drawn_from(make_model, ids_and_labels):
+    """At each label −Σ p log p of the softmax one column earlier, with the gradient of the log-probabilities; a head
+    that was added without entropies gives none."""
+    trl = pytest.importorskip("trl.trainer.utils")
+    model, bare = make_model("llama"), make_model("llama")
+    ids, labels = ids_and_labels
+    logps = model(ids).logits.log_softmax(-1)
+    expected = torch.nn.functional.pad(-(logps.exp() * logps).sum(-1)[:, :-1], (1, 0))
+    trl.add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+    trl.add_fused_lm_head(bare)
+    found = fused_reading(model, ids, labels)
+    is_read = torch.nn.functional.pad(labels[:, 1:] != -100, (1, 0))
+    torch.testing.assert_close(found.entropies, expected * is_read, atol=1e-5, rtol=1e-5)
+    assert fused_reading(bare, ids, labels).entropies is None
+    rows, columns = is_read.nonzero(as_tuple=True)
+    by_hand = logps[rows, columns - 1, ids[rows, columns]].sum()
+    weights = list(model.parameters())
+    for ours, theirs in zip(
+        torch.autograd.grad(found.logps.sum(), weights), torch.autograd.grad(by_hand, weights), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_nothing_read_is_a_zero_with_a_gradient(make_model):
+    """A micro-batch without a token of the policy's has a backward pass all the same, and teaches nothing."""
+    trl = pytest.importorskip("trl.trainer.utils")
+    model = make_model("llama")
+    trl.add_fused_lm_head(model)
+    fused_forward(model)(torch.full((2, 4), 5), torch.full((2, 4), -100)).sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
 def test_fused_forward_goes_through_what_wraps_the_model(make_model, ids_and_labels):

@@ -2,17 +2,19 @@
 
 TRL generates, rewards, batches, updates, checkpoints and logs. This class adds three things: the answer's likelihood
 at every turn boundary where the method asks for it, read from keys that the old log-probabilities or generation need
-anyway; the credit of each turn; and the loss. The mathematics is in `a2tgpo.core`, the likelihoods are in
+anyway; the credit of each turn; and the loss, which reads the policy's tokens alone. The mathematics is in `a2tgpo.core`, the likelihoods are in
 `a2tgpo.scoring`.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
@@ -30,8 +32,10 @@ from a2tgpo.integrations.signal import open_signal
 from a2tgpo.integrations.trl_config import A2TGPOConfig
 from a2tgpo.integrations.update_log import write_updates
 from a2tgpo.integrations.update_loss import update_loss
+from a2tgpo.integrations.update_rows import by_length, without_padding
 from a2tgpo.rollout.answers import AnswerReader
-from a2tgpo.scoring import AnswerScaffold, AnswerScorer, LabelLogps, Scores, fused_forward
+from a2tgpo.scoring import AnswerScaffold, AnswerScorer, LabelLogps, Scores, fused_forward, fused_reading
+from a2tgpo.scoring.batch import IGNORED
 from a2tgpo.signals import FrozenReference, ProcessSignal
 
 __all__ = ["A2TGPOTrainer"]
@@ -56,6 +60,7 @@ class A2TGPOTrainer(GRPOTrainer):
     _tag_names = ("trl", "a2tgpo")
     _name = "A2TGPO"
     args: A2TGPOConfig
+    _buffered_inputs: Any
 
     def __init__(
         self,
@@ -275,12 +280,16 @@ class A2TGPOTrainer(GRPOTrainer):
     # --- one update ----------------------------------------------------------------------------------------------
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        inputs = without_padding(inputs)
         ids, mask = whole(inputs)
-        logps, entropies, _ = self._get_per_token_logps_and_entropies(
-            model, ids, mask, inputs["completion_ids"].size(1), compute_entropy=True
+        prompt_length = inputs["prompt_ids"].size(1)
+        written = pad(inputs["turn_ids"] >= 0, (prompt_length, 0))
+        # Nothing else of what the model says is in the loss, so the output head sees nothing else.
+        reading = fused_reading(
+            model, ids, ids.masked_fill(~written, IGNORED), self.accelerator.autocast, attention_mask=mask
         )
-        assert entropies is not None
-        update = update_loss(self, inputs, logps, entropies)
+        assert reading.entropies is not None, "TRL adds its head with entropies"
+        update = update_loss(self, inputs, reading.logps[:, prompt_length:], reading.entropies[:, prompt_length:])
         if self._rollout_log is not None and self._rollout_log.path is not None and "rollout_row" in inputs:
             write_updates(
                 self._rollout_log.path,
@@ -303,7 +312,13 @@ class A2TGPOTrainer(GRPOTrainer):
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         start = time.perf_counter()
+        buffered = self._buffered_inputs
         prepared = super()._prepare_inputs(generation_batch)
+        if self.model.training and self._buffered_inputs is not buffered:
+            micro_batches = self.args.steps_per_generation
+            per_update = math.gcd(self.args.gradient_accumulation_steps, micro_batches)
+            self._buffered_inputs = by_length(self._buffered_inputs, per_update)
+            prepared = self._buffered_inputs[self._step % micro_batches]
         self._seconds_preparing = time.perf_counter() - start
         return prepared
 

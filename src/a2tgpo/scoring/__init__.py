@@ -1,7 +1,7 @@
 """Likelihood of the gold answer at turn boundaries: the process signal of A²TGPO."""
 
 from a2tgpo.scoring.boundaries import Boundaries, find_boundaries
-from a2tgpo.scoring.forward import LabelLogps, fused_forward, plain_forward
+from a2tgpo.scoring.forward import FusedReading, LabelLogps, fused_forward, fused_reading, plain_forward
 from a2tgpo.scoring.scaffold import AnswerScaffold, Probe
 from a2tgpo.scoring.scorer import AnswerScorer
 from a2tgpo.scoring.scores import Scores
@@ -11,11 +11,13 @@ __all__ = [
     "AnswerScaffold",
     "AnswerScorer",
     "Boundaries",
+    "FusedReading",
     "LabelLogps",
     "Probe",
     "Scores",
     "find_boundaries",
     "fused_forward",
+    "fused_reading",
     "plain_forward",
     "why_not_cached",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -64,32 +64,62 @@ def fused_forward(
     The head and its temperature are the ones of TRL's update. `autocast` makes the context in which the model runs,
     such as an accelerator's. `model` may be wrapped (DDP, FSDP, DeepSpeed, PEFT).
     """
-    backbone = _causal_model(model).base_model
-    extra = no_router_logits(model)
 
     def forward(input_ids: Tensor, labels: Tensor, **model_kwargs: Any) -> Tensor:
-        rows, columns, targets = _readings(labels, input_ids.device)
-        if nothing := rows.numel() == 0:
-            # The head's kernels may not start on no rows; what they make of this one is left out.
-            rows, columns, targets = input_ids.new_zeros(3, 1)
-
-        # Without Triton, TRL's head scores every position it gets: hand it only those that are read.
-        def keep_read(module: Any, args: Any, output: Any) -> Any:
-            output.last_hidden_state = output.last_hidden_state[rows, columns][None]
-            return output
-
-        hook = backbone.register_forward_hook(keep_read)
-        try:
-            with autocast():
-                output = model(
-                    input_ids=input_ids, shift_labels=targets[None], fused_lm_head=True, **extra, **model_kwargs
-                )
-        finally:
-            hook.remove()
-        logps = torch.zeros(labels.shape, device=input_ids.device)
-        return logps if nothing else logps.index_put((rows, columns + 1), output.log_probs[0].float())
+        return fused_reading(model, input_ids, labels, autocast, **model_kwargs).logps
 
     return forward
+
+
+class FusedReading(NamedTuple):
+    """What TRL's fused head finds at the labels, 0 elsewhere: log-probabilities, and the entropy, in nats, of the
+    distribution each label was drawn from; None for a head that was not added with it."""
+
+    logps: Float[Tensor, "B L"]
+    entropies: Float[Tensor, "B L"] | None
+
+
+def fused_reading(
+    model: PreTrainedModel,
+    input_ids: Integer[Tensor, "B L"],
+    labels: Integer[Tensor, "B L"],
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    **model_kwargs: Any,
+) -> FusedReading:
+    """One forward of `fused_forward`, with the entropies; see there and `LabelLogps`.
+
+    Where nothing is read the result is still part of the model's graph, since a sharded model's backward has to run in
+    every process.
+    """
+    rows, columns, targets = _readings(labels, input_ids.device)
+    predicted = columns + 1
+    if nothing := rows.numel() == 0:
+        # The head's kernels may not start on no rows; what they make of this one is left out.
+        rows, columns, targets, predicted = input_ids.new_zeros(4, 1)
+
+    # Without Triton, TRL's head scores every position it gets: hand it only those that are read.
+    def keep_read(module: Any, args: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state[rows, columns][None]
+        return output
+
+    hook = _causal_model(model).base_model.register_forward_hook(keep_read)
+    try:
+        with autocast():
+            output = model(
+                input_ids=input_ids,
+                shift_labels=targets[None],
+                fused_lm_head=True,
+                **no_router_logits(model),
+                **model_kwargs,
+            )
+    finally:
+        hook.remove()
+
+    def placed(values: Tensor) -> Tensor:
+        values = values[0].float() * (not nothing)
+        return torch.zeros(labels.shape, device=input_ids.device).index_put((rows, predicted), values)
+
+    return FusedReading(placed(output.log_probs), None if output.entropy is None else placed(output.entropy))
 
 
 def _readings(labels: Integer[Tensor, "B L"], device: torch.device) -> list[Integer[Tensor, " N"]]:
