@@ -200,7 +200,6 @@ class _Searching(SearchAgent):
     """Takes each turn as a search until its searches are spent: the policy is random and knows no protocol."""
 
     def _take_turn(self, rollout: Rollout, ids: list[int], *, cut: bool) -> str | None:
-        rollout.append(ids, by_policy=True)
         if len(rollout.calls) < self.limits.max_searches:
             return "anything"
         rollout.end(Termination.ANSWERED)

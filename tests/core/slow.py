@@ -160,24 +160,27 @@ def loss_and_gradient(
     aggregate="rollout",
     upper="clip",
     owned=None,
+    token_weight=None,
 ) -> tuple[float, list[list[float]]]:
     """The loss, and its gradient by each log-probability from the chain rule."""
     sums, counts, gradients = [], [], []
     owned = [[True] * len(row) for row in advantage] if owned is None else owned
-    rows = zip(logp, old_logp, turn_ids, advantage, clip_scale, owned, strict=True)
-    for new, old, turns, values, scales, mine in rows:
+    token_weight = [[1.0] * len(row) for row in logp] if token_weight is None else token_weight
+    rows = zip(logp, old_logp, turn_ids, advantage, clip_scale, owned, token_weight, strict=True)
+    for new, old, turns, values, scales, mine, weights in rows:
         total, kept, gradient = 0.0, [j for j, turn in enumerate(turns) if turn >= 0 and mine[turn]], [0.0] * len(new)
         for token in kept:
             turn = turns[token]
             s, low, high = ratio(new, old, turns, token, level), 1 - scales[turn] * eps_low, 1 + scales[turn] * eps_high
-            total += min(s * values[turn], min(max(s, low), high) * values[turn])
+            total += weights[token] * min(s * values[turn], min(max(s, low), high) * values[turn])
             same = {
                 "token": [token],
                 "turn": [j for j, other in enumerate(turns) if other == turn],
                 "sequence": [j for j, other in enumerate(turns) if other >= 0],
             }[level]
             for j in same:
-                gradient[j] += clip_gradient(s, values[turn], low, high, upper) * values[turn] / len(same)
+                slope = clip_gradient(s, values[turn], low, high, upper) * values[turn]
+                gradient[j] += weights[token] * slope / len(same)
         sums.append(total)
         counts.append(len(kept))
         gradients.append(gradient)

@@ -35,16 +35,23 @@ def test_turn_ids():
     aggregate=aggregates,
     upper=st.sampled_from(["clip", "keep_gradient"]),
     shared=st.booleans(),
+    weighted=st.booleans(),
     seed=seeds,
 )
-def test_slow_transcription(batch, level, aggregate, upper, shared, seed):
-    """Loss and gradient agree with the loops of slow.py at every level and aggregation, with turns left out or not."""
+def test_slow_transcription(batch, level, aggregate, upper, shared, weighted, seed):
+    """Loss and gradient agree with the loops of slow.py at every level and aggregation, with turns left out or not,
+    with weights of tokens or without."""
     inputs = surrogate_inputs(batch, seed)
     options = {"aggregate": aggregate, "upper": upper}
-    owned = torch.rand(inputs["advantage"].shape, generator=torch.Generator().manual_seed(seed)) < 0.7
+    generator = torch.Generator().manual_seed(seed)
+    more = {"owned": torch.rand(inputs["advantage"].shape, generator=generator) < 0.7} if shared else {}
+    if weighted:
+        weight = 3 * torch.rand(inputs["logp"].shape, generator=generator, dtype=torch.float64)
+        more["token_weight"] = weight.masked_fill(weight < 1, 0.0)
     lists = [value.tolist() for value in inputs.values()]
-    value, gradient = slow.loss_and_gradient(*lists, level=level, **options, owned=owned.tolist() if shared else None)
-    result, grad = loss_and_gradient(inputs, ratio=level, **options, owned=owned if shared else None)
+    same = {name: value.tolist() for name, value in more.items()}
+    value, gradient = slow.loss_and_gradient(*lists, level=level, **options, **same)
+    result, grad = loss_and_gradient(inputs, ratio=level, **options, **more)
     assert result.loss.item() == pytest.approx(value, abs=1e-12)
     torch.testing.assert_close(grad, torch.tensor(gradient, dtype=torch.float64), rtol=0, atol=1e-12)
 
@@ -71,8 +78,10 @@ def test_padding(batch, level, aggregate, seed, extra):
 def test_garbage_off_model_tokens(batch, level, seed, garbage):
     """NaN and infinities on observations and padding reach neither the loss nor any gradient."""
     clean = surrogate_inputs(batch, seed, extra_tokens=1)
+    clean["token_weight"] = torch.ones_like(clean["logp"])
     off = clean["turn_ids"] < 0
-    dirty = clean | {name: clean[name].masked_fill(off, float(garbage)) for name in ("logp", "old_logp")}
+    names = ("logp", "old_logp", "token_weight")
+    dirty = clean | {name: clean[name].masked_fill(off, float(garbage)) for name in names}
     result, grad = loss_and_gradient(clean, ratio=level)
     dirty_result, dirty_grad = loss_and_gradient(dirty, ratio=level)
     assert all(map(torch.equal, dirty_result, result))

@@ -25,7 +25,6 @@ class AlwaysSearching(SearchAgent):
     """Takes whatever the policy writes as a search, `1 + row % 3` times, and then as its answer."""
 
     def _take_turn(self, rollout: Rollout, ids: list[int], *, cut: bool) -> str | None:
-        rollout.append(ids, by_policy=True)
         if len(rollout.calls) < 1 + len(rollout.prompt_ids) % 3:
             return "anything"
         rollout.end(Termination.ANSWERED)

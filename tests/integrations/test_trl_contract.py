@@ -50,7 +50,9 @@ def test_when_trl_computes_old_log_probabilities_itself() -> None:
     """The condition `_trl_scores_old_logps` repeats, and that the policy's pass comes before the reference's."""
     source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
     assert "generate_every = self.args.steps_per_generation * self.num_iterations" in source
-    assert "if self.args.gradient_accumulation_steps % generate_every != 0 or (" in source
+    condition = source[source.index("if self.args.gradient_accumulation_steps % generate_every != 0 or (") :]
+    assert "self.use_vllm and self.vllm_importance_sampling_correction" in condition[: condition.index(":")]
+    assert 'output["importance_sampling_ratio"] = vllm_importance_sampling_ratio' in source
     assert source.index("old_per_token_logps, _, _ =") < source.index("ref_per_token_logps, _, _ =")
     assert source.index("ref_per_token_logps, _, _ =") < source.index("self._calculate_rewards(")
 

@@ -70,6 +70,27 @@ def test_tokens_are_counted_over_all_processes() -> None:
         torch.testing.assert_close(torch.stack(halves).mean(), loss(slice(0, 4), method, 1))
 
 
+def test_what_vllm_drew_otherwise_is_weighted() -> None:
+    """TRL's importance, one for each token or one for the rollout, multiplies each token's part of the objective and
+    leaves ratio and KL alone. By hand: with A = 1 and ratios of 1 the loss is minus the mean weight."""
+    logps = torch.tensor([[-1.0, -2.0, -0.5], [-1.0, -2.0, -0.5]], requires_grad=True)
+    per_token = torch.tensor([[0.5, 1.0, 3.0], [2.0, 0.0, 9.0]])
+    settings = {"use_bias_correction_kl": False}
+    plain, weighted, whole = (
+        update_loss(
+            stand_in("a2tgpo", **settings),
+            micro_batch([1.0, 1.0], [3, 2], ref_per_token_logps=REFERENCE.expand(2, 3), **more),
+            logps,
+            torch.ones(2, 3),
+        )
+        for more in ({}, {"importance_sampling_ratio": per_token}, {"importance_sampling_ratio": per_token[:, :1]})
+    )
+    assert (weighted.loss - plain.loss).item() == pytest.approx(1 - (4.5 / 3 + 2.0 / 2) / 2)
+    assert (whole.loss - plain.loss).item() == pytest.approx(1 - (0.5 + 2.0) / 2)
+    assert weighted.diagnostics.keys() == plain.diagnostics.keys()
+    assert all(torch.equal(weighted.diagnostics[name], plain.diagnostics[name]) for name in plain.diagnostics)
+
+
 def test_the_first_update_is_on_its_own_policy() -> None:
     """Without old log-probabilities every ratio is 1, nothing is clipped and the log-ratio kept for the log is 0."""
     logps = torch.tensor([[-1.0, -2.0, -0.5]], requires_grad=True)

@@ -13,7 +13,7 @@ class Engine:
     """Generates greedily with the settings TRL's `VLLMGeneration` would give vLLM at each call.
 
     The log-probabilities it reports are those of the `n_possible` likeliest tokens alone, as after top-k; those of
-    others are None.
+    others are None. The sampled token's is always among them, likeliest first.
     """
 
     def __init__(self, model: PreTrainedModel, config: GenerationConfig, n_possible: int = 10) -> None:
@@ -34,7 +34,10 @@ class Engine:
         )
         assert images is None and num_generations == 1
         turns = [self._write(ids) for ids in prompts]
-        return prompts, turns, [self._logps(*both) for both in zip(prompts, turns, strict=True)], None
+        reported = [self._logps(*both) for both in zip(prompts, turns, strict=True)]
+        if self.logprobs is None:
+            return prompts, turns, None, None
+        return prompts, turns, [logps for logps, _ in reported], [tokens for _, tokens in reported]
 
     def _write(self, ids: list[int]) -> list[int]:
         with torch.no_grad():
@@ -43,10 +46,13 @@ class Engine:
             )
         return output[0, len(ids) :].tolist()
 
-    def _logps(self, ids: list[int], turn: list[int]) -> list[list[float | None]]:
+    def _logps(self, ids: list[int], turn: list[int]) -> tuple[list[list[float | None]], list[list[int]]]:
         with torch.no_grad():
             logits = self.model(torch.tensor([ids + turn])).logits[0, len(ids) - 1 : -1]
-        best = logits.topk(self.n_possible).values.log_softmax(-1).tolist()
-        # The sampled token comes on top of the likeliest where it is not among them; here it always is.
-        n = max(1, self.logprobs or 0)
-        return [[*row[:n], *([None, -math.inf] if self.logprobs else [])] for row in best]
+        best = logits.topk(self.n_possible)
+        logps, tokens = best.values.log_softmax(-1).tolist(), best.indices.tolist()
+        if not self.logprobs:
+            places = [mine.index(token) for mine, token in zip(tokens, turn, strict=True)]
+            return [[row[i]] for row, i in zip(logps, places, strict=True)], [[token] for token in turn]
+        n = self.logprobs
+        return [[*row[:n], None, -math.inf] for row in logps], [[*row[:n], -1, -2] for row in tokens]

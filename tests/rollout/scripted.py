@@ -39,6 +39,6 @@ class ScriptedBackend:
 
     def _turn(self, written: str | list[int] | Turn, budget: int, n_entropies: int) -> Turn:
         if isinstance(written, Turn):
-            return Turn(written.ids[:budget], written.entropies[: min(budget, n_entropies)])
+            return Turn(written.ids[:budget], written.entropies[: min(budget, n_entropies)], written.logps[:budget])
         ids = written if isinstance(written, list) else self.tokenizer(written, add_special_tokens=False)["input_ids"]
         return Turn(ids[:budget])

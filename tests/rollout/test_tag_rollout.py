@@ -8,10 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from accelerate.utils import DistributedType
 
 from a2tgpo.integrations.trl_rollout import TagRollout, _refuse_shards
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
+from a2tgpo.rollout.backend import Turn
 from a2tgpo.rollout.protocol import answer_turn
 from a2tgpo.sampling import EntropyBranch, Independent, Refill, Sampling, Tree
 from tests.rollout.scripted import ScriptedBackend
@@ -55,6 +57,23 @@ def test_the_sampling_is_carried_out(sampling: Sampling, scripts: Any, trees: li
     assert len(set(first.nodes) & set(second.nodes)) == n_shared
     assert columns["completion_ids"] == [first.completion_ids, second.completion_ids]
     assert columns["env_mask"] == [first.model_mask, second.model_mask]
+
+
+def test_log_probabilities_of_another_engine_line_up_with_the_tokens() -> None:
+    """What an engine reports of its turns is TRL's `logprobs`: one for each token, 0 for the environment's, a branch's
+    shared beginning included. Rollouts of the policy itself have none."""
+    one, two = (TOKENIZER(text, add_special_tokens=False)["input_ids"] for text in (SEARCH, answer_turn("x")))
+    searched = Turn(one, [0.1], [-0.5] * len(one))
+    scripts = [[searched, Turn(two, [0.1], [-0.25] * len(two))], [Turn(two, [0.1], [-2.0] * len(two))]]
+    columns = Scripted(EntropyBranch(initial=1, threshold=0.0), scripts)(["Who?"] * 2, trainer(2))
+    for last, logps, rollout in zip((-0.25, -2.0), columns["logprobs"], columns["rollout"], strict=True):
+        turns = torch.tensor(rollout.model_mask).bool()
+        n_first = len(one)
+        assert len(logps) == len(rollout.completion_ids)
+        assert logps[:n_first] == [-0.5] * n_first
+        assert torch.tensor(logps)[turns][n_first:].tolist() == [last] * len(two)
+        assert not torch.tensor(logps)[~turns].any() and (~turns).any()
+    assert Scripted(Independent(), [[X]])(["Who?"], trainer(1))["logprobs"] is None
 
 
 def test_evaluation_is_independent() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import pytest
+import torch
 from transformers import GenerationConfig
 from trl.generation.vllm_generation import VLLMGeneration
 
@@ -50,6 +52,24 @@ def test_turns_stop_inside_vllm_and_the_callers_settings_return(engine: Engine) 
     with pytest.raises(ZeroDivisionError):
         backend([Continuation([5], 4)], lambda turns: {})
     assert engine.generation_kwargs == {"seed": 3} and engine.max_completion_length == 999
+
+
+@pytest.mark.parametrize("n_entropies", [0, 2])
+def test_turns_carry_the_log_probabilities_of_what_was_sampled(engine: Engine, n_entropies: int) -> None:
+    """Of each token of a turn its own, read from one reported or from the likeliest, and none beyond its budget; what
+    vLLM could not tell is NaN."""
+    taken: dict[int, Turn] = {}
+    start = [Continuation([5], 4), Continuation([6, 7], 9)]
+    VLLMBackend(engine, STOP_STRINGS)(start, lambda turns: taken.update(turns) or {}, n_entropies)
+    for row, turn in taken.items():
+        context = start[row].ids + turn.ids
+        with torch.no_grad():
+            logits = engine.model(torch.tensor([context])).logits[0, len(start[row].ids) - 1 : -1]
+        likeliest = logits.topk(engine.n_possible)
+        expected = likeliest.values.log_softmax(-1)[likeliest.indices == torch.tensor(turn.ids)[:, None]]
+        assert turn.logps == pytest.approx(expected.tolist(), abs=1e-5)
+        assert len(turn.logps) == len(turn.ids) == start[row].budget
+    assert math.isnan(vllm._of_sampled([3], [[-0.1, None]], [[8, 3]])[0])
 
 
 def test_a_process_without_open_rows_keeps_up_with_the_others(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

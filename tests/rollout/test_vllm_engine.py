@@ -79,17 +79,17 @@ class _Searching(SearchAgent):
     """Takes each turn as a search, two to a rollout: the policy is random and knows no protocol."""
 
     def _take_turn(self, rollout: Any, ids: list[int], *, cut: bool) -> str | None:
-        rollout.append(ids, by_policy=True)
         return "anything" if len(rollout.calls) < 2 else super()._take_turn(rollout, ids, cut=cut)
 
 
 def test_training_through_trls_engine_and_its_new_weights(policy: Path, tmp_path: Path) -> None:
-    """Two updates whose rollouts vLLM writes. Then, with the updated weights, vLLM's greedy conversations are token by
-    token those of the transformers backend, where turns end at a text and budgets differ; with the first weights they
-    are not."""
+    """Two updates whose rollouts vLLM writes, with TRL's correction: what vLLM drew each token with is what the policy
+    gives it, so the importance of a rollout of some hundred tokens is 1 to rounding. Then, with the updated weights,
+    vLLM's greedy conversations are token by token those of the transformers backend, where turns end at a text and
+    budgets differ; with the first weights they are not."""
     tokenizer = build_tokenizer()
     agent = _Searching(tokenizer, lambda queries: [[Passage("p", "Kelo", "bora")] for _ in queries], RolloutLimits())
-    engine = dict(use_vllm=True, vllm_mode="colocate", vllm_importance_sampling_correction=False)
+    engine = dict(use_vllm=True, vllm_mode="colocate")
     room = dict(vllm_gpu_memory_utilization=0.05, vllm_max_model_length=2048)
     trainer = A2TGPOTrainer(
         str(policy),
@@ -101,6 +101,13 @@ def test_training_through_trls_engine_and_its_new_weights(policy: Path, tmp_path
     )
     first = LlamaForCausalLM.from_pretrained(policy)
     trainer.train()
+    importance = [
+        line[f"sampling/importance_sampling_ratio/{name}"]
+        for line in trainer.state.log_history
+        for name in ("min", "max")
+        if f"sampling/importance_sampling_ratio/{name}" in line
+    ]
+    assert len(importance) == 4 and importance == pytest.approx([1.0] * 4, abs=5e-3) and importance != [1.0] * 4
     trainer.vllm_generation.sync_weights()
     trainer.vllm_generation.temperature = 0.0
     model = trainer.model.eval()

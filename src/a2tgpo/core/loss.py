@@ -52,8 +52,9 @@ def policy_loss(
     aggregate: Aggregate = "rollout",
     n_tokens: Tensor | int | None = None,
     owned: Bool[Tensor, "B T"] | None = None,
+    token_weight: Float[Tensor, "B L"] | None = None,
 ) -> PolicyLoss:
-    """−mean over rollouts of Σ min(s·Â, clip(s, 1 − c·ε_low, 1 + c·ε_high)·Â) / |tokens| (A²TGPO, arXiv 2605.06200).
+    """−mean over rollouts of Σ w·min(s·Â, clip(s, 1 − c·ε_low, 1 + c·ε_high)·Â) / |tokens| (A²TGPO, arXiv 2605.06200).
 
     Args:
         logp: log-probabilities under the policy; anything, NaN included, off model tokens.
@@ -72,6 +73,9 @@ def policy_loss(
             in tokens: give each the number of the whole batch, and their losses sum to the batch's.
         owned: turns that count in the loss and its diagnostics, by default all (see `count_once`). The others
             still belong to the sequence ratio.
+        token_weight: w of each token, by default 1 as in the paper: the importance of tokens that another distribution
+            than `old_logp` drew, such as an inference engine's. A constant, also where it is 0; neither ratios nor
+            |tokens| know of it. Anything, NaN included, off model tokens.
 
     Returns:
         The loss with gradient towards `logp` alone, and diagnostics.
@@ -101,10 +105,11 @@ def policy_loss(
         per_turn = [to_tokens(value, turn_ids) for value in per_turn]
     if owned is not None:
         weight = weight * (counted_ids >= 0 if ratio == "token" else owned)
+    summed = weight if token_weight is None else _summed(token_weight, counted_ids, width, ratio)
     # A turn without tokens may hold anything, and 0 · NaN is NaN.
     a, c = (torch.where(weight > 0, value, 0) for value in per_turn)
     low, high = 1 - c * eps_low, 1 + c * eps_high
-    total = weight * clipped_objective(log_s, a, low, high, upper)
+    total = summed * clipped_objective(log_s, a, low, high, upper)
     if aggregate == "rollout":
         loss = -(total.sum(dim=1) / weight.sum(dim=1).clamp(min=1)).mean()
     else:
@@ -133,6 +138,15 @@ def rollout_mean(per_token: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"]) 
     is_model = turn_ids >= 0
     kept = torch.where(is_model, per_token, 0)
     return (kept.sum(dim=1) / is_model.sum(dim=1).clamp(min=1)).mean()
+
+
+def _summed(
+    token_weight: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"], width: int, ratio: Level
+) -> Float[Tensor, "B S"]:
+    """The weight of each segment in the sum, in place of its number of tokens."""
+    check_shapes(token_weight=(token_weight, "float B L"), turn_ids=(turn_ids, "long B L"))
+    per_token = torch.where(turn_ids >= 0, full_precision(token_weight).detach(), 0)
+    return per_token if ratio == "token" else turn_sum(per_token, turn_ids, width)
 
 
 def _mean(value: Tensor, weight: Float[Tensor, "B S"]) -> Float[Tensor, ""]:

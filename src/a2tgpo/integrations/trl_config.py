@@ -137,11 +137,6 @@ class A2TGPOConfig(GRPOConfig):
                 f"num_generations={self.num_generations}: a group of 1 has no baseline and every advantage is 0; "
                 "use 2 or more rollouts per prompt"
             )
-        if self.use_vllm and self.vllm_importance_sampling_correction:
-            raise ValueError(
-                "vllm_importance_sampling_correction=True: its token weights would change the turn ratio; "
-                "set vllm_importance_sampling_correction=False"
-            )
         for option in UNSUPPORTED:
             if option.refused(getattr(self, option.name)):
                 raise ValueError(f"{option.name}={getattr(self, option.name)!r}: {option.remedy}")

@@ -125,11 +125,13 @@ def _refuse_shards(trainer: GRPOTrainer) -> None:
 
 
 def rollout_columns(rollouts: list[Rollout]) -> dict[str, Any]:
-    """TRL's columns for `rollouts`. `logprobs` stays None: the trainer scores old log-probabilities itself."""
+    """TRL's columns for `rollouts`. `logprobs`, with which TRL corrects for what another engine drew otherwise than the
+    policy, is None where the policy itself generated."""
+    logps = [rollout.logps for rollout in rollouts]
     return {
         "prompt_ids": [rollout.prompt_ids for rollout in rollouts],
         "completion_ids": [rollout.completion_ids for rollout in rollouts],
         "env_mask": [rollout.model_mask for rollout in rollouts],
-        "logprobs": None,
+        "logprobs": logps if any(logps) else None,
         "rollout": rollouts,
     }

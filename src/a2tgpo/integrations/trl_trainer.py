@@ -2,8 +2,8 @@
 
 TRL generates, rewards, batches, updates, checkpoints and logs. This class adds three things: the answer's likelihood
 at every turn boundary where the method asks for it, read from keys that the old log-probabilities or generation need
-anyway; the credit of each turn; and the loss, which reads the policy's tokens alone. The mathematics is in `a2tgpo.core`, the likelihoods are in
-`a2tgpo.scoring`.
+anyway; the credit of each turn; and the loss, which reads the policy's tokens alone. The mathematics is in
+`a2tgpo.core`, the likelihoods are in `a2tgpo.scoring`.
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ class A2TGPOTrainer(GRPOTrainer):
     def _trl_scores_old_logps(self) -> bool:
         """Whether TRL will ask for the policy's old log-probabilities itself in this batch (its own condition)."""
         generate_every = self.args.steps_per_generation * self.num_iterations
-        return self.args.gradient_accumulation_steps % generate_every != 0
+        corrects = self.use_vllm and self.vllm_importance_sampling_correction
+        return corrects or self.args.gradient_accumulation_steps % generate_every != 0
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         generate = super()._generate

@@ -37,6 +37,8 @@ def update_loss(
     """
     # TRL leaves them out where the policy that learns is the one that wrote: the ratio is then 1.
     old_logps = inputs.get("old_per_token_logps", logps.detach())
+    # TRL has one for each token or one for the rollout, where vLLM generates and is corrected for.
+    importance = inputs.get("importance_sampling_ratio")
     result = policy_loss(
         logps,
         old_logps,
@@ -45,6 +47,7 @@ def update_loss(
         inputs["turn_clip_scale"],
         n_tokens=_tokens_of_update(trainer, inputs),
         owned=inputs.get("turn_owned"),
+        token_weight=importance.expand_as(logps) if importance is not None else None,
         **trainer.method.loss_options,
     )
     diagnostics = {f"loss/{name}": getattr(result, name) for name in _DIAGNOSTICS}

@@ -18,10 +18,11 @@ _BY_TOKEN = (
     "completion_mask",
     "old_per_token_logps",
     "ref_per_token_logps",
+    "importance_sampling_ratio",
     "turn_ids",
     "counted_ids",
 )
-"""What the loss reads token by token, `[B, L]` each."""
+"""What the loss reads token by token, `[B, L]` each; TRL's importance may be `[B, 1]`."""
 
 
 def by_length(micro_batches: Sequence[dict[str, Any]], per_update: int) -> list[dict[str, Any]]:

@@ -132,7 +132,9 @@ class SearchAgent:
         searching = {}
         for row, turn in turns.items():
             rollout = rollouts[row]
-            query = self._take_turn(rollout, turn.ids, cut=len(turn.ids) >= self._turn_budget(rollout))
+            cut = len(turn.ids) >= self._turn_budget(rollout)
+            rollout.append(turn.ids, by_policy=True, logps=turn.logps)
+            query = self._take_turn(rollout, turn.ids, cut=cut)
             if query is not None:
                 searching[row] = query
         observed = self._observe([(rollouts[row], query) for row, query in searching.items()]) if searching else []
@@ -143,8 +145,7 @@ class SearchAgent:
         }
 
     def _take_turn(self, rollout: Rollout, ids: list[int], *, cut: bool) -> str | None:
-        """Append the sampled turn; return its query if it searches, end the rollout otherwise."""
-        rollout.append(ids, by_policy=True)
+        """Return the query of the turn just appended if it searches, end the rollout otherwise."""
         action = parse_turn(self.tokenizer.decode(self._without_eos(ids)))
         verdict = judge_turn(action, len(rollout.calls), self.limits.max_searches, cut=cut)
         if isinstance(verdict, Search):

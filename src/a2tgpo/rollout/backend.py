@@ -28,10 +28,13 @@ class Turn:
         ids: at least one token.
         entropies: in nats, of the distributions that the first tokens were drawn from: as many as were asked for, or
             as the turn has. 0 for a greedy choice.
+        logps: log-probability of each token as an engine apart from the policy drew it, NaN where the engine cannot
+            tell; empty from backends that run the policy itself.
     """
 
     ids: list[int]
     entropies: list[float] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
 
 
 TakeTurns = Callable[[dict[int, Turn]], dict[int, Continuation]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
@@ -41,6 +42,8 @@ class Rollout:
     A rollout that branched off another one has that one's tokens up to there, by whomever they were written.
     `nodes[t]` names the sampled turn that is its turn t: rollouts of a prompt have the same number there if and only if
     they share the turn. `tree` numbers the prompt's trees from 0: rollouts of one tree grew from one first rollout.
+    `logps` has, where an engine apart from the policy generates, the log-probability it gave each token of
+    `completion_ids`, 0 for the environment's; elsewhere it is empty.
     """
 
     prompt_ids: list[int]
@@ -51,6 +54,7 @@ class Rollout:
     answer: str | None = None
     calls: list[ToolCall] = field(default_factory=list)
     nodes: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
     tree: int = 0
 
     def before_turn(self, turn: int, tree: int) -> Rollout:
@@ -63,13 +67,16 @@ class Rollout:
             self.model_mask[:end],
             calls=self.calls[:turn],
             nodes=self.nodes[:turn],
+            logps=self.logps[:end],
             tree=tree,
         )
 
-    def append(self, ids: list[int], *, by_policy: bool) -> None:
-        """Extend the conversation by `ids`, written by the policy or by the environment."""
+    def append(self, ids: list[int], *, by_policy: bool, logps: Sequence[float] = ()) -> None:
+        """Extend the conversation by `ids`, written by the policy, with its engine's `logps` if any, or by the
+        environment."""
         self.completion_ids += ids
         self.model_mask += [int(by_policy)] * len(ids)
+        self.logps += logps if by_policy else [0.0] * len(ids) * bool(self.logps)
 
     def end(self, termination: Termination, reason: str = "") -> None:
         """Close the rollout; `reason` is the sentence a reader of the log sees."""

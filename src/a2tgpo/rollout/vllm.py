@@ -43,7 +43,7 @@ class VLLMBackend:
             prompts = [contexts[row] for row in going]
             spare = [contexts[0]] * (n_prompts - len(prompts))
             turns = {
-                row: Turn(written.ids[: start.budget], written.entropies[: start.budget])
+                row: Turn(written.ids[: start.budget], written.entropies[: start.budget], written.logps[: start.budget])
                 for (row, start), written in zip(
                     going.items(), self._generate(prompts + spare, longest, n_entropies), strict=False
                 )
@@ -54,12 +54,12 @@ class VLLMBackend:
 
     def _generate(self, prompts: list[list[int]], max_tokens: int, n_entropies: int) -> list[Turn]:
         with self._turn_settings(max_tokens, n_entropies):
-            _, completion_ids, logps, *_ = self.generation.generate(prompts=prompts, images=None, num_generations=1)
-        if not n_entropies:
+            _, completion_ids, logps, tokens = self.generation.generate(prompts=prompts, images=None, num_generations=1)
+        if logps is None:
             return [Turn(list(ids)) for ids in completion_ids]
         return [
-            Turn(list(ids), [_entropy(likeliest) for likeliest in rows[:n_entropies]])
-            for ids, rows in zip(completion_ids, logps, strict=True)
+            Turn(list(ids), [_entropy(likeliest) for likeliest in rows[:n_entropies]], _of_sampled(ids, rows, reported))
+            for ids, rows, reported in zip(completion_ids, logps, tokens, strict=True)
         ]
 
     @contextmanager
@@ -75,6 +75,14 @@ class VLLMBackend:
             yield
         finally:
             generation.generation_kwargs, generation.max_completion_length, generation.logprobs = before
+
+
+def _of_sampled(
+    ids: Sequence[int], rows: Sequence[Sequence[float | None]], reported: Sequence[Sequence[int]]
+) -> list[float]:
+    """Of the log-probabilities reported for each position, the sampled token's; NaN for what vLLM reports as None."""
+    found = [logps[tokens.index(id)] for id, logps, tokens in zip(ids, rows, reported, strict=True)]
+    return [math.nan if logp is None else logp for logp in found]
 
 
 def _entropy(logps: Sequence[float | None]) -> float:

@@ -22,12 +22,12 @@ class OfflineEngine:
 
     def generate(
         self, prompts: list[list[int]], images: None, num_generations: int
-    ) -> tuple[list[list[int]], list[list[int]], None]:
+    ) -> tuple[list[list[int]], list[list[int]], None, None]:
         """One completion for each of `prompts`, with the attributes' settings."""
         assert images is None and num_generations == 1 and self.logprobs is None
         params = self._make_params(max_tokens=self.max_completion_length, **self.generation_kwargs)
         outputs = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
-        return prompts, [list(output.outputs[0].token_ids) for output in outputs], None
+        return prompts, [list(output.outputs[0].token_ids) for output in outputs], None, None
 
 
 def vllm_backend(name: str, *, temperature: float, max_tokens: int, seed: int) -> Backend:
