@@ -11,6 +11,7 @@ import torch
 from trl.models.utils import disable_gradient_checkpointing
 
 from a2tgpo import A2TGPOTrainer
+from a2tgpo.integrations.answer_scores import score_answers
 from a2tgpo.integrations.local_turns import whole
 from a2tgpo.integrations.trl_rollout import TagRollout
 from a2tgpo.retrieval.corpus import Passage
@@ -55,7 +56,7 @@ def trainer(tmp_path: Path, peft_config: Any = None, **changes: Any) -> A2TGPOTr
 def expected_of(made: A2TGPOTrainer, output: dict[str, Any]) -> Scores:
     """What a pass over the trajectories finds."""
     forward = fused_forward(made.model, made.accelerator.autocast)
-    return made.score_with(forward, made.model.config, *whole(output), output["completion_ids"].size(1))
+    return score_answers(made, forward, made.model.config, *whole(output), output["completion_ids"].size(1))
 
 
 @pytest.mark.parametrize(

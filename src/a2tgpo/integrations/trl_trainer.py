@@ -18,7 +18,8 @@ from torch.nn.functional import pad
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from a2tgpo.core import keep_turns, turn_ids
+from a2tgpo.core import turn_ids
+from a2tgpo.integrations.answer_scores import score_answers
 from a2tgpo.integrations.batch_credit import assign_credit
 from a2tgpo.integrations.checks import check_answers, check_trainer, gold_aliases, refuse_nan
 from a2tgpo.integrations.clock import StepClock
@@ -31,10 +32,10 @@ from a2tgpo.integrations.rollout_log import RolloutLog
 from a2tgpo.integrations.signal import open_signal
 from a2tgpo.integrations.trl_config import A2TGPOConfig
 from a2tgpo.integrations.update_log import write_updates
-from a2tgpo.integrations.update_loss import update_loss
+from a2tgpo.integrations.update_loss import loss_fields, update_loss
 from a2tgpo.integrations.update_rows import by_length, without_padding
 from a2tgpo.rollout.answers import AnswerReader
-from a2tgpo.scoring import AnswerScaffold, AnswerScorer, LabelLogps, Scores, fused_forward, fused_reading
+from a2tgpo.scoring import AnswerScaffold, AnswerScorer, Scores, fused_forward, fused_reading
 from a2tgpo.scoring.batch import IGNORED
 from a2tgpo.signals import FrozenReference, ProcessSignal
 
@@ -187,41 +188,14 @@ class A2TGPOTrainer(GRPOTrainer):
     ) -> Scores:
         """Answer likelihoods of the batch from one pass over its trajectories, which old log-probabilities may need."""
         forward = fused_forward(model, self.accelerator.autocast)
-        scores = self.score_with(
-            forward, self.model.config, input_ids, attention_mask, completion_length, old_logps=old_logps
+        scores = score_answers(
+            self, forward, self.model.config, input_ids, attention_mask, completion_length, old_logps=old_logps
         )
         if old_logps:
             self._clock.add(self._mode, "old_logps", scores.seconds_logps)
         self._clock.add(self._mode, "gain", scores.seconds_gain)
         self._batch["scores"] = scores
         return scores
-
-    @torch.no_grad()
-    def score_with(
-        self,
-        forward: LabelLogps,
-        config: Any,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        completion_length: int,
-        *,
-        old_logps: bool = False,
-    ) -> Scores:
-        """The batch's answer likelihoods, and log-probabilities on demand, as the model behind `forward` sees them."""
-        prompt_ids, completion_ids = input_ids.tensor_split([input_ids.size(1) - completion_length], dim=1)
-        prompt_mask, completion_mask = attention_mask.tensor_split([attention_mask.size(1) - completion_length], dim=1)
-        return self._scorer.score(
-            forward,
-            config,
-            prompt_ids=prompt_ids,
-            prompt_mask=prompt_mask,
-            completion_ids=completion_ids,
-            completion_mask=completion_mask,
-            model_mask=self._model_mask(completion_mask),
-            answers=self._batch["answers"],
-            old_logps=old_logps,
-            tokens_per_batch=self.rows_per_forward * input_ids.size(1),
-        )
 
     @property
     def rows_per_forward(self) -> int:
@@ -250,8 +224,8 @@ class A2TGPOTrainer(GRPOTrainer):
                 disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
             ):
                 length = output["completion_ids"].size(1)
-                self._batch["scores"] = self.score_with(
-                    self._signal.forward, self._signal.config, *whole(output), length
+                self._batch["scores"] = score_answers(
+                    self, self._signal.forward, self._signal.config, *whole(output), length
                 )
         turns = local_turns(self, inputs, output, model_mask, ids, self._batch.get("scores"))
         outcome = outcome_of(self, self._batch["rewards_per_func"], output["completion_mask"])
@@ -266,16 +240,7 @@ class A2TGPOTrainer(GRPOTrainer):
             lines = self._rollout_log.write(self, inputs, output, model_mask, credit)
             output["rollout_row"] = torch.tensor(lines, device=model_mask.device)
 
-        local = credit.local(self.accelerator.process_index)
-        output["turn_ids"] = turn_ids(model_mask & local.valid[:, None])
-        output["turn_advantages"] = local.advantage
-        output["turn_clip_scale"] = local.clip_scale
-        counted = output["turn_ids"] if local.owned is None else keep_turns(output["turn_ids"], local.owned)
-        output["counted_ids"] = counted
-        if local.owned is not None:
-            output["turn_owned"] = local.owned
-        if self.method.aggregate == "token":
-            output["n_tokens"] = self.accelerator.gather((counted >= 0).sum()).sum()
+        output |= loss_fields(self, credit.local(self.accelerator.process_index), model_mask)
         return output
 
     # --- one update ----------------------------------------------------------------------------------------------

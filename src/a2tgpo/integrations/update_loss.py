@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
-from a2tgpo.core import kl_penalty, policy_loss, rollout_mean
+from a2tgpo.core import keep_turns, kl_penalty, policy_loss, rollout_mean, turn_ids
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
+    from a2tgpo.integrations.batch_credit import BatchCredit
     from a2tgpo.integrations.trl_trainer import A2TGPOTrainer
 
 _DIAGNOSTICS = ("clipped_low", "clipped_high", "ratio_mean", "approx_kl")
@@ -26,10 +27,28 @@ class UpdateLoss(NamedTuple):
     clipped_turns: Bool[Tensor, "B T"]
 
 
+def loss_fields(trainer: A2TGPOTrainer, credit: BatchCredit, model_mask: Bool[Tensor, "B L"]) -> dict[str, Tensor]:
+    """What `update_loss` reads of a generation batch beside TRL's tensors, from this process's `credit`: the turn of
+    each token that teaches, advantage and clip scale of the turns, and what counts in sums over tokens."""
+    ids = turn_ids(model_mask & credit.valid[:, None])
+    counted = ids if credit.owned is None else keep_turns(ids, credit.owned)
+    fields = {
+        "turn_ids": ids,
+        "counted_ids": counted,
+        "turn_advantages": credit.advantage,
+        "turn_clip_scale": credit.clip_scale,
+    }
+    if credit.owned is not None:
+        fields["turn_owned"] = credit.owned
+    if trainer.method.aggregate == "token":
+        fields["n_tokens"] = trainer.accelerator.gather((counted >= 0).sum()).sum()
+    return fields
+
+
 def update_loss(
     trainer: A2TGPOTrainer, inputs: dict[str, Any], logps: Float[Tensor, "B L"], entropies: Float[Tensor, "B L"]
 ) -> UpdateLoss:
-    """The method's loss on `inputs`, one micro-batch of what `A2TGPOTrainer` prepared, with TRL's KL penalty.
+    """The method's loss on `inputs`, one micro-batch of TRL's tensors and `loss_fields`, with TRL's KL penalty.
 
     Args:
         logps: log-probabilities of the completion's tokens under the policy, with gradient.
