@@ -19,7 +19,7 @@ from a2tgpo.integrations.checks import check_answers, check_trainer, refuse_nan
 from a2tgpo.integrations.refill import refiller
 from a2tgpo.methods import METHODS
 from a2tgpo.sampling import Independent
-from tests.integrations.parts import config, questions, scripted_trainer
+from tests.integrations.parts import config, questions, scripted_trainer, tiny_llama
 
 
 def length_reward(completions: list[str], **_: Any) -> list[float | None]:
@@ -91,6 +91,21 @@ def test_rollouts_that_share_no_turns_are_refused(rollout_func: Any) -> None:
     )
     with pytest.raises(ValueError, match=r"rollout_func grows (None|Independent).*pass rollout_func=TagRollout\(agent"):
         check_trainer(trainer)
+
+
+def test_adapters_that_write_into_the_prompt_are_refused(tmp_path: Path) -> None:
+    """Virtual tokens are in no mask of TRL's; the message says which adapter to take."""
+    peft = pytest.importorskip("peft")
+    tokenizer = build_tokenizer()
+    with pytest.raises(ValueError, match=r"peft_config is a PromptTuningConfig.*use LoRA"):
+        A2TGPOTrainer(
+            tiny_llama(tokenizer),
+            length_reward,
+            config(tmp_path),
+            train_dataset=questions(),
+            processing_class=tokenizer,
+            peft_config=peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
+        )
 
 
 @pytest.mark.parametrize(

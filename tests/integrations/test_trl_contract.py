@@ -47,7 +47,8 @@ def test_generate_returns_the_tool_mask_third() -> None:
 
 
 def test_when_trl_computes_old_log_probabilities_itself() -> None:
-    """The condition `_trl_scores_old_logps` repeats, and that the policy's pass comes before the reference's."""
+    """The conditions `_several_updates` and `_corrects_vllm` repeat, and that the policy's pass comes before
+    the reference's."""
     source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
     assert "generate_every = self.args.steps_per_generation * self.num_iterations" in source
     condition = source[source.index("if self.args.gradient_accumulation_steps % generate_every != 0 or (") :]

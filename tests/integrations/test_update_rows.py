@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from a2tgpo.data.tokenizer import build_tokenizer
@@ -16,7 +18,7 @@ from a2tgpo.integrations import trl_trainer
 from a2tgpo.integrations.update_rows import by_length, without_padding
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from a2tgpo.scoring import FusedReading
-from tests.integrations.parts import scripted_trainer, tiny_llama
+from tests.integrations.parts import questions, scripted_trainer, tiny_llama
 
 SHORT, LONG = search_turn("so", "Kelo mentor"), search_turn("find it " * 40, "Kelo mentor")
 SCRIPTS = [
@@ -102,6 +104,50 @@ def trained(tmp_path: Path, **changes: Any) -> tuple[dict[str, torch.Tensor], li
     trainer.model.model.register_forward_pre_hook(keep, with_kwargs=True)
     trainer.train()
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}, shapes
+
+
+@pytest.mark.parametrize(("accumulated", "generated"), [(2, 4), (4, 2), (3, 4), (2, 2)])
+def test_only_rollouts_of_the_same_update_change_places(tmp_path: Path, accumulated: int, generated: int) -> None:
+    """TRL shuffles a batch and cuts it into updates: those keep their rollouts whether a batch feeds several updates,
+    an update takes several batches, or neither divides the other."""
+    trainer = scripted_trainer(
+        tmp_path,
+        SCRIPTS,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=accumulated,
+        steps_per_generation=generated,
+        max_steps=4,
+        num_generations=2,
+        dataset=questions(16),
+    )
+    shuffled: list[list[Any]] = []
+    taken: list[Any] = []
+    prepare, step = GRPOTrainer._prepare_inputs, trainer.training_step
+
+    def watched(self: Any, batch: Any) -> Any:
+        before = self._buffered_inputs
+        result = prepare(self, batch)
+        if self._buffered_inputs is not before:
+            shuffled.extend(one["turn_advantages"].sum(1).tolist() for one in self._buffered_inputs)
+        return result
+
+    def keep(model: Any, inputs: Any, *rest: Any) -> Any:
+        prepared = trainer._prepare_inputs(inputs)
+        taken.append(prepared["turn_advantages"].sum(1).tolist())
+        trainer._prepare_inputs = lambda _: prepared
+        try:
+            return step(model, inputs, *rest)
+        finally:
+            del trainer._prepare_inputs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GRPOTrainer, "_prepare_inputs", watched)
+        trainer.training_step = keep
+        trainer.train()
+    assert len(taken) == 4 * accumulated
+    for start in range(0, len(taken), accumulated):
+        theirs, ours = (sorted(chain(*rows[start : start + accumulated])) for rows in (shuffled, taken))
+        assert ours == theirs
 
 
 @pytest.mark.parametrize("method", ["a2tgpo", "dapo"])

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import is_peft_model
 from datasets import Dataset
 from trl.trainer.utils import is_async_callable
 
@@ -30,10 +31,25 @@ def check_trainer(trainer: A2TGPOTrainer) -> None:
             f"rollout_func grows {grown}: method {trainer.method.name!r} compares rollouts that share turns; pass "
             f"rollout_func=TagRollout(agent, sampling={trainer.method.sampling})"
         )
+    if is_peft_model(trainer.model) and trainer.model.active_peft_config.is_prompt_learning:
+        raise ValueError(
+            f"peft_config is a {type(trainer.model.active_peft_config).__name__}: the virtual tokens it puts before "
+            "the text are in no mask, so that turns and their log-probabilities would not line up; use LoRA"
+        )
     if trainer.aux_loss_enabled:
         raise ValueError(
             f"router_aux_loss_coef={trainer.router_aux_loss_coef}: the load-balancing loss is not part of this "
             "loss; set router_aux_loss_coef=0.0"
+        )
+
+
+def check_logprobs(trainer: A2TGPOTrainer, logprobs: Any) -> None:
+    """Raise `ValueError` where TRL is to correct for another engine whose log-probabilities nobody gave."""
+    if logprobs is None and trainer.use_vllm and trainer.vllm_importance_sampling_correction:
+        raise ValueError(
+            "rollout_func returned logprobs=None: with use_vllm=True TRL corrects for what vLLM drew otherwise than "
+            "the policy; return vLLM's log-probability of each completion token (0 for the environment's), or set "
+            "vllm_importance_sampling_correction=False"
         )
 
 

@@ -137,6 +137,13 @@ class A2TGPOConfig(GRPOConfig):
                 f"num_generations={self.num_generations}: a group of 1 has no baseline and every advantage is 0; "
                 "use 2 or more rollouts per prompt"
             )
+        corrects = self.use_vllm and self.vllm_importance_sampling_correction
+        if corrects and METHODS[self.method].shares_turns and self.vllm_importance_sampling_mode.startswith("sequence"):
+            raise ValueError(
+                f"vllm_importance_sampling_mode={self.vllm_importance_sampling_mode!r}: method {self.method!r} counts "
+                "a turn that rollouts share once, and one weight per rollout would be that of one of them; set "
+                "vllm_importance_sampling_mode='token_truncate' or 'token_mask'"
+            )
         for option in UNSUPPORTED:
             if option.refused(getattr(self, option.name)):
                 raise ValueError(f"{option.name}={getattr(self, option.name)!r}: {option.remedy}")

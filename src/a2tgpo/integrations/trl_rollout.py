@@ -128,10 +128,12 @@ def rollout_columns(rollouts: list[Rollout]) -> dict[str, Any]:
     """TRL's columns for `rollouts`. `logprobs`, with which TRL corrects for what another engine drew otherwise than the
     policy, is None where the policy itself generated."""
     logps = [rollout.logps for rollout in rollouts]
+    reported = any(logps)
+    assert not reported or all(len(r.logps) == len(r.completion_ids) for r in rollouts), "a turn without logps"
     return {
         "prompt_ids": [rollout.prompt_ids for rollout in rollouts],
         "completion_ids": [rollout.completion_ids for rollout in rollouts],
         "env_mask": [rollout.model_mask for rollout in rollouts],
-        "logprobs": logps if any(logps) else None,
+        "logprobs": logps if reported else None,
         "rollout": rollouts,
     }

@@ -21,7 +21,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from a2tgpo.core import turn_ids
 from a2tgpo.integrations.answer_scores import score_answers
 from a2tgpo.integrations.batch_credit import assign_credit
-from a2tgpo.integrations.checks import check_answers, check_trainer, gold_aliases, refuse_nan
+from a2tgpo.integrations.checks import check_answers, check_logprobs, check_trainer, gold_aliases, refuse_nan
 from a2tgpo.integrations.clock import StepClock
 from a2tgpo.integrations.kept_answers import answer_reader, kept_scores
 from a2tgpo.integrations.local_turns import global_states, local_turns, trl_boundaries, whole
@@ -117,11 +117,14 @@ class A2TGPOTrainer(GRPOTrainer):
         self._batch = {"inputs": inputs}
         if self._scores_answers:
             self._batch["answers"] = [gold_aliases(row, number) for number, row in enumerate(inputs)]
-        self._pass_ahead = self._trl_scores_old_logps()
+        self._pass_ahead = self._several_updates or self._corrects_vllm
         try:
             output = super()._generate_and_score_completions(inputs)
         finally:
             self._pass_ahead = False
+        if not self._several_updates:
+            # The ratio to oneself is 1, whatever two passes round to.
+            output.pop("old_per_token_logps", None)
         if self._scores_policy and "scores" not in self._batch:
             reader = self._batch.get("reader")
             if reader is not None and reader.answer_logps:
@@ -142,16 +145,22 @@ class A2TGPOTrainer(GRPOTrainer):
         self._clock.add(self._mode, "gain", reader.seconds)
         self._clock.add(self._mode, "generation", -reader.seconds)
 
-    def _trl_scores_old_logps(self) -> bool:
-        """Whether TRL will ask for the policy's old log-probabilities itself in this batch (its own condition)."""
+    @property
+    def _several_updates(self) -> bool:
+        """Whether a batch feeds updates of a policy that did not write it. TRL's condition for old log-probabilities,
+        or that it corrects for vLLM."""
         generate_every = self.args.steps_per_generation * self.num_iterations
-        corrects = self.use_vllm and self.vllm_importance_sampling_correction
-        return corrects or self.args.gradient_accumulation_steps % generate_every != 0
+        return self.args.gradient_accumulation_steps % generate_every != 0
+
+    @property
+    def _corrects_vllm(self) -> bool:
+        return self.use_vllm and self.vllm_importance_sampling_correction
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         generate = super()._generate
         with self._clock.measure(self._mode, "generation"):
             generated = generate(prompts)
+            check_logprobs(self, generated[4])
             if self._refiller is not None and self.model.training:
                 batches = self._refiller.run(self._batch["inputs"], list(generated), generate)
                 # TRL holds this very list and goes on with the prompts of the replacements.

@@ -54,7 +54,7 @@ def update_loss(
         logps: log-probabilities of the completion's tokens under the policy, with gradient.
         entropies: of the policy at those tokens, in nats.
     """
-    # TRL leaves them out where the policy that learns is the one that wrote: the ratio is then 1.
+    # There are none where the policy that learns is the one that wrote: the ratio is then 1.
     old_logps = inputs.get("old_per_token_logps", logps.detach())
     # TRL has one for each token or one for the rollout, where vLLM generates and is corrected for.
     importance = inputs.get("importance_sampling_ratio")

@@ -74,6 +74,7 @@ class Rollout:
     def append(self, ids: list[int], *, by_policy: bool, logps: Sequence[float] = ()) -> None:
         """Extend the conversation by `ids`, written by the policy, with its engine's `logps` if any, or by the
         environment."""
+        assert len(logps) in (0, len(ids)), f"{len(logps)} log-probabilities for {len(ids)} tokens"
         self.completion_ids += ids
         self.model_mask += [int(by_policy)] * len(ids)
         self.logps += logps if by_policy else [0.0] * len(ids) * bool(self.logps)

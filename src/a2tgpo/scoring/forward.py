@@ -94,12 +94,16 @@ def fused_reading(
     rows, columns, targets = _readings(labels, input_ids.device)
     predicted = columns + 1
     if nothing := rows.numel() == 0:
-        # The head's kernels may not start on no rows; what they make of this one is left out.
-        rows, columns, targets, predicted = input_ids.new_zeros(4, 1)
+        # The head's kernels may not start on no rows; what they make of this one is left out. The last column follows
+        # something in every row, so that its hidden state is finite.
+        rows, targets, predicted = input_ids.new_zeros(3, 1)
+        columns = rows + input_ids.size(1) - 1
 
     # Without Triton, TRL's head scores every position it gets: hand it only those that are read.
     def keep_read(module: Any, args: Any, output: Any) -> Any:
-        output.last_hidden_state = output.last_hidden_state[rows, columns][None]
+        hidden = output.last_hidden_state
+        # A model split over devices (`device_map`) ends on another one than it starts on.
+        output.last_hidden_state = hidden[rows.to(hidden.device), columns.to(hidden.device)][None]
         return output
 
     hook = _causal_model(model).base_model.register_forward_hook(keep_read)
@@ -116,7 +120,7 @@ def fused_reading(
         hook.remove()
 
     def placed(values: Tensor) -> Tensor:
-        values = values[0].float() * (not nothing)
+        values = values[0].to(input_ids.device).float() * (not nothing)
         return torch.zeros(labels.shape, device=input_ids.device).index_put((rows, predicted), values)
 
     return FusedReading(placed(output.log_probs), None if output.entropy is None else placed(output.entropy))
