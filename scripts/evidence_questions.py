@@ -47,7 +47,7 @@ def main() -> None:
             mean = found.mean
             print(f"  {first} - {second}: {mean.value:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}], p {found.p:.2f}")
 
-    print("training: prompts of equal rewards by seed, second half; clipped tokens; million tokens of prompts and policy")
+    print("training: share of prompts of equal rewards by seed, second half; of clipped tokens; million tokens sampled")
     for name in [name for name in methods if name != "react"]:
         runs = [_training(root / name / f"seed_{seed}") for seed in methods[name]["runs"]]
         dull, clipped, tokens = zip(*runs, strict=True)
