@@ -132,15 +132,19 @@ def gradient_of(trainer: A2TGPOTrainer, loss: torch.Tensor) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
 
 
-def test_old_log_probabilities_are_the_policys(tmp_path: Path) -> None:
-    """With two updates a batch, what the scoring pass leaves as old log-probabilities is what TRL's own method
-    computes; with one there are none, as in TRL: the ratio to oneself is 1, whatever two passes round to."""
-    trainer = scripted_trainer(tmp_path, SCRIPTS, num_iterations=2)
+@pytest.mark.parametrize(("method", "rows"), [("a2tgpo", 8), ("grpo", 8), ("grpo", 3)])
+def test_old_log_probabilities_are_the_policys(tmp_path: Path, method: str, rows: int) -> None:
+    """With two updates a batch, what our pass leaves as old log-probabilities is what TRL's own method computes, with
+    gains to read beside them or without, in one forward or several; with one update there are none, as in TRL: the
+    ratio to oneself is 1, whatever two passes round to."""
+    trainer = scripted_trainer(tmp_path, SCRIPTS, num_iterations=2, method=method)
+    trainer.args.per_device_train_batch_size = rows
     batch = one_batch(trainer)
     written = batch["turn_ids"] >= 0
     expected = logps_of(trainer, batch)
     torch.testing.assert_close(batch["old_per_token_logps"][written], expected[written], atol=1e-4, rtol=1e-4)
-    assert "old_per_token_logps" not in one_batch(scripted_trainer(tmp_path, SCRIPTS))
+    assert not batch["old_per_token_logps"][~written & ~trainer._model_mask(batch["completion_mask"])].any()
+    assert "old_per_token_logps" not in one_batch(scripted_trainer(tmp_path, SCRIPTS, method=method))
 
 
 def test_on_one_turn_it_is_trls_sequence_level_loss(tmp_path: Path) -> None:

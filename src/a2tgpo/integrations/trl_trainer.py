@@ -19,7 +19,7 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from a2tgpo.core import turn_ids
-from a2tgpo.integrations.answer_scores import score_answers
+from a2tgpo.integrations.answer_scores import old_logps, score_answers
 from a2tgpo.integrations.batch_credit import assign_credit
 from a2tgpo.integrations.checks import check_answers, check_logprobs, check_trainer, gold_aliases, refuse_nan
 from a2tgpo.integrations.clock import StepClock
@@ -184,13 +184,12 @@ class A2TGPOTrainer(GRPOTrainer):
         # TRL's pass for the old log-probabilities: ours reads the answer likelihoods along the way.
         self._pass_ahead = False
         if self._scores_policy:
-            old_logps = self._score(model, input_ids, attention_mask, logits_to_keep, old_logps=True).old_logps
-            assert old_logps is not None, "a pass over the trajectories finds their log-probabilities"
-            return old_logps, None, None
+            found = self._score(model, input_ids, attention_mask, logits_to_keep, old_logps=True).old_logps
+            assert found is not None, "a pass over the trajectories finds their log-probabilities"
+            return found, None, None
         with self._clock.measure(self._mode, "old_logps"):
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-            )
+            forward = fused_forward(model, self.accelerator.autocast)
+            return old_logps(self, forward, input_ids, attention_mask, logits_to_keep), None, None
 
     def _score(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, completion_length: int, *, old_logps: bool

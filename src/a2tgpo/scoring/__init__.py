@@ -2,6 +2,7 @@
 
 from a2tgpo.scoring.boundaries import Boundaries, find_boundaries
 from a2tgpo.scoring.forward import FusedReading, LabelLogps, fused_forward, fused_reading, plain_forward
+from a2tgpo.scoring.passes import policy_logps
 from a2tgpo.scoring.scaffold import AnswerScaffold, Probe
 from a2tgpo.scoring.scorer import AnswerScorer
 from a2tgpo.scoring.scores import Scores
@@ -19,5 +20,6 @@ __all__ = [
     "fused_forward",
     "fused_reading",
     "plain_forward",
+    "policy_logps",
     "why_not_cached",
 ]

@@ -34,6 +34,19 @@ class Reading:
 
 
 @torch.no_grad()
+def policy_logps(
+    forward: LabelLogps, trajectories: Trajectories, device: torch.device, *, tokens_per_batch: int | None
+) -> Float[Tensor, "B S"]:
+    """log π of each token the policy wrote, 0 elsewhere, in forwards of at most `tokens_per_batch` tokens."""
+    logps = torch.zeros(trajectories.input_ids.shape, device=device)
+    nothing_more = torch.zeros(len(logps), dtype=torch.long)
+    for part in cut_by_tokens(trajectories.extents(nothing_more), tokens_per_batch, device):
+        rows = upload(torch.tensor(part.rows), device)
+        logps[rows, part.columns] = trajectory_logps(forward, trajectories.take(part), device)
+    return logps
+
+
+@torch.no_grad()
 def read_logps(
     forward: LabelLogps,
     trajectories: Trajectories,
@@ -54,30 +67,32 @@ def read_logps(
     Under torch.distributed every process runs equally many forwards.
     """
     batch, n_boundaries = boundaries.exists.shape
-    answer_logps = torch.zeros(batch, n_boundaries, probes.ids.shape[1], device=device)
     logps = torch.zeros(trajectories.input_ids.shape, device=device)
-    n_probe_tokens = boundaries.exists.sum(1) * probes.n_tokens * (cache_config is not None)
     watch = Stopwatch(device)
-    parts = cut_by_tokens(trajectories.extents(n_probe_tokens), tokens_per_batch, device)
-    for part in parts if old_logps or cache_config is not None else ():
-        rows, rollouts = upload(torch.tensor(part.rows), device), trajectories.take(part)
-        cache = None if cache_config is None else DynamicCache(config=cache_config)
-        logps[rows, part.columns] = trajectory_logps(forward, rollouts, device, cache)
-        watch.lap("logps")
-        if cache_config is not None and cache is not None:
-            answer_logps[rows] = cached_answer_logps(
-                forward,
-                rollouts,
-                boundaries.take(part.rows, part.columns.start),
-                probes.take(part.rows),
-                device,
-                cache,
-                additive_mask=needs_additive_mask(cache_config),
-            )
-            watch.lap("gain")
     if cache_config is None:
+        if old_logps:
+            logps = policy_logps(forward, trajectories, device, tokens_per_batch=tokens_per_batch)
+            watch.lap("logps")
         answer_logps = row_answer_logps(
             forward, trajectories, boundaries, probes, device, tokens_per_batch=tokens_per_batch
+        )
+        watch.lap("gain")
+        return Reading(logps, answer_logps, watch.seconds("logps"), watch.seconds("gain"))
+    answer_logps = torch.zeros(batch, n_boundaries, probes.ids.shape[1], device=device)
+    n_probe_tokens = boundaries.exists.sum(1) * probes.n_tokens
+    for part in cut_by_tokens(trajectories.extents(n_probe_tokens), tokens_per_batch, device):
+        rows, rollouts = upload(torch.tensor(part.rows), device), trajectories.take(part)
+        cache = DynamicCache(config=cache_config)
+        logps[rows, part.columns] = trajectory_logps(forward, rollouts, device, cache)
+        watch.lap("logps")
+        answer_logps[rows] = cached_answer_logps(
+            forward,
+            rollouts,
+            boundaries.take(part.rows, part.columns.start),
+            probes.take(part.rows),
+            device,
+            cache,
+            additive_mask=needs_additive_mask(cache_config),
         )
         watch.lap("gain")
     return Reading(logps, answer_logps, watch.seconds("logps"), watch.seconds("gain"))
