@@ -39,7 +39,7 @@ def score_answers(
     )
 
 
-def old_logps(
+def score_old_logps(
     trainer: A2TGPOTrainer,
     forward: LabelLogps,
     input_ids: Int[Tensor, "B S"],

@@ -1,7 +1,7 @@
 """Answer likelihoods read while rollouts are generated, for batches that need no old log-probabilities.
 
-A batch that feeds one update is learned from by the policy that wrote it: TRL makes no pass over its trajectories (but
-where it corrects for vLLM), and the answers, read from the keys of generation, need none either.
+A batch that feeds one update is learned from by the policy that wrote it: TRL makes no pass over its trajectories,
+except to correct for vLLM, and the answers, read from the keys of generation, need none either.
 """
 
 from __future__ import annotations

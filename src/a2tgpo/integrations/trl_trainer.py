@@ -19,7 +19,7 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from a2tgpo.core import turn_ids
-from a2tgpo.integrations.answer_scores import old_logps, score_answers
+from a2tgpo.integrations.answer_scores import score_answers, score_old_logps
 from a2tgpo.integrations.batch_credit import assign_credit
 from a2tgpo.integrations.checks import check_answers, check_logprobs, check_trainer, gold_aliases, refuse_nan
 from a2tgpo.integrations.clock import StepClock
@@ -147,8 +147,8 @@ class A2TGPOTrainer(GRPOTrainer):
 
     @property
     def _several_updates(self) -> bool:
-        """Whether a batch feeds updates of a policy that did not write it. TRL's condition for old log-probabilities,
-        or that it corrects for vLLM."""
+        """Whether a batch feeds updates of a policy that did not write it. TRL then asks for old log-probabilities; it
+        does so too where it corrects for vLLM."""
         generate_every = self.args.steps_per_generation * self.num_iterations
         return self.args.gradient_accumulation_steps % generate_every != 0
 
@@ -189,7 +189,7 @@ class A2TGPOTrainer(GRPOTrainer):
             return found, None, None
         with self._clock.measure(self._mode, "old_logps"):
             forward = fused_forward(model, self.accelerator.autocast)
-            return old_logps(self, forward, input_ids, attention_mask, logits_to_keep), None, None
+            return score_old_logps(self, forward, input_ids, attention_mask, logits_to_keep), None, None
 
     def _score(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, completion_length: int, *, old_logps: bool
