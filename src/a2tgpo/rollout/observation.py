@@ -29,24 +29,23 @@ class ObservationEncoder:
     def __call__(self, passages: Sequence[Passage]) -> list[int]:
         """Token ids of the whole `<result>` block."""
         foreign = self._foreign_tokens()
+        texts = self._cut([neutralise(passage.text, foreign) for passage in passages])
         shown = [
-            replace(
-                passage,
-                title=neutralise(passage.title, foreign),
-                text=self._cut(neutralise(passage.text, foreign)),
-            )
-            for passage in passages
+            replace(passage, title=neutralise(passage.title, foreign), text=text)
+            for passage, text in zip(passages, texts, strict=True)
         ]
-        return self._plain_ids(render_result(shown))
+        return self.tokenizer(render_result(shown), add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
-    def _plain_ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-
-    def _cut(self, text: str) -> str:
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
-        if len(encoded["input_ids"]) <= self.passage_tokens:
-            return text
-        return text[: encoded["offset_mapping"][self.passage_tokens - 1][1]]
+    def _cut(self, texts: list[str]) -> list[str]:
+        if not texts:
+            return []
+        encoded = self.tokenizer(
+            texts, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+        )
+        return [
+            text if len(spans) <= self.passage_tokens else text[: spans[self.passage_tokens - 1][1]]
+            for text, spans in zip(texts, encoded["offset_mapping"], strict=True)
+        ]
 
     def _foreign_tokens(self) -> list[str]:
         """Added tokens that are not special, longest first: tokenizers match them even in plain text."""
