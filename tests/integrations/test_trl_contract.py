@@ -18,6 +18,14 @@ from tests.integrations.parts import qwen_tokenizer, tiny_llama
 OVERRIDDEN = {
     "_generate_and_score_completions": ["self", "inputs"],
     "_generate": ["self", "prompts"],
+    "_generate_single_turn": [
+        "self",
+        "prompt_ids",
+        "images",
+        "multimodal_fields",
+        "num_generations",
+        "has_tool_images",
+    ],
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     "_compute_loss": ["self", "model", "inputs"],
     "_prepare_inputs": ["self", "generation_batch"],
@@ -44,6 +52,17 @@ def test_generate_returns_the_tool_mask_third() -> None:
     source = inspect.getsource(GRPOTrainer._generate)
     assert "return prompt_ids, completion_ids, tool_mask, completions, logprobs, extra_fields, images" in source
     assert 'tool_mask = extra_fields.pop("env_mask", None)' in source
+
+
+def test_the_tool_loop_goes_on_in_order_from_what_was_written() -> None:
+    """TRL asks for the next turn of the rollouts that go on, in their order, each from its own tokens and the tools'
+    answer, and cuts what would exceed `max_completion_length`: `ToolTurns` finds them by it."""
+    source = inspect.getsource(GRPOTrainer._tool_call_loop)
+    assert "prompt_ids[idx_with_tool] + completion_ids[idx_with_tool] + suffix_ids" in source
+    assert "idxs_with_tool = [idx for idx, o in zip(idxs_with_tool, overlong, strict=True) if not o]" in source
+    assert "idxs_with_tool = [idx for idx, tool_call in zip(idxs_with_tool, tool_calls, strict=True)" in source
+    assert "post_tool_ids[idx] = post_tool_ids[idx][:new_len]" in source
+    assert "self._generate_single_turn(\n                prompt_completion_tool_ids," in source
 
 
 def test_when_trl_computes_old_log_probabilities_itself() -> None:

@@ -262,7 +262,7 @@ def test_trls_tools_work_unchanged(tmp_path: Path, native: dict[str, Any], monke
         ]
         return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts], None
 
-    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", sample)
+    monkeypatch.setattr(A2TGPOTrainer, "_generate_single_turn", sample)
     rows = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in questions()]
     trainer = A2TGPOTrainer(
         tiny_llama(tokenizer),

@@ -23,14 +23,14 @@ def answer_reader(trainer: A2TGPOTrainer, model: PreTrainedModel, n_rows: int) -
     """The reader for this process's `n_rows` rollouts of the batch that `model` is about to generate.
 
     None where the batch is scored by a pass of its own: TRL makes one over the trajectories anyway, turns are scored by
-    something other than the policy, rollouts branch (a row's own text then begins after its prompt), or an option asks
-    for what kept keys do not show; and outside a batch.
+    something other than the policy, rollouts branch (a row's own text then begins after its prompt) or are replaced, or
+    an option asks for what kept keys do not show; and outside a batch.
     """
     scorer, answers = trainer._scorer, trainer._batch.get("answers", [])
     kept = scorer.method != "rows" and not scorer.cut_last_result
     if trainer._pass_ahead or trainer.method.shares_turns or not trainer._scores_policy:
         return None
-    if not kept or len(answers) != n_rows:
+    if trainer._refiller is not None or not kept or len(answers) != n_rows:
         return None
     forward = fused_forward(model, trainer.accelerator.autocast)
     return AnswerReader(forward, scorer.probes(answers), additive_mask=needs_additive_mask(model.config))

@@ -7,10 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-from accelerate.utils import is_peft_model
-from trl.models import unwrap_model_for_generation
-
+from a2tgpo.integrations.generating import generating
 from a2tgpo.rollout.agent import SearchAgent
 from a2tgpo.rollout.backend import Backend
 from a2tgpo.rollout.branching import EntropyExpansion
@@ -75,18 +72,7 @@ class TagRollout:
             yield VLLMBackend(trainer.vllm_generation, STOP_STRINGS)
             return
         _refuse_shards(trainer)
-        with (
-            unwrap_model_for_generation(
-                trainer.model_wrapped,
-                trainer.accelerator,
-                gather_deepspeed3_params=trainer.args.ds3_gather_for_generation,
-                generation_kwargs=trainer.generation_kwargs,
-                gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
-            ) as model,
-            torch.no_grad(),
-            trainer.accelerator.autocast(),
-        ):
-            model = _without_adapter_shell(model)
+        with generating(trainer) as model:
             generator = self._generator_of(model, trainer.generation_config)
             if isinstance(generator, KeptKeysBackend) and hasattr(trainer, "answer_reader"):
                 yield partial(generator, reader=trainer.answer_reader(model, n_rows))
@@ -103,14 +89,6 @@ class TagRollout:
                 model, self.agent.tokenizer, generation_config, STOP_STRINGS, self.rows_at_a_time
             )
         return self._generator
-
-
-def _without_adapter_shell(model: Any) -> PreTrainedModel:
-    """The language model itself where PEFT has put its adapters into it, as LoRA's; prompts it puts before the text
-    need its own forward."""
-    if is_peft_model(model) and not model.active_peft_config.is_prompt_learning:
-        return model.get_base_model()
-    return model
 
 
 def _refuse_shards(trainer: GRPOTrainer) -> None:

@@ -30,6 +30,7 @@ from a2tgpo.integrations.outcome import outcome_of
 from a2tgpo.integrations.refill import refiller
 from a2tgpo.integrations.rollout_log import RolloutLog
 from a2tgpo.integrations.signal import open_signal
+from a2tgpo.integrations.tool_turns import ToolTurns
 from a2tgpo.integrations.trl_config import A2TGPOConfig
 from a2tgpo.integrations.update_log import write_updates
 from a2tgpo.integrations.update_loss import loss_fields, update_loss
@@ -101,6 +102,7 @@ class A2TGPOTrainer(GRPOTrainer):
                 check_answers(dataset, self._scorer)
         self._refiller = refiller(self)
         self._rollout_log = RolloutLog(args.rollouts_dir) if args.rollouts_dir is not None else None
+        self._tool_turns = ToolTurns(self)
         self._pass_ahead = False
         self._batch: dict[str, Any] = {}
         self._clock = StepClock()
@@ -157,17 +159,29 @@ class A2TGPOTrainer(GRPOTrainer):
         return self.use_vllm and self.vllm_importance_sampling_correction
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-        generate = super()._generate
         with self._clock.measure(self._mode, "generation"):
-            generated = generate(prompts)
+            generated = self._generate_once(prompts)
             check_logprobs(self, generated[4])
             if self._refiller is not None and self.model.training:
-                batches = self._refiller.run(self._batch["inputs"], list(generated), generate)
+                batches = self._refiller.run(self._batch["inputs"], list(generated), self._generate_once)
                 # TRL holds this very list and goes on with the prompts of the replacements.
                 prompts[:] = [row["prompt"] for row in self._batch["inputs"]]
                 self._metrics["train"]["rollout/refill_batches"].append(batches)
         self._batch["tool_mask"] = generated[2]
         return generated
+
+    def _generate_once(self, prompts: list[Any]) -> Any:
+        self._tool_turns.begin()
+        generated = super()._generate(prompts)
+        prompt_ids, completion_ids, *_ = generated
+        self._tool_turns.finish(prompt_ids, completion_ids)
+        return generated
+
+    def _generate_single_turn(  # type: ignore[no-untyped-def]
+        self, prompt_ids, *args, **kwargs
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        written = self._tool_turns.write(prompt_ids)
+        return super()._generate_single_turn(prompt_ids, *args, **kwargs) if written is None else (written, None)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         rewards_per_func = super()._calculate_rewards(*args, **kwargs)

@@ -35,6 +35,7 @@ class Sampler:
 
     def __init__(self, model: PreTrainedModel, generation_config: GenerationConfig) -> None:
         self.config, _ = model._prepare_generation_config(generation_config)
+        model._prepare_special_tokens(self.config, kwargs_has_attention_mask=True, device=model.device)
         # The length only tells it that there is a prompt; what would use it otherwise is an `obstacle`.
         self._processors = model._get_logits_processor(self.config, input_ids_seq_length=1, device=str(model.device))
 

@@ -39,7 +39,7 @@ def transformers_backend(
     generation_config = copy.deepcopy(generation_config)
     generation_config.eos_token_id = end_tokens(model, tokenizer, generation_config)
     sampler = Sampler(model, generation_config)
-    obstacle = why_not_cached(model.config) or sampler.obstacle or _no_last_logits(model)
+    obstacle = why_not_kept(model, sampler)
     if obstacle is None:
         return KeptKeysBackend(model, tokenizer, sampler, stop_strings, rows_at_a_time)
     warn_once(logger, f"Rollouts re-read their whole context at every turn, because {obstacle}.")
@@ -55,7 +55,9 @@ def end_tokens(
     return list(dict.fromkeys(token for token in ends if token is not None))
 
 
-def _no_last_logits(model: PreTrainedModel) -> str | None:
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        return None
-    return f"{type(model).__name__}.forward takes no logits_to_keep"
+def why_not_kept(model: PreTrainedModel, sampler: Sampler) -> str | None:
+    """Why `KeptKeysBackend` would not draw what `generate` does, or None where it does."""
+    obstacle = why_not_cached(model.config) or sampler.obstacle
+    if obstacle is None and "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        return f"{type(model).__name__}.forward takes no logits_to_keep"
+    return obstacle

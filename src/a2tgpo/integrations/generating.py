@@ -1,0 +1,40 @@
+"""The trainer's model, ready to generate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import is_peft_model
+from trl.models import unwrap_model_for_generation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from trl import GRPOTrainer
+
+
+@contextmanager
+def generating(trainer: GRPOTrainer) -> Iterator[PreTrainedModel]:
+    """The language model inside what wraps it for training, under the trainer's autocast, as its updates run it."""
+    with (
+        unwrap_model_for_generation(
+            trainer.model_wrapped,
+            trainer.accelerator,
+            gather_deepspeed3_params=trainer.args.ds3_gather_for_generation,
+            generation_kwargs=trainer.generation_kwargs,
+            gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+        ) as model,
+        torch.no_grad(),
+        trainer.accelerator.autocast(),
+    ):
+        yield _without_adapter_shell(model)
+
+
+def _without_adapter_shell(model: Any) -> PreTrainedModel:
+    """The language model itself where PEFT has put its adapters into it, as LoRA's; prompts it puts before the text
+    need its own forward."""
+    if is_peft_model(model) and not model.active_peft_config.is_prompt_learning:
+        return model.get_base_model()
+    return model

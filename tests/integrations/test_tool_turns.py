@@ -1,0 +1,231 @@
+"""TRL's tool loop from kept keys: the turns that `generate` writes, each token read once, answers read on the way."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from a2tgpo import A2TGPOTrainer
+from a2tgpo.integrations import tool_turns
+from a2tgpo.integrations.tool_turns import ToolTurns
+from a2tgpo.rollout.slots import Chunk
+from tests.integrations.parts import config, questions, qwen_tokenizer, tiny_llama
+from tests.integrations.test_kept_answers import expected_of
+from tests.rollout.test_kept_keys import count_reading
+
+TURN, LONGEST = 12, 420
+
+
+def calling_tokenizer() -> Any:
+    """Takes four turns in five for a tool call, by their tokens: the policy is random and knows no format."""
+    tokenizer = qwen_tokenizer()
+
+    def parse_response(ids: list[int], **_: Any) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": tokenizer.decode(ids)}
+        if sum(ids) % 5:
+            message["tool_calls"] = [{"type": "function", "function": {"name": "look", "arguments": {"at": "it"}}}]
+        return message
+
+    tokenizer.response_template = {"calls": "by tokens"}
+    tokenizer.parse_response = parse_response
+    return tokenizer
+
+
+def looking(start: int = 0) -> Any:
+    """A tool whose answers differ from call to call, in words and in length."""
+    calls = itertools.count(start)
+
+    def look(at: str) -> str:
+        """Look.
+
+        Args:
+            at: What to look at.
+
+        Returns:
+            What is seen.
+        """
+        number = next(calls)
+        return f"{number} " + "seen " * (number * 7 % 13)
+
+    return look
+
+
+def rooms() -> Any:
+    """Makes environments with the same tool, no two alike."""
+    starts = itertools.count(0, 3)
+
+    class Room:
+        def __init__(self) -> None:
+            self._look = looking(next(starts))
+
+        def reset(self, **_: Any) -> None:
+            """Nothing to prepare."""
+
+        def look(self, at: str) -> str:
+            """Look.
+
+            Args:
+                at: What to look at.
+
+            Returns:
+                What is seen.
+            """
+            return str(self._look(at))
+
+    return Room
+
+
+def trainer(tmp_path: Path, environment: bool = False, **changes: Any) -> A2TGPOTrainer:
+    """A random policy on two questions, generating through TRL's loop."""
+    tokenizer = calling_tokenizer()
+    model = tiny_llama(tokenizer)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, *range(200, 210)]
+    native: dict[str, Any] = {"environment_factory": rooms()} if environment else {"tools": [looking()]}
+    options = {"generation_kwargs": {"max_new_tokens": TURN}, "max_completion_length": LONGEST} | changes
+    rows = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in questions()]
+    made = A2TGPOTrainer(
+        model,
+        lambda completions, **_: [float(i % 2) for i in range(len(completions))],
+        config(tmp_path, temperature=0.8, **options),
+        train_dataset=questions().from_list(rows),
+        processing_class=tokenizer,
+        **native,
+    )
+    made.model.train()
+    made.current_gradient_accumulation_steps = 1
+    return made
+
+
+def batch(made: A2TGPOTrainer) -> dict[str, Any]:
+    torch.manual_seed(0)
+    return made._generate_and_score_completions([dict(made.train_dataset[i // 4]) for i in range(8)])
+
+
+def rows_of(output: dict[str, Any]) -> list[tuple[list[int], list[int]]]:
+    """Completion and turn of each token, without padding."""
+    lengths = output["completion_mask"].sum(1).tolist()
+    both = zip(output["completion_ids"].tolist(), output["turn_ids"].tolist(), lengths, strict=True)
+    return [(ids[:n], turns[:n]) for ids, turns, n in both]
+
+
+def generate_reads_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ToolTurns, "write", lambda self, contexts: None)
+
+
+@pytest.mark.parametrize("environment", [False, True])
+@pytest.mark.parametrize("longest", [LONGEST, 130])
+def test_greedy_rollouts_are_generates(
+    tmp_path: Path, environment: bool, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `tools=` and with environments, the rollouts are token by token those of TRL's own generation: of several
+    turns, ended by the policy, cut by the budget of a turn, and by that of the rollout in a turn and in a result."""
+    greedy = {"generation_kwargs": {"max_new_tokens": TURN, "do_sample": False}, "max_completion_length": longest}
+    kept = rows_of(batch(trainer(tmp_path, environment, **greedy)))
+    with monkeypatch.context() as patch:
+        generate_reads_all(patch)
+        anew = rows_of(batch(trainer(tmp_path, environment, **greedy)))
+    assert kept == anew
+    assert len({max(turns) for _, turns in kept}) > 1
+    last = {turns.count(max(turns)) for _, turns in kept}
+    assert TURN in last and len(last) > 1
+
+
+def test_contexts_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all turns of a batch what is read in more than single steps is each prompt, once for its rows, and each
+    result, with the token before it, whose keys no next token asked for."""
+    read = count_reading(monkeypatch)
+    output = batch(trainer(tmp_path))
+    prompts = output["prompt_mask"].sum(1).tolist()
+    results = [list(run) for _, turns in rows_of(output) for turn, run in itertools.groupby(turns) if turn < 0]
+    assert len(results) > 8
+    assert sum(n for n, _ in read if n > 1) == prompts[0] + prompts[4] + sum(len(run) + 1 for run in results)
+
+
+@pytest.mark.parametrize("options", [{}, {"answer_alias": "best"}, {"gradient_checkpointing": True}])
+def test_answers_are_read_from_generations_keys(
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one update a batch no pass over the trajectories is made, and the likelihoods are the pass's."""
+    monkeypatch.setattr(A2TGPOTrainer, "_score", lambda *_, **__: pytest.fail("a pass over the trajectories"))
+    made = trainer(tmp_path, **options)
+    output = batch(made)
+    found = made._batch["scores"]
+    made.model.gradient_checkpointing_disable()
+    expected = expected_of(made, output)
+    torch.testing.assert_close(found.likelihood, expected.likelihood, atol=1e-4, rtol=0)
+    assert found.boundaries.exists.equal(expected.boundaries.exists)
+    assert found.boundaries.exists.sum(1).max() > 2
+    assert found.likelihood[found.boundaries.exists].std() > 0
+
+
+def test_rollouts_that_were_equal_until_one_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Greedy rollouts of a prompt are equal until their tools answer differently; of these, one whose result is too
+    long ends while the others go on. Each rollout keeps its own likelihoods all the same."""
+    greedy = {"generation_kwargs": {"max_new_tokens": TURN, "do_sample": False}, "max_completion_length": 160}
+    made = trainer(tmp_path, **greedy)
+    output = batch(made)
+    lengths = {len(ids) for ids, _ in rows_of(output)[:4]}
+    assert len(lengths) > 1
+    found = made._batch["scores"].likelihood
+    torch.testing.assert_close(found, expected_of(made, output).likelihood, atol=1e-4, rtol=0)
+
+
+def test_several_updates_keep_the_keys_but_not_the_answers(tmp_path: Path) -> None:
+    """A batch that feeds two updates is scored by the pass that its old log-probabilities need."""
+    made = trainer(tmp_path, steps_per_generation=2)
+    output = batch(made)
+    assert "old_per_token_logps" in output and made._tool_turns._reader is None
+    assert made._tool_turns._backend is not None
+    torch.testing.assert_close(made._batch["scores"].likelihood, expected_of(made, output).likelihood)
+
+
+def test_training_and_evaluation(tmp_path: Path) -> None:
+    """Steps and TRL's `evaluate()`, whose batch has another size; the model trains on and no batch is left open."""
+    made = trainer(tmp_path, max_steps=2, num_generations_eval=2)
+    made.train()
+    assert made.model.training and made._tool_turns._conversation is None
+    metrics = made.evaluate(made.train_dataset)
+    assert "eval_gain/turn_1" in metrics
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "reason"),
+    [({"num_beams": 2}, "several beams"), ({"min_new_tokens": 4}, "MinNewTokens"), ({"max_time": 9.0}, "max_time")],
+)
+def test_what_cannot_be_kept_is_generates(
+    tmp_path: Path, kwargs: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where rows at different depths cannot be drawn together, TRL generates, with a warning that says why."""
+    with caplog.at_level(logging.WARNING, logger=tool_turns.__name__):
+        output = batch(trainer(tmp_path, generation_kwargs={"max_new_tokens": TURN, **kwargs}))
+    assert reason in caplog.text
+    assert output["turn_ids"].max() > 0
+
+
+def test_a_tool_that_raises_out_of_trl_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends a batch in the middle of its turns does not reach into the next."""
+    made = trainer(tmp_path)
+    pack, calls = Chunk.pack.__func__, itertools.count()  # type: ignore[attr-defined]
+
+    def failing(cls: Any, *args: Any) -> Chunk:
+        if next(calls) == 30:
+            raise KeyboardInterrupt
+        return pack(cls, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Chunk, "pack", classmethod(failing))
+        with pytest.raises(KeyboardInterrupt):
+            batch(made)
+    assert made.model.training
+    output = batch(made)
+    torch.testing.assert_close(
+        made._batch["scores"].likelihood, expected_of(made, output).likelihood, atol=1e-4, rtol=0
+    )
