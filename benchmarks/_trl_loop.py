@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from datasets import Dataset
@@ -37,18 +38,66 @@ def closing_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [tag[0] for tag in ids]
 
 
-class TRLToolLoop:
-    """Runs `GRPOTrainer`'s generation with `tools=[search]` on the questions and budgets of `agent`."""
+QueryOf = Callable[[list[int], list[int]], str | None]
+"""What a turn searches for, None where it does not search, from the context's tokens and the turn's."""
 
-    def __init__(self, model: PreTrainedModel, agent: SearchAgent, *, greedy: bool, **config: Any) -> None:
+
+def search_tool(agent: SearchAgent) -> Callable[[str], str]:
+    """The agent's search as a tool of TRL's."""
+
+    def search(query: str) -> str:
+        """Search the corpus.
+
+        Args:
+            query: What to look for.
+
+        Returns:
+            The passages found.
+        """
+        return agent.tokenizer.decode(agent.encode_observation(agent.search([query])[0]))
+
+    return search
+
+
+def tool_tokenizer(tokenizer: PreTrainedTokenizerBase, query_of: QueryOf) -> PreTrainedTokenizerBase:
+    """`tokenizer` with a template of bare texts, which reads a turn's call of `search_tool` by `query_of`."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = _ROLES
+
+    def parse_response(ids: list[int], prefix: list[int], **_: Any) -> dict[str, Any]:
+        query = query_of(prefix, ids)
+        message: dict[str, Any] = {"role": "assistant", "content": tokenizer.decode(ids)}
+        if query is not None:
+            call = {"name": "search", "arguments": {"query": query}}
+            message["tool_calls"] = [{"type": "function", "function": call}]
+        return message
+
+    tokenizer.response_template = {"protocol": "tags"}
+    tokenizer.parse_response = parse_response
+    return tokenizer
+
+
+class TRLToolLoop:
+    """Runs a `GRPOTrainer`'s generation with `tools=[search]` on the questions and budgets of `agent`."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        agent: SearchAgent,
+        *,
+        greedy: bool,
+        trainer: type[GRPOTrainer] = GRPOTrainer,
+        config_of: type[GRPOConfig] = GRPOConfig,
+        **config: Any,
+    ) -> None:
         model = copy.deepcopy(model)
         ends = [agent.tokenizer.eos_token_id, *closing_tokens(agent.tokenizer)]
         # TRL takes the tokens that end a turn from here.
         model.generation_config.eos_token_id = ends
-        self._trainer = GRPOTrainer(
+        self._trainer = trainer(
             model,
             reward_funcs=lambda completions, **_: [0.0] * len(completions),
-            args=GRPOConfig(
+            args=config_of(
                 output_dir=tempfile.mkdtemp(prefix="trl-loop-"),
                 max_completion_length=agent.limits.max_completion_tokens - 1,
                 max_tool_calling_iterations=agent.limits.max_searches,
@@ -56,9 +105,9 @@ class TRLToolLoop:
                 report_to="none",
                 **config,
             ),
-            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "?"}]}]),
-            processing_class=self._tokenizer(agent.tokenizer),
-            tools=[self._tool(agent)],
+            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "?"}], "answer": "?"}]),
+            processing_class=tool_tokenizer(agent.tokenizer, partial(_searched, agent.tokenizer)),
+            tools=[search_tool(agent)],
         )
 
     def run(self, questions: Sequence[str]) -> list[tuple[list[int], list[int]]]:
@@ -69,35 +118,7 @@ class TRLToolLoop:
         generated = self._trainer._generate([[{"role": "user", "content": question}] for question in questions])
         return list(zip(generated[1], generated[2], strict=True))
 
-    @staticmethod
-    def _tool(agent: SearchAgent) -> Any:
-        def search(query: str) -> str:
-            """Search the corpus.
 
-            Args:
-                query: What to look for.
-
-            Returns:
-                The passages found.
-            """
-            return agent.tokenizer.decode(agent.encode_observation(agent.search([query])[0]))
-
-        return search
-
-    @staticmethod
-    def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-        tokenizer = copy.deepcopy(tokenizer)
-        tokenizer.chat_template = _ROLES
-
-        def parse_response(ids: list[int], **_: Any) -> dict[str, Any]:
-            text = tokenizer.decode(ids)
-            action = parse_turn(text)
-            message = {"role": "assistant", "content": text}
-            if isinstance(action, Search):
-                call = {"name": "search", "arguments": {"query": action.query}}
-                message["tool_calls"] = [{"type": "function", "function": call}]
-            return message
-
-        tokenizer.response_template = {"protocol": "tags"}
-        tokenizer.parse_response = parse_response
-        return tokenizer
+def _searched(tokenizer: PreTrainedTokenizerBase, context: list[int], turn: list[int]) -> str | None:
+    action = parse_turn(tokenizer.decode(turn))
+    return action.query if isinstance(action, Search) else None

@@ -1,4 +1,4 @@
-"""How fast rollouts are: keys kept over turns, contexts read anew at every turn, and TRL's own tool loop.
+"""How fast rollouts are: keys kept over turns, in our loop and in TRL's, and contexts read anew at every turn.
 
     python benchmarks/rollout_speed.py --policy runs/hops_cpu/warm_start --json rollout_speed.json
 
@@ -36,6 +36,7 @@ from transformers import (
     set_seed,
 )
 
+from a2tgpo import A2TGPOConfig, A2TGPOTrainer
 from a2tgpo.config import RunConfig
 from a2tgpo.recipe_file import load_recipe
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
@@ -55,6 +56,7 @@ Completions = list[tuple[list[int], list[int]]]
 Way = Callable[[Sequence[str]], Completions]
 
 TRL, KEPT, REREAD = "TRL's tool loop", "kept keys", "re-reading"
+KEPT_IN_TRL = "TRL's tool loop in A2TGPOTrainer, kept keys"
 
 
 def main() -> None:
@@ -164,13 +166,15 @@ def policy(arguments: argparse.Namespace, config: RunConfig, task: Task, folder:
 
 
 def ways(model: PreTrainedModel, agent: SearchAgent, *, greedy: bool) -> dict[str, Way]:
-    """What is compared: TRL's loop, and our agent with either backend."""
+    """What is compared: TRL's loop in its trainer and in ours, and our agent with either backend."""
     ends = [agent.tokenizer.eos_token_id, *closing_tokens(agent.tokenizer)]
     sampling = GenerationConfig(
         do_sample=not greedy, top_k=0, pad_token_id=agent.tokenizer.pad_token_id, eos_token_id=ends
     )
+    options = dict(greedy=greedy, use_cpu=model.device.type == "cpu", bf16=False)
     return {
-        TRL: TRLToolLoop(model, agent, greedy=greedy, use_cpu=model.device.type == "cpu", bf16=False).run,
+        TRL: TRLToolLoop(model, agent, **options).run,
+        KEPT_IN_TRL: TRLToolLoop(model, agent, trainer=A2TGPOTrainer, config_of=A2TGPOConfig, **options).run,
         REREAD: _with(agent, RereadingBackend(model, agent.tokenizer, sampling, STOP_STRINGS)),
         KEPT: _with(agent, KeptKeysBackend(model, agent.tokenizer, Sampler(model, sampling), STOP_STRINGS)),
     }
