@@ -90,8 +90,8 @@ class Conversation:
             if resting and len(resting) >= self.backend.resting_share * len(self.rows):
                 return {row.number: Turn(row.turn, row.entropies) for row in resting}
             writing = [slot for slot, row in enumerate(self.rows) if not row.resting]
-            # Some of the rows alone cost a copy of their keys: written, and read twice.
-            self._write(writing if 3 * len(writing) <= len(self.rows) else range(len(self.rows)))
+            # Some of the rows alone cost a copy of their keys.
+            self._write(writing if 2 * len(writing) <= len(self.rows) else range(len(self.rows)))
         return {}
 
     def _leave(self, slot: int) -> None:
