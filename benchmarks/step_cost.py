@@ -7,9 +7,10 @@ log-probabilities, for A²TGPO the gains and the credit, then the updates. In th
 invented and replayed. There is then no generation, which is the same for both and the larger part of a real step, so
 the ratio is at its largest: a batch that feeds four updates, as in `recipes/hops_cpu.yaml`, for which GRPO needs old
 log-probabilities too; and a batch that feeds one, for which it does not, so that A²TGPO's pass over the trajectories is
-extra. In the third both generate their rollouts with `TagRollout`, one update a batch, and A²TGPO reads the answers
-from the keys of generation. Both must find the same old log-probabilities, or generate the same rollouts, before
-anything is timed. Peak memory is that of an update above what was allocated before.
+extra. In the last two settings both generate their rollouts, one update a batch, and A²TGPO reads the answers from the
+keys of generation: with `TagRollout`, where both trainers generate alike, and by TRL's own tool loop (`tools=`), where
+each generates as it does. Both must find the same old log-probabilities, or generate the same rollouts (by TRL's loop:
+the same greedy ones), before anything is timed. Peak memory is that of an update above what was allocated before.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 import torch
 from _measure import Case, floors, measure, print_cases, reading, synchronize, write_json
+from _trl_loop import search_tool, tool_tokenizer
 from datasets import Dataset
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PrinterCallback, set_seed
@@ -97,7 +99,8 @@ def main() -> None:
     size = SMOKE if arguments.smoke else Size(shape, rollouts=arguments.rollouts, repeats=arguments.repeats)
     title = f"A step on {device}"
     sizes = [replace(size, varied=varied) for varied in (False, True)]
-    cases = [step_case(one, updates, device) for updates in (4, 1) for one in sizes] + [generated_case(size, device)]
+    cases = [step_case(one, updates, device) for updates in (4, 1) for one in sizes]
+    cases += [generated_case(size, device), tool_loop_case(size, device)]
     print_cases(title, cases)
     if arguments.json:
         write_json(arguments.json, title, cases)
@@ -128,7 +131,7 @@ def step_case(size: Size, updates: int, device: torch.device) -> Case:
 
 def generated_case(size: Size, device: torch.device) -> Case:
     """Whole steps of one update a batch, generation by `TagRollout` included."""
-    common = dict(size=size, updates=1, device=device, generates=True, beta=0.0)
+    common = dict(size=size, updates=1, device=device, rollouts="agent", beta=0.0)
     trainers = {
         GRPO: trainer(GRPOTrainer, GRPOConfig, loss_type="grpo", **common),
         A2TGPO: trainer(A2TGPOTrainer, A2TGPOConfig, **common),
@@ -141,14 +144,44 @@ def generated_case(size: Size, device: torch.device) -> Case:
     return Case(name, seconds, GRPO)
 
 
+def tool_loop_case(size: Size, device: torch.device) -> Case:
+    """Whole steps of one update a batch, generation by TRL's tool loop included."""
+
+    def trainers(**sampling: Any) -> dict[str, Any]:
+        turns = {"generation_kwargs": {"max_new_tokens": size.turn, **sampling}}
+        common = dict(size=size, updates=1, device=device, rollouts="tools", beta=0.0, **turns)
+        return {
+            GRPO: trainer(GRPOTrainer, GRPOConfig, loss_type="grpo", **common),
+            A2TGPO: trainer(A2TGPOTrainer, A2TGPOConfig, **common),
+        }
+
+    ours, theirs = (_batch(one)["completion_ids"] for one in trainers(do_sample=False).values())
+    assert ours.equal(theirs), "the two trainers generate different greedy rollouts"
+    seconds = measure({name: _step(one) for name, one in trainers().items()}, device, repeats=size.repeats)
+    name = f"{size.shape}, {size.rollouts} rollouts by TRL's tool loop, {size.searches} searches, 1 update a batch"
+    return Case(name, seconds, GRPO)
+
+
 def trainer(
-    kind: Any, config: Any, size: Size, updates: int, device: torch.device, generates: bool = False, **options: Any
+    kind: Any, config: Any, size: Size, updates: int, device: torch.device, rollouts: str = "replay", **options: Any
 ) -> Any:
-    """A trainer of `kind` whose rollouts are the invented batch, or generated in its shape."""
+    """A trainer of `kind` whose rollouts are the invented batch, or generated in its shape: by an "agent" of ours or
+    with "tools" by TRL."""
     tokenizer = build_tokenizer()
     set_seed(0)
     sizes = {"vocab_size": len(tokenizer)} | SHAPES[size.shape]
     model = LlamaForCausalLM(LlamaConfig(**sizes, max_position_embeddings=8192, pad_token_id=tokenizer.pad_token_id))
+    asked: list[Any] = ["Who is a?", "Who is b?"]
+    generation: dict[str, Any] = {"processing_class": tokenizer}
+    if rollouts == "tools":
+        asked = [[{"role": "user", "content": text}] for text in asked]
+        generation = tools(tokenizer, size)
+        options["max_tool_calling_iterations"] = size.searches
+    elif rollouts == "agent":
+        generation["rollout_func"] = TagRollout(searching(tokenizer, size))
+    else:
+        generation["rollout_func"] = replay(tokenizer, size)
+    generation["train_dataset"] = Dataset.from_list([{"prompt": prompt, "answer": "Kelo Mitu"} for prompt in asked])
     made = kind(
         model=model.to(device),
         reward_funcs=lambda completions, **_: [float(i % 2) for i in range(len(completions))],
@@ -170,9 +203,7 @@ def trainer(
             logging_strategy="no",
             **options,
         ),
-        train_dataset=Dataset.from_list([{"prompt": f"Who is {name}?", "answer": "Kelo Mitu"} for name in ("a", "b")]),
-        processing_class=tokenizer,
-        rollout_func=TagRollout(searching(tokenizer, size)) if generates else replay(tokenizer, size),
+        **generation,
     )
     made.remove_callback(PrinterCallback)
     return made
@@ -214,6 +245,15 @@ def searching(tokenizer: PreTrainedTokenizerBase, size: Size) -> SearchAgent:
     return _Searching(tokenizer, lambda queries: [[Passage("0", "", text)] for _ in queries], limits)
 
 
+def tools(tokenizer: PreTrainedTokenizerBase, size: Size) -> dict[str, Any]:
+    """TRL's `tools=` with the same search, for which it takes every turn."""
+
+    def query_of(context: list[int], turn: list[int]) -> str:
+        return "anything"
+
+    return {"processing_class": tool_tokenizer(tokenizer, query_of), "tools": [search_tool(searching(tokenizer, size))]}
+
+
 def _completions(one: Any) -> list[list[int]]:
     """What a trainer generates from seed 0."""
     set_seed(0)
@@ -236,15 +276,21 @@ def _old_logps_error(trainers: dict[str, Any]) -> float:
     """Largest difference on tokens the policy wrote, of the trainers as they start."""
     found = {}
     for name, one in trainers.items():
-        one.model.train()
-        one.create_optimizer_and_scheduler(num_training_steps=1)
-        rows = [row for row in one.train_dataset for _ in range(one.num_generations)]
-        one.current_gradient_accumulation_steps = one.args.gradient_accumulation_steps
-        output = one._generate_and_score_completions([dict(row) for row in rows])
+        output = _batch(one)
         found[name] = output["old_per_token_logps"], output["tool_mask"].bool()
-        one._metrics["train"].clear()
     (ours, mask), (theirs, _) = found[A2TGPO], found[GRPO]
     return (ours - theirs)[mask].abs().max().item()
+
+
+def _batch(one: Any) -> dict[str, Any]:
+    """A generation batch, of the trainer as it starts."""
+    one.model.train()
+    one.create_optimizer_and_scheduler(num_training_steps=1)
+    rows = [row for row in one.train_dataset for _ in range(one.num_generations)]
+    one.current_gradient_accumulation_steps = one.args.gradient_accumulation_steps
+    output = one._generate_and_score_completions([dict(row) for row in rows])
+    one._metrics["train"].clear()
+    return output
 
 
 def _peak_of_update(one: Any, device: torch.device) -> int:

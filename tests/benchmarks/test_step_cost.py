@@ -22,7 +22,7 @@ def test_smoke(tmp_path: Path) -> None:
         timeout=300,
     )
     cases = json.loads(output.read_text(encoding="utf-8"))["cases"]
-    assert len(cases) == 5
+    assert len(cases) == 6
     for case in cases:
         assert set(case["seconds"]) == {"GRPO (TRL)", "A²TGPO"}
         assert all(taken > 0 for repeats in case["seconds"].values() for taken in repeats)
