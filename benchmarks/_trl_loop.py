@@ -38,8 +38,8 @@ def closing_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [tag[0] for tag in ids]
 
 
-QueryOf = Callable[[list[int], list[int]], str | None]
-"""What a turn searches for, None where it does not search, from the context's tokens and the turn's."""
+QueryOf = Callable[[list[int]], str | None]
+"""What a turn searches for, None where it does not search, from its tokens."""
 
 
 def search_tool(agent: SearchAgent) -> Callable[[str], str]:
@@ -64,8 +64,8 @@ def tool_tokenizer(tokenizer: PreTrainedTokenizerBase, query_of: QueryOf) -> Pre
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = _ROLES
 
-    def parse_response(ids: list[int], prefix: list[int], **_: Any) -> dict[str, Any]:
-        query = query_of(prefix, ids)
+    def parse_response(ids: list[int], **_: Any) -> dict[str, Any]:
+        query = query_of(ids)
         message: dict[str, Any] = {"role": "assistant", "content": tokenizer.decode(ids)}
         if query is not None:
             call = {"name": "search", "arguments": {"query": query}}
@@ -119,6 +119,6 @@ class TRLToolLoop:
         return list(zip(generated[1], generated[2], strict=True))
 
 
-def _searched(tokenizer: PreTrainedTokenizerBase, context: list[int], turn: list[int]) -> str | None:
+def _searched(tokenizer: PreTrainedTokenizerBase, turn: list[int]) -> str | None:
     action = parse_turn(tokenizer.decode(turn))
     return action.query if isinstance(action, Search) else None

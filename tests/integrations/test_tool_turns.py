@@ -80,7 +80,7 @@ def rooms() -> Any:
     return Room
 
 
-def trainer(tmp_path: Path, environment: bool = False, **changes: Any) -> A2TGPOTrainer:
+def trainer(tmp_path: Path, environment: bool = False, tool: Any = None, **changes: Any) -> A2TGPOTrainer:
     """A random policy on two questions, generating through TRL's loop."""
     tokenizer = calling_tokenizer()
     model = tiny_llama(tokenizer)
@@ -88,7 +88,7 @@ def trainer(tmp_path: Path, environment: bool = False, **changes: Any) -> A2TGPO
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, *range(200, 210)]
-    native: dict[str, Any] = {"environment_factory": rooms()} if environment else {"tools": [looking()]}
+    native: dict[str, Any] = {"environment_factory": rooms()} if environment else {"tools": [tool or looking()]}
     options = {"generation_kwargs": {"max_new_tokens": TURN}, "max_completion_length": LONGEST} | changes
     rows = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in questions()]
     made = A2TGPOTrainer(
@@ -116,19 +116,26 @@ def rows_of(output: dict[str, Any]) -> list[tuple[list[int], list[int]]]:
     return [(ids[:n], turns[:n]) for ids, turns, n in both]
 
 
+def calls(ids: list[int], turns: list[int]) -> bool:
+    """Whether the rollout's last turn asked for a tool."""
+    return bool(sum(token for token, turn in zip(ids, turns, strict=True) if turn == max(turns)) % 5)
+
+
 def generate_reads_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ToolTurns, "write", lambda self, contexts: None)
 
 
 @pytest.mark.parametrize("environment", [False, True])
-@pytest.mark.parametrize("longest", [LONGEST, 130])
+@pytest.mark.parametrize("longest", [LONGEST, 160])
 def test_greedy_rollouts_are_generates(
     tmp_path: Path, environment: bool, longest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `tools=` and with environments, the rollouts are token by token those of TRL's own generation: of several
-    turns, ended by the policy, cut by the budget of a turn, and by that of the rollout in a turn and in a result."""
+    turns, ended by the policy, by the budget of a turn, and by that of the rollout in a turn and before a result."""
     greedy = {"generation_kwargs": {"max_new_tokens": TURN, "do_sample": False}, "max_completion_length": longest}
-    kept = rows_of(batch(trainer(tmp_path, environment, **greedy)))
+    made = trainer(tmp_path, environment, **greedy)
+    kept = rows_of(batch(made))
+    assert made._tool_turns._backend is not None
     with monkeypatch.context() as patch:
         generate_reads_all(patch)
         anew = rows_of(batch(trainer(tmp_path, environment, **greedy)))
@@ -136,6 +143,9 @@ def test_greedy_rollouts_are_generates(
     assert len({max(turns) for _, turns in kept}) > 1
     last = {turns.count(max(turns)) for _, turns in kept}
     assert TURN in last and len(last) > 1
+    if longest < LONGEST and not environment:
+        assert max(len(ids) for ids, _ in kept) == longest
+        assert any(calls(ids, turns) and len(ids) < longest for ids, turns in kept)
 
 
 def test_contexts_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,14 +176,40 @@ def test_answers_are_read_from_generations_keys(
     assert found.likelihood[found.boundaries.exists].std() > 0
 
 
-def test_rollouts_that_were_equal_until_one_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Greedy rollouts of a prompt are equal until their tools answer differently; of these, one whose result is too
-    long ends while the others go on. Each rollout keeps its own likelihoods all the same."""
+@pytest.mark.parametrize("same_answers", [True, False])
+def test_rollouts_that_were_equal_until_one_ended(
+    tmp_path: Path, same_answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Greedy rollouts of a prompt are equal until their tools answer differently; the first, whose result is too long,
+    ends, and the others are taken for those before them until the batch ends. Each rollout has its own likelihoods all
+    the same: from the keys, or, where the rows so exchanged had different answers, from a pass."""
     greedy = {"generation_kwargs": {"max_new_tokens": TURN, "do_sample": False}, "max_completion_length": 160}
-    made = trainer(tmp_path, **greedy)
-    output = batch(made)
-    lengths = {len(ids) for ids, _ in rows_of(output)[:4]}
-    assert len(lengths) > 1
+    results = itertools.count()
+
+    def look(at: str) -> str:
+        """Look.
+
+        Args:
+            at: What to look at.
+
+        Returns:
+            What is seen: the first time, more than a rollout can hold.
+        """
+        number = next(results)
+        return f"{number} " + "seen " * (number or 60)
+
+    made = trainer(tmp_path, tool=look, **greedy)
+    passes: list[Any] = []
+    score = A2TGPOTrainer._score
+    monkeypatch.setattr(A2TGPOTrainer, "_score", lambda *args, **named: passes.append(0) or score(*args, **named))
+    torch.manual_seed(0)
+    rows = [dict(made.train_dataset[0]) for _ in range(8)]
+    for number, row in enumerate(rows):
+        row["answer"] = ["bora"] if same_answers or number % 2 else ["kelo"]
+    output = made._generate_and_score_completions(rows)
+    lengths = [len(ids) for ids, _ in rows_of(output)]
+    assert lengths[0] < min(lengths[1:])
+    assert len(passes) == (0 if same_answers else 1)
     found = made._batch["scores"].likelihood
     torch.testing.assert_close(found, expected_of(made, output).likelihood, atol=1e-4, rtol=0)
 
@@ -198,7 +234,12 @@ def test_training_and_evaluation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kwargs", "reason"),
-    [({"num_beams": 2}, "several beams"), ({"min_new_tokens": 4}, "MinNewTokens"), ({"max_time": 9.0}, "max_time")],
+    [
+        ({"num_beams": 2}, "several beams"),
+        ({"min_new_tokens": 4}, "MinNewTokens"),
+        ({"max_time": 9.0}, "max_time"),
+        ({"encoder_repetition_penalty": 1.2}, "encoder_repetition_penalty"),
+    ],
 )
 def test_what_cannot_be_kept_is_generates(
     tmp_path: Path, kwargs: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
@@ -210,7 +251,7 @@ def test_what_cannot_be_kept_is_generates(
     assert output["turn_ids"].max() > 0
 
 
-def test_a_tool_that_raises_out_of_trl_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_was_interrupted_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What ends a batch in the middle of its turns does not reach into the next."""
     made = trainer(tmp_path)
     pack, calls = Chunk.pack.__func__, itertools.count()  # type: ignore[attr-defined]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import random
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -25,7 +27,7 @@ from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.protocol import STOP_STRINGS
 from a2tgpo.rollout.rereading import RereadingBackend
 from a2tgpo.rollout.sampler import Sampler
-from a2tgpo.rollout.slots import Chunk
+from a2tgpo.rollout.slots import Chunk, SlotCache
 from a2tgpo.rollout.transformers_backend import transformers_backend
 from a2tgpo.rollout.turn_end import TurnEnd
 from tests.integrations.parts import qwen_tokenizer, tiny_llama
@@ -132,10 +134,10 @@ def test_conversations_equal_those_read_anew_at_every_turn(
     model, config = random_model(name, attention), sampling(tokenizer)
     backends = [
         KeptKeysBackend(model, tokenizer, Sampler(model, config), STOP_STRINGS, n_slots, resting_share)
-        for resting_share in (0.0, 0.4)
+        for resting_share in (0.0, 0.4, 1.0)
     ]
-    kept, later = (Conversations(23).play(backend) for backend in backends)
-    assert kept == later
+    kept, later, together = (Conversations(23).play(backend) for backend in backends)
+    assert kept == later == together
     model.config.output_router_logits = False  # `generate` itself fails with it
     anew = Conversations(23).play(RereadingBackend(model, tokenizer, config, STOP_STRINGS))
     assert kept == anew
@@ -285,3 +287,15 @@ def test_rows_may_start_from_nothing_but_one_token(tokenizer: Any) -> None:
     assert turns[0] == turns[1] == turns[2] and len(turns[0].ids) == 4
     backend([], lambda finished: pytest.fail("nothing to take"))
     assert math.isfinite(model(torch.tensor([[9]])).logits.sum().item())
+
+
+def test_memory_of_the_keys_is_freed_with_the_batch() -> None:
+    """No circle of references holds a cache: its memory goes with the last that uses it, not when Python collects."""
+    cache = SlotCache(2)
+    gone = weakref.ref(cache)
+    gc.disable()
+    try:
+        del cache
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -110,7 +110,10 @@ def served(policy: Path, folder: Path) -> Iterator[int]:
         yield port
     finally:
         server.terminate()
-        server.wait(timeout=60)
+        try:
+            server.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 def trained(policy: Path, folder: Path, **engine: Any) -> A2TGPOTrainer:
@@ -160,7 +163,8 @@ def test_training_through_trls_server_and_its_new_weights(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Server mode: the same of a server that TRL's own command started, prefix caching on."""
-    vllm_on_cpu.replace_transport()
+    for module, name, value in vllm_on_cpu.replacements():
+        monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(vllm_client, "torch", vllm_on_cpu.TorchWithCUDA())
     with served(policy, tmp_path) as port:
         at = dict(

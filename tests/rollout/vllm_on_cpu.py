@@ -1,7 +1,7 @@
 """vLLM without a GPU: what its tests replace in it, in their own process and, as a plugin, in a server's.
 
-Only what carries bytes is replaced. Packing, the order of tensors, the server's endpoints, its reloading of layers and
-TRL's client are theirs.
+Replaced are what carries the weights' bytes and the layout that vLLM's CPU kernels give to weights. The tensors' order
+and packing on their way, the server's endpoints, its reloading of layers and TRL's client are theirs.
 """
 
 from __future__ import annotations
@@ -16,14 +16,23 @@ import torch
 PLUGIN = "vllm_on_cpu"
 
 
-def replace_transport() -> None:
-    """For vLLM's plugin loader: weights that can be replaced, and a group that sends them without NCCL."""
+def replacements() -> list[tuple[Any, str, Any]]:
+    """Module, name and value: weights that can be replaced, and a group that sends them without NCCL."""
     from vllm.distributed.weight_transfer import nccl_common, packed_tensor
     from vllm.model_executor.layers import utils
 
-    utils.dispatch_cpu_unquantized_gemm = keep_weights
-    nccl_common.stateless_init_process_group = _join
-    nccl_common.torch = packed_tensor.torch = _TorchOnCPU()
+    return [
+        (utils, "dispatch_cpu_unquantized_gemm", keep_weights),
+        (nccl_common, "stateless_init_process_group", _join),
+        (nccl_common, "torch", _TorchOnCPU()),
+        (packed_tensor, "torch", _TorchOnCPU()),
+    ]
+
+
+def replace() -> None:
+    """What vLLM's plugin loader calls."""
+    for module, name, value in replacements():
+        setattr(module, name, value)
 
 
 def keep_weights(layer: Any, remove_weight: bool) -> None:
@@ -32,13 +41,13 @@ def keep_weights(layer: Any, remove_weight: bool) -> None:
 
 
 def write_plugin(folder: Path) -> None:
-    """Make `replace_transport` a plugin of every vLLM that has `folder` and this project in its path.
+    """Make `replace` a plugin of every vLLM that has `folder` and this project in its path.
 
     The package for CPUs has another name than `vllm serve` looks itself up by, and is known by its version.
     """
     import vllm
 
-    entry = f"[vllm.general_plugins]\n{PLUGIN} = {__name__}:{replace_transport.__name__}\n"
+    entry = f"[vllm.general_plugins]\n{PLUGIN} = {__name__}:{replace.__name__}\n"
     for name, version, entry_points in ((PLUGIN, "0", entry), ("vllm", f"{vllm.__version__}+cpu", "")):
         metadata = folder / f"{name}-{version}.dist-info"
         metadata.mkdir(parents=True)

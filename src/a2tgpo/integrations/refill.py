@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from datasets import Dataset
 from trl import GRPOTrainer
 
 from a2tgpo.integrations.outcome import tool_failed, weighted
+from a2tgpo.integrations.processes import any_process
 from a2tgpo.sampling import Refill
 
 if TYPE_CHECKING:
@@ -137,8 +139,7 @@ def refiller(trainer: A2TGPOTrainer) -> Refiller | None:
         outcome = weighted(trainer, rewards_per_func)[first : first + len(rows)].cpu()
         return outcome.masked_fill(torch.tensor(tool_failed(rows)), torch.nan)
 
-    def any_process(here: bool) -> bool:
-        return bool(accelerator.reduce(torch.tensor(float(here), device=accelerator.device)) > 0)
-
     seed = trainer.args.seed + accelerator.process_index
-    return Refiller(sampling, trainer.train_dataset, trainer.num_generations, rewards, any_process, seed)
+    return Refiller(
+        sampling, trainer.train_dataset, trainer.num_generations, rewards, partial(any_process, accelerator), seed
+    )

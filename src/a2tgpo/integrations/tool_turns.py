@@ -7,13 +7,15 @@ of the backend that keeps its keys.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from a2tgpo.integrations.generating import generating
+from a2tgpo.integrations.processes import any_process
 from a2tgpo.rollout.answers import AnswerReader
 from a2tgpo.rollout.backend import Continuation
 from a2tgpo.rollout.conversation import Conversation
@@ -34,16 +36,16 @@ _ALL_ROWS = 2**31
 
 class ToolTurns:
     """In place of `GRPOTrainer._generate_single_turn`, wherever that would call `generate` for a tool loop and keys can
-    be kept: the same distribution of turns, each token read once.
+    be kept: the distribution of turns that `generate` draws from in evaluation mode, each token read once.
 
-    A turn gets no more tokens than the rollout has left; TRL cuts what `generate` writes beyond. Answers are read from
-    the keys as rollouts end (see `AnswerReader`).
+    A turn after a tool's answer gets no more tokens than the rollout has left; TRL cuts what `generate` writes beyond.
+    Answers are read from the keys as rollouts end (see `AnswerReader`).
     """
 
     def __init__(self, trainer: A2TGPOTrainer) -> None:
         self._trainer = trainer
         self._backend: KeptKeysBackend | None = None
-        self._made_for: tuple[object, object] = (None, None)
+        self._decided_for: tuple[object, object] = (None, None)
         self._conversation: Conversation | None = None
         self._reader: AnswerReader | None = None
         self._contexts: list[list[int]] = []
@@ -89,30 +91,47 @@ class ToolTurns:
             return
         with generating(self._trainer):
             conversation.go_on({})
-        if self._reader is not None:
-            rollouts = [prompt + completion for prompt, completion in zip(prompt_ids, completion_ids, strict=True)]
-            numbers = [self._number_of(*both) for both in enumerate(rollouts)]
-            found = self._reader.answer_logps
-            self._reader.answer_logps = {row: found[number] for row, number in enumerate(numbers)}
+        if self._reader is None:
+            return
+        rollouts = [prompt + completion for prompt, completion in zip(prompt_ids, completion_ids, strict=True)]
+        numbers = [self._number_of(*both) for both in enumerate(rollouts)]
+        found = self._reader.answer_logps
+        self._reader.answer_logps = {row: found[n] for row, n in enumerate(numbers) if n is not None}
+        # The pass that scores instead is one of all processes.
+        if any_process(self._trainer.accelerator, None in numbers):
+            self._trainer._batch["reader"] = None
 
     def _backend_of(self, model: PreTrainedModel) -> KeptKeysBackend | None:
         config = self._trainer.generation_config
-        if self._backend is None or self._made_for != (model, config):
-            sampler = Sampler(model, config)
+        if self._decided_for != (model, config):
+            # A copy: a callback may change the trainer's.
+            self._decided_for = model, copy.deepcopy(config)
+            sampler = Sampler(model, self._with_all_ends(config))
             unheard = [name for name in ("stop_strings", "max_time") if getattr(sampler.config, name)]
             obstacle = f"generation_kwargs has {unheard[0]}" if unheard else why_not_kept(model, sampler)
             if obstacle is not None:
                 warn_once(logger, f"TRL's tool loop re-reads its whole context at every turn, because {obstacle}.")
-                return None
-            self._made_for = model, config
-            self._backend = KeptKeysBackend(model, self._trainer._tokenizer, sampler, (), _ALL_ROWS, resting_share=1.0)
+                self._backend = None
+            else:
+                tokenizer = self._trainer._tokenizer
+                self._backend = KeptKeysBackend(model, tokenizer, sampler, (), _ALL_ROWS, resting_share=1.0)
         return self._backend
+
+    def _with_all_ends(self, config: GenerationConfig) -> GenerationConfig:
+        """`config` with the tokens at which TRL cuts what was generated."""
+        config = copy.deepcopy(config)
+        own = config.eos_token_id
+        named = own if isinstance(own, list) else [] if own is None else [own]
+        config.eos_token_id = list(dict.fromkeys([*named, *self._trainer.eos_token_ids]))
+        return config
 
     def _continuation(self, number: int, context: list[int]) -> Continuation:
         longest = self._trainer.max_completion_length
-        left = longest - (len(context) - self._prompt_lengths[number])
-        per_turn = self._trainer.generation_config.max_new_tokens or longest
-        return Continuation(context[len(self._contexts[number]) :], max(1, min(left, per_turn)))
+        budget = self._trainer.generation_config.max_new_tokens or longest
+        if written := self._contexts[number]:
+            left = longest - (len(context) - self._prompt_lengths[number])
+            budget = max(1, min(budget, left))
+        return Continuation(context[len(written) :], budget)
 
     def _rollouts_of(self, contexts: Sequence[list[int]]) -> list[int]:
         """Which of the rollouts that wrote last goes on in each context; TRL keeps their order."""
@@ -121,13 +140,14 @@ class ToolTurns:
         assert None not in found, "TRL's tool loop went on with a context that nothing here wrote"
         return [number for number in found if number is not None]
 
-    def _number_of(self, row: int, rollout: list[int]) -> int:
-        """The number under which TRL's rollout `row` was written: another's where two were equal until one ended."""
+    def _number_of(self, row: int, rollout: list[int]) -> int | None:
+        """The number under which TRL's rollout `row` was written: another's where two were equal until one ended.
+
+        None where these two have different answers.
+        """
         answers = self._trainer._batch["answers"]
         others = (n for n in range(len(self._contexts)) if answers[n] == answers[row])
-        found = next((n for n in (row, *others) if _begins(self._contexts[n], rollout)), None)
-        assert found is not None, "TRL's tool loop made a rollout that nothing here wrote"
-        return found
+        return next((n for n in (row, *others) if _begins(self._contexts[n], rollout)), None)
 
 
 def _begins(context: list[int], start: list[int]) -> bool:
@@ -135,6 +155,6 @@ def _begins(context: list[int], start: list[int]) -> bool:
 
 
 def _asked_by_tool_loop(trainer: A2TGPOTrainer) -> bool:
-    """Whether TRL would call `generate` on a model that this process holds whole, and then tools."""
-    engine = trainer.use_vllm or trainer.use_transformers_continuous_batching
-    return bool(trainer.tools) and not engine and sharded_by(trainer.accelerator) is None
+    """Whether TRL would call `generate` from the prompts on, with a model that this process holds whole, and tools."""
+    elsewhere = trainer.rollout_func is not None or trainer.use_vllm or trainer.use_transformers_continuous_batching
+    return bool(trainer.tools) and not elsewhere and sharded_by(trainer.accelerator) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -84,7 +85,7 @@ class TagRollout:
     ) -> KeptKeysBackend | RereadingBackend:
         """The last call's where the model is the same: it has the memory for the keys already."""
         if self._generator is None or self._made_for != (model, generation_config):
-            self._made_for = model, generation_config
+            self._made_for = model, copy.deepcopy(generation_config)
             self._generator = transformers_backend(
                 model, self.agent.tokenizer, generation_config, STOP_STRINGS, self.rows_at_a_time
             )

@@ -137,7 +137,7 @@ class A2TGPOTrainer(GRPOTrainer):
         return self._add_credit(inputs, output)
 
     def answer_reader(self, model: Any, n_rows: int) -> AnswerReader | None:
-        """What `TagRollout` shows the keys of ended rollouts, numbered as the prompts it was given."""
+        """What is shown the keys of rollouts as they end, numbered as the prompts of the batch."""
         self._batch["reader"] = answer_reader(self, model, n_rows)
         return self._batch["reader"]
 

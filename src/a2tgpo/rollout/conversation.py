@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from a2tgpo.rollout.answers import AnswerReader
 from a2tgpo.rollout.backend import Continuation, Turn
+from a2tgpo.rollout.evaluating import evaluating
 from a2tgpo.rollout.readings import cheapest_readings
 from a2tgpo.rollout.row import Row
 from a2tgpo.rollout.slots import Chunk, SlotCache
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 FORWARD_PRICE, FORWARD_PRICE_ON_CPU = 2048, 64
 """What a forward takes however few its tokens, in tokens that could be read in that time."""
-
-TOKENS_PER_READING = 8192
-"""Padded tokens of prompts and observations read in one forward."""
 
 TOKENS_PER_READING = 8192
 """Padded tokens of prompts and observations read in one forward."""
@@ -168,16 +165,3 @@ class Conversation:
             **self.extra,
         )
         return output.logits[:, -1]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout; the model trains on afterwards if it did before."""
-    was_training = model.training
-    if was_training:
-        model.eval()
-    try:
-        yield
-    finally:
-        if was_training:
-            model.train()

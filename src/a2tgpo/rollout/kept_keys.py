@@ -9,7 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from a2tgpo.rollout.answers import AnswerReader
 from a2tgpo.rollout.backend import Continuation, TakeTurns
-from a2tgpo.rollout.conversation import Conversation, evaluating
+from a2tgpo.rollout.conversation import Conversation
+from a2tgpo.rollout.evaluating import evaluating
 from a2tgpo.rollout.sampler import Sampler
 from a2tgpo.rollout.slots import SlotCache
 from a2tgpo.rollout.turn_end import TurnEnd
@@ -51,7 +52,7 @@ class KeptKeysBackend:
         self.n_slots = n_slots
         by_device = 0.0 if model.device.type == "cpu" else RESTING_SHARE
         self.resting_share = by_device if resting_share is None else resting_share
-        self._cache: SlotCache | None = None
+        self._cache: tuple[torch.dtype, SlotCache | None] = (model.dtype, None)
 
     @torch.no_grad()
     def __call__(
@@ -72,7 +73,9 @@ class KeptKeysBackend:
         self, starts: Sequence[Continuation], n_entropies: int = 0, reader: AnswerReader | None = None
     ) -> Conversation:
         """The same for who asks for turns when it wants them; one at a time."""
-        cache = self._cache or SlotCache(self.model.config.get_text_config(decoder=True).num_hidden_layers)
+        kept_for, cache = self._cache
+        if cache is None or kept_for != self.model.dtype:
+            cache = SlotCache(self.model.config.get_text_config(decoder=True).num_hidden_layers)
         # Fresh memory costs the CPU a fault for every page. On a GPU the update needs the room.
-        self._cache = cache if self.model.device.type == "cpu" else None
+        self._cache = self.model.dtype, cache if self.model.device.type == "cpu" else None
         return Conversation(self, starts, n_entropies, reader, cache)

@@ -10,7 +10,7 @@ def cheapest_readings(lengths: Sequence[int], most_tokens: int, price: int) -> l
     """Rows cut into forwards so that padding and forwards together cost the least.
 
     A forward of R rows, the longest of N tokens, costs `price` + R·N: what any forward takes, in tokens, and the tokens
-    that it reads, padding included. In order of length every cheapest cut is one into neighbours, so that
+    that it reads, padding included. In order of length one of the cheapest cuts is into neighbours, so that
 
         cost(i) = min over j > i of price + (j − i)·N_i + cost(j),    (j − i)·N_i ≤ most_tokens or j = i + 1
 

@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from a2tgpo.rollout.backend import Continuation, TakeTurns, Turn
+from a2tgpo.rollout.evaluating import evaluating
 from a2tgpo.rollout.sampler import Sampler
 
 
@@ -35,12 +36,8 @@ class RereadingBackend:
 
     @torch.no_grad()
     def __call__(self, starts: Sequence[Continuation], take_turns: TakeTurns, n_entropies: int = 0) -> None:
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with evaluating(self.model):
             self._run(dict(enumerate(starts)), take_turns, n_entropies)
-        finally:
-            self.model.train(was_training)
 
     def _run(self, going: dict[int, Continuation], take_turns: TakeTurns, n_entropies: int) -> None:
         contexts: dict[int, list[int]] = {}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.generation import GenerationMode
 from transformers.generation import logits_process as processors
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ _OF_ONE_ROW = (
 )
 """Processors that look at one row's tokens and scores alone: not at its length, its neighbours or its padding."""
 
+_OF_THE_PROMPT = ("encoder_repetition_penalty", "encoder_no_repeat_ngram_size", "token_healing")
+"""Settings by which `generate` treats the tokens it starts from otherwise than those it writes."""
+
 
 class Sampler:
     """Greedy or sampled choice under a generation config, completed as `generate` completes it from the model's own.
@@ -35,6 +39,7 @@ class Sampler:
 
     def __init__(self, model: PreTrainedModel, generation_config: GenerationConfig) -> None:
         self.config, _ = model._prepare_generation_config(generation_config)
+        # `generate` does so first: processors of end tokens read what it leaves in the config.
         model._prepare_special_tokens(self.config, kwargs_has_attention_mask=True, device=model.device)
         # The length only tells it that there is a prompt; what would use it otherwise is an `obstacle`.
         self._processors = model._get_logits_processor(self.config, input_ids_seq_length=1, device=str(model.device))
@@ -44,7 +49,11 @@ class Sampler:
         """Why rows at different depths cannot be drawn together under this config, or None where they can."""
         if self.config.num_beams != 1 or self.config.num_return_sequences != 1:
             return "the generation config asks for several beams or sequences per row"
+        mode = self.config.get_generation_mode()
+        if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+            return f"the generation config asks for {mode.value}"
         foreign = [type(p).__name__ for p in self._processors if not isinstance(p, _OF_ONE_ROW)]
+        foreign += [name for name in _OF_THE_PROMPT if getattr(self.config, name, None) not in (None, False, 0, 1.0)]
         return f"the generation config uses {', '.join(foreign)}" if foreign else None
 
     def __call__(self, logits: Float[Tensor, "R V"], contexts: Sequence[list[int]]) -> list[int]:

@@ -93,6 +93,13 @@ class Aside:
         return store, torch.cat([store[self.slots, :, : self.n_columns], states], dim=2)
 
 
+@dataclass
+class _Forward:
+    """What all layers know of the forward that runs now."""
+
+    placement: Chunk | Aside | None = None
+
+
 class SlotCache(Cache):
     """Keys and values of rows, each stored from column 0 of its slot, with no padding between.
 
@@ -100,8 +107,18 @@ class SlotCache(Cache):
     """
 
     def __init__(self, n_layers: int) -> None:
-        self.placement: Chunk | Aside | None = None
-        super().__init__(layers=[_SlotLayer(self) for _ in range(n_layers)])
+        # Layers hold this and not the cache: memory in a circle of references is freed when Python gets to it.
+        self._forward = _Forward()
+        super().__init__(layers=[_SlotLayer(self._forward) for _ in range(n_layers)])
+
+    @property
+    def placement(self) -> Chunk | Aside | None:
+        """Of the forward that runs now."""
+        return self._forward.placement
+
+    @placement.setter
+    def placement(self, placement: Chunk | Aside) -> None:
+        self._forward.placement = placement
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Give slot `target` the first `length` columns of slot `source`."""
@@ -121,9 +138,9 @@ class _SlotLayer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, cache: SlotCache) -> None:
+    def __init__(self, forward: _Forward) -> None:
         super().__init__()
-        self.cache = cache
+        self._forward = forward
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.keys, self.values = (
@@ -135,7 +152,7 @@ class _SlotLayer(CacheLayerMixin):
         self.keys, self.values = (_roomy(store, n_slots, n_columns) for store in (self.keys, self.values))
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        placement = self.cache.placement
+        placement = self._forward.placement
         assert placement is not None, "no placement set for this forward"
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)

@@ -57,7 +57,10 @@ def end_tokens(
 
 def why_not_kept(model: PreTrainedModel, sampler: Sampler) -> str | None:
     """Why `KeptKeysBackend` would not draw what `generate` does, or None where it does."""
-    obstacle = why_not_cached(model.config) or sampler.obstacle
-    if obstacle is None and "logits_to_keep" not in inspect.signature(model.forward).parameters:
+    if (obstacle := why_not_cached(model.config) or sampler.obstacle) is not None:
+        return obstacle
+    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         return f"{type(model).__name__}.forward takes no logits_to_keep"
-    return obstacle
+    if len(devices := {str(parameter.device) for parameter in model.parameters()}) > 1:
+        return f"its layers lie on several devices ({', '.join(sorted(devices))})"
+    return None
