@@ -89,6 +89,7 @@ def trainer(tmp_path: Path, environment: bool = False, tool: Any = None, **chang
             torch.nn.init.normal_(parameter, std=0.2)
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, *range(200, 210)]
     native: dict[str, Any] = {"environment_factory": rooms()} if environment else {"tools": [tool or looking()]}
+    native["rollout_func"] = changes.pop("rollout_func", None)
     options = {"generation_kwargs": {"max_new_tokens": TURN}, "max_completion_length": LONGEST} | changes
     rows = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in questions()]
     made = A2TGPOTrainer(
@@ -249,6 +250,33 @@ def test_what_cannot_be_kept_is_generates(
         output = batch(trainer(tmp_path, generation_kwargs={"max_new_tokens": TURN, **kwargs}))
     assert reason in caplog.text
     assert output["turn_ids"].max() > 0
+
+
+def test_settings_may_change_between_batches(tmp_path: Path) -> None:
+    """What a callback makes of the sampling is heard, as `generate` would hear it."""
+    made = trainer(tmp_path)
+    batch(made)
+    first = made._tool_turns._backend
+    made.generation_config.temperature = 0.3
+    batch(made)
+    second = made._tool_turns._backend
+    assert first is not None and second is not None
+    assert (first.sampler.config.temperature, second.sampler.config.temperature) == (0.8, 0.3)
+
+
+def test_tools_after_rollouts_of_the_users_own(tmp_path: Path) -> None:
+    """With `rollout_func=` beside `tools=` TRL runs tools on what the function wrote: its first call then begins after
+    a result, TRL generates, and the likelihoods are those of a pass."""
+
+    def first_turns(prompts: list[Any], trainer: A2TGPOTrainer) -> dict[str, Any]:
+        tokenizer = trainer._tokenizer
+        ids = [tokenizer.apply_chat_template(p, add_generation_prompt=True, return_dict=False) for p in prompts]
+        return {"prompt_ids": ids, "completion_ids": [[n + 71] * 3 for n in range(len(ids))], "logprobs": None}
+
+    made = trainer(tmp_path, rollout_func=first_turns)
+    output = batch(made)
+    assert output["turn_ids"].max() > 0
+    torch.testing.assert_close(made._batch["scores"].likelihood, expected_of(made, output).likelihood)
 
 
 def test_a_batch_that_was_interrupted_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.protocol import STOP_STRINGS
 from a2tgpo.rollout.rereading import RereadingBackend
 from a2tgpo.rollout.sampler import Sampler
-from a2tgpo.rollout.transformers_backend import end_tokens, transformers_backend
+from a2tgpo.rollout.transformers_backend import end_tokens, transformers_backend, why_not_kept
 from a2tgpo.rollout.types import Termination
 from tests.integrations.parts import qwen_tokenizer, tiny_llama
 from tests.rollout.scripted import ScriptedBackend
@@ -224,6 +224,15 @@ def test_the_callers_sampling_parameters_stay_his(words: Any) -> None:
     one_turn(RereadingBackend(model, words, config, STOP_STRINGS), [[5, 6]], [2])
     one_turn(KeptKeysBackend(model, words, Sampler(model, config), STOP_STRINGS), [[5, 6]], [2])
     assert config.to_dict() == before
+
+
+def test_a_model_on_several_devices_is_reread(words: Any) -> None:
+    """Kept keys lie on one device, the model's first; a model whose layers do not is left to `generate`."""
+    model = tiny_llama(words)
+    sampler = Sampler(model, GenerationConfig(pad_token_id=words.pad_token_id))
+    assert why_not_kept(model, sampler) is None
+    model.model.layers[1].to("meta")
+    assert "several devices (cpu, meta)" in str(why_not_kept(model, sampler))
 
 
 @pytest.mark.parametrize("who", ["tokenizer", "model", "config"])
