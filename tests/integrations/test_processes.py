@@ -22,7 +22,10 @@ from a2tgpo.core import turn_credit
 from a2tgpo.integrations.batch_credit import BatchCredit, LocalTurns, assign_credit
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from a2tgpo.scoring import Boundaries
+from tests.integrations import test_tool_turns
 from tests.integrations.parts import config, questions, scripted_trainer
+from tests.integrations.test_kept_answers import expected_of
+from tests.integrations.test_tool_turns import GREEDY
 
 PROCESSES, GROUP, ROWS = 2, 4, 6
 """Rollouts of a prompt are consecutive, so that the second of three prompts lies on both processes."""
@@ -97,6 +100,17 @@ def train(folder: Path, scripts: list[list[str]]) -> Any:
     return trainer
 
 
+def tool_loops(folder: Path, process: int) -> dict[str, Any]:
+    """A batch of TRL's tool loop, for which the second process needs a pass over its trajectories; and a step."""
+    made = test_tool_turns.trainer(folder, tool=test_tool_turns.overlong_first() if process else None, **GREEDY)
+    output, passes = test_tool_turns.equal_until_one_ends(made, same_answers=process == 0)
+    found, expected = made._batch["scores"].likelihood, expected_of(made, output).likelihood
+    trained = test_tool_turns.trainer(folder)
+    trained.train()
+    weights = {name: weight.detach() for name, weight in trained.model.named_parameters()}
+    return {"passes": passes, "found": found, "expected": expected, "weights": weights}
+
+
 def one_of_two(process: int, folder: str) -> None:
     """What each of the two processes does."""
     os.environ |= {
@@ -123,6 +137,7 @@ def one_of_two(process: int, folder: str) -> None:
         "weights": {name: weight.detach() for name, weight in trainer.model.named_parameters()},
         "logs": trainer.state.log_history,
         "trl_processes": trainer.accelerator.num_processes,
+        "tools": tool_loops(Path(folder), process),
     }
     torch.save(found, Path(folder) / f"{process}.pt")
     torch.distributed.destroy_process_group()
@@ -203,3 +218,13 @@ def test_metrics_are_of_both_processes(tmp_path: Path, results: list[dict[str, A
     assert {"gain/turn_3", "rollout/searches", "rollout/malformed", "clip_scale/std", "reward"} <= set(compared)
     for name in compared:
         assert logs[name] == pytest.approx(expected[name], abs=1e-4), name
+
+
+def test_trls_tool_loop_in_both(results: list[dict[str, Any]]) -> None:
+    """Where one process has to score its batch by a pass, the other goes with it, which would wait for it otherwise;
+    each finds its own likelihoods, and a step moves the same weights in both."""
+    tools = [found["tools"] for found in results]
+    for found in tools:
+        assert found["passes"] == 1
+        torch.testing.assert_close(found["found"], found["expected"], atol=1e-4, rtol=0)
+    assert all(weight.equal(tools[1]["weights"][name]) for name, weight in tools[0]["weights"].items())

@@ -81,7 +81,7 @@ def rooms() -> Any:
 
 
 def trainer(tmp_path: Path, environment: bool = False, tool: Any = None, **changes: Any) -> A2TGPOTrainer:
-    """A random policy on two questions, generating through TRL's loop."""
+    """A random policy on questions, generating through TRL's loop."""
     tokenizer = calling_tokenizer()
     model = tiny_llama(tokenizer)
     for parameter in model.parameters():
@@ -91,7 +91,7 @@ def trainer(tmp_path: Path, environment: bool = False, tool: Any = None, **chang
     native: dict[str, Any] = {"environment_factory": rooms()} if environment else {"tools": [tool or looking()]}
     native["rollout_func"] = changes.pop("rollout_func", None)
     options = {"generation_kwargs": {"max_new_tokens": TURN}, "max_completion_length": LONGEST} | changes
-    rows = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in questions()]
+    rows = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in questions(4)]
     made = A2TGPOTrainer(
         model,
         lambda completions, **_: [float(i % 2) for i in range(len(completions))],
@@ -177,14 +177,11 @@ def test_answers_are_read_from_generations_keys(
     assert found.likelihood[found.boundaries.exists].std() > 0
 
 
-@pytest.mark.parametrize("same_answers", [True, False])
-def test_rollouts_that_were_equal_until_one_ended(
-    tmp_path: Path, same_answers: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Greedy rollouts of a prompt are equal until their tools answer differently; the first, whose result is too long,
-    ends, and the others are taken for those before them until the batch ends. Each rollout has its own likelihoods all
-    the same: from the keys, or, where the rows so exchanged had different answers, from a pass."""
-    greedy = {"generation_kwargs": {"max_new_tokens": TURN, "do_sample": False}, "max_completion_length": 160}
+GREEDY = {"generation_kwargs": {"max_new_tokens": TURN, "do_sample": False}, "max_completion_length": 160}
+
+
+def overlong_first() -> Any:
+    """A tool whose first answer is more than a rollout can hold."""
     results = itertools.count()
 
     def look(at: str) -> str:
@@ -194,23 +191,40 @@ def test_rollouts_that_were_equal_until_one_ended(
             at: What to look at.
 
         Returns:
-            What is seen: the first time, more than a rollout can hold.
+            What is seen.
         """
         number = next(results)
         return f"{number} " + "seen " * (number or 60)
 
-    made = trainer(tmp_path, tool=look, **greedy)
-    passes: list[Any] = []
-    score = A2TGPOTrainer._score
-    monkeypatch.setattr(A2TGPOTrainer, "_score", lambda *args, **named: passes.append(0) or score(*args, **named))
-    torch.manual_seed(0)
-    rows = [dict(made.train_dataset[0]) for _ in range(8)]
-    for number, row in enumerate(rows):
-        row["answer"] = ["bora"] if same_answers or number % 2 else ["kelo"]
-    output = made._generate_and_score_completions(rows)
+    return look
+
+
+def equal_until_one_ends(made: A2TGPOTrainer, same_answers: bool) -> tuple[dict[str, Any], int]:
+    """A batch of one prompt, whose greedy rollouts are equal until the tools answer; and the passes it took."""
+    passes = 0
+    score = made._score
+
+    def counted(*args: Any, **named: Any) -> Any:
+        nonlocal passes
+        passes += 1
+        return score(*args, **named)
+
+    made._score = counted  # type: ignore[method-assign]
+    answers = [["bora"] if same_answers or number % 2 else ["kelo"] for number in range(8)]
+    output = made._generate_and_score_completions([{**made.train_dataset[0], "answer": answer} for answer in answers])
+    return output, passes
+
+
+@pytest.mark.parametrize("same_answers", [True, False])
+def test_rollouts_that_were_equal_until_one_ended(tmp_path: Path, same_answers: bool) -> None:
+    """The first rollout, whose result is too long, ends, and the others are taken for those before them until the batch
+    ends. Each has its own likelihoods all the same: from the keys, or, where the rows so exchanged had different
+    answers, from a pass."""
+    made = trainer(tmp_path, tool=overlong_first(), **GREEDY)
+    output, passes = equal_until_one_ends(made, same_answers)
     lengths = [len(ids) for ids, _ in rows_of(output)]
     assert lengths[0] < min(lengths[1:])
-    assert len(passes) == (0 if same_answers else 1)
+    assert passes == (0 if same_answers else 1)
     found = made._batch["scores"].likelihood
     torch.testing.assert_close(found, expected_of(made, output).likelihood, atol=1e-4, rtol=0)
 
