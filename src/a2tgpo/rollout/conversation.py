@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from a2tgpo.rollout.kept_keys import KeptKeysBackend
 
 FORWARD_PRICE, FORWARD_PRICE_ON_CPU = 2048, 64
-"""What a forward takes however few its tokens, in tokens that could be read in that time."""
+"""What a forward takes however few its tokens, in tokens that could be read in that time. The CPU's was measured, on
+0.7 M parameters; the other waits for a GPU."""
 
 TOKENS_PER_READING = 8192
 """Padded tokens of prompts and observations read in one forward."""
