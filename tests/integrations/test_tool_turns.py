@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ def calling_tokenizer() -> Any:
     return tokenizer
 
 
-def looking(start: int = 0) -> Any:
-    """A tool whose answers differ from call to call, in words and in length."""
+def looking(start: int = 0, words: Callable[[int], int] = lambda number: number * 7 % 13) -> Any:
+    """A tool whose answers differ from call to call: the number of the call, and so many `words`."""
     calls = itertools.count(start)
 
     def look(at: str) -> str:
@@ -50,7 +51,7 @@ def looking(start: int = 0) -> Any:
             What is seen.
         """
         number = next(calls)
-        return f"{number} " + "seen " * (number * 7 % 13)
+        return f"{number} " + "seen " * words(number)
 
     return look
 
@@ -182,21 +183,7 @@ GREEDY = {"generation_kwargs": {"max_new_tokens": TURN, "do_sample": False}, "ma
 
 def overlong_first() -> Any:
     """A tool whose first answer is more than a rollout can hold."""
-    results = itertools.count()
-
-    def look(at: str) -> str:
-        """Look.
-
-        Args:
-            at: What to look at.
-
-        Returns:
-            What is seen.
-        """
-        number = next(results)
-        return f"{number} " + "seen " * (number or 60)
-
-    return look
+    return looking(words=lambda number: number or 60)
 
 
 def equal_until_one_ends(made: A2TGPOTrainer, same_answers: bool) -> tuple[dict[str, Any], int]:
