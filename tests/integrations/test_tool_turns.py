@@ -241,6 +241,8 @@ def test_training_and_evaluation(tmp_path: Path) -> None:
         ({"min_new_tokens": 4}, "MinNewTokens"),
         ({"max_time": 9.0}, "max_time"),
         ({"encoder_repetition_penalty": 1.2}, "encoder_repetition_penalty"),
+        ({"encoder_no_repeat_ngram_size": 1}, "encoder_no_repeat_ngram_size"),
+        ({"max_new_tokens": None, "max_length": 2000}, "max_new_tokens=None"),
     ],
 )
 def test_what_cannot_be_kept_is_generates(

@@ -35,8 +35,9 @@ _ALL_ROWS = 2**31
 
 
 class ToolTurns:
-    """In place of `GRPOTrainer._generate_single_turn`, wherever that would call `generate` for a tool loop and keys can
-    be kept: the distribution of turns that `generate` draws from in evaluation mode, each token read once.
+    """In place of `GRPOTrainer._generate_single_turn`, wherever that would call `generate` for a tool loop, with a
+    model that each process holds whole and whose keys can be kept (`why_not_kept`): the distribution of turns that
+    `generate` draws from in evaluation mode, each token read once.
 
     A turn after a tool's answer gets no more tokens than the rollout has left; TRL cuts what `generate` writes beyond.
     Answers are read from the keys as rollouts end (see `AnswerReader`).
@@ -107,8 +108,7 @@ class ToolTurns:
             # A copy: a callback may change the trainer's.
             self._decided_for = model, copy.deepcopy(config)
             sampler = Sampler(model, self._with_all_ends(config))
-            unheard = [name for name in ("stop_strings", "max_time") if getattr(sampler.config, name)]
-            obstacle = f"generation_kwargs has {unheard[0]}" if unheard else why_not_kept(model, sampler)
+            obstacle = _unheard(sampler.config) or why_not_kept(model, sampler)
             if obstacle is not None:
                 warn_once(logger, f"TRL's tool loop re-reads its whole context at every turn, because {obstacle}.")
                 self._backend = None
@@ -126,10 +126,9 @@ class ToolTurns:
         return config
 
     def _continuation(self, number: int, context: list[int]) -> Continuation:
-        longest = self._trainer.max_completion_length
-        budget = self._trainer.generation_config.max_new_tokens or longest
+        budget = self._trainer.generation_config.max_new_tokens
         if written := self._contexts[number]:
-            left = longest - (len(context) - self._prompt_lengths[number])
+            left = self._trainer.max_completion_length - (len(context) - self._prompt_lengths[number])
             budget = max(1, min(budget, left))
         return Continuation(context[len(written) :], budget)
 
@@ -148,6 +147,14 @@ class ToolTurns:
         answers = self._trainer._batch["answers"]
         others = (n for n in range(len(self._contexts)) if answers[n] == answers[row])
         return next((n for n in (row, *others) if _begins(self._contexts[n], rollout)), None)
+
+
+def _unheard(config: GenerationConfig) -> str | None:
+    """What `generate` would stop for and the backend would not."""
+    heeded = [name for name in ("stop_strings", "max_time") if getattr(config, name)]
+    if config.max_new_tokens is None:
+        heeded.append("max_new_tokens=None")
+    return f"generation_kwargs has {heeded[0]}" if heeded else None
 
 
 def _begins(context: list[int], start: list[int]) -> bool:

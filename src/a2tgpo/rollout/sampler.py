@@ -27,8 +27,8 @@ _OF_ONE_ROW = (
 )
 """Processors that look at one row's tokens and scores alone: not at its length, its neighbours or its padding."""
 
-_OF_THE_PROMPT = ("encoder_repetition_penalty", "encoder_no_repeat_ngram_size", "token_healing")
-"""Settings by which `generate` treats the tokens it starts from otherwise than those it writes."""
+_OF_THE_PROMPT = {"encoder_repetition_penalty": 1.0, "encoder_no_repeat_ngram_size": 0, "token_healing": False}
+"""Settings by which `generate` treats the tokens it starts from unlike its own, and the values that turn them off."""
 
 
 class Sampler:
@@ -53,7 +53,7 @@ class Sampler:
         if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
             return f"the generation config asks for {mode.value}"
         foreign = [type(p).__name__ for p in self._processors if not isinstance(p, _OF_ONE_ROW)]
-        foreign += [name for name in _OF_THE_PROMPT if getattr(self.config, name, None) not in (None, False, 0, 1.0)]
+        foreign += [name for name, off in _OF_THE_PROMPT.items() if getattr(self.config, name, None) not in (None, off)]
         return f"the generation config uses {', '.join(foreign)}" if foreign else None
 
     def __call__(self, logits: Float[Tensor, "R V"], contexts: Sequence[list[int]]) -> list[int]:
