@@ -16,6 +16,7 @@ from a2tgpo.evaluate.paired import Difference
 from a2tgpo.run.directory import RunDirectory
 
 PAIRS = (
+    ("a2tgpo", "grpo"),
     ("igpo", "a2tgpo"),
     ("mica", "a2tgpo"),
     ("dapo", "a2tgpo"),
@@ -30,7 +31,7 @@ FEW_SEARCHES = 1.5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("comparison", type=Path, help="folder of a finished `a2tgpo compare --methods all`")
+    parser.add_argument("comparison", type=Path, help="folder of a finished `a2tgpo compare`")
     root = parser.parse_args().comparison
     methods = json.loads((root / "summary.json").read_text(encoding="utf-8"))["methods"]
 
@@ -42,7 +43,7 @@ def main() -> None:
 
     for key in ("greedy/exact_match", "sampled/exact_match", "greedy/searches"):
         print(f"{key}: differences over seeds")
-        for first, second in PAIRS:
+        for first, second in (pair for pair in PAIRS if methods.keys() >= set(pair)):
             found = Difference.between(*([run[key] for run in methods[m]["runs"].values()] for m in (first, second)))
             mean = found.mean
             print(f"  {first} - {second}: {mean.value:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}], p {found.p:.2f}")
