@@ -255,6 +255,18 @@ def test_what_cannot_be_kept_is_generates(
     assert output["turn_ids"].max() > 0
 
 
+def test_shards_are_generates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where no process holds the whole model, as one machine can only pretend, TRL generates and the log says why."""
+    monkeypatch.setattr(tool_turns, "sharded_by", lambda accelerator: "FSDP")
+    made = trainer(tmp_path)
+    with caplog.at_level(logging.WARNING, logger=tool_turns.__name__):
+        output = batch(made)
+    assert "FSDP keeps the model in shards" in caplog.text
+    assert made._tool_turns._backend is None and output["turn_ids"].max() > 0
+
+
 def test_settings_may_change_between_batches(tmp_path: Path) -> None:
     """What a callback makes of the sampling is heard, as `generate` would hear it."""
     made = trainer(tmp_path)

@@ -64,6 +64,9 @@ class ToolTurns:
         """
         if not _asked_by_tool_loop(self._trainer):
             return None
+        if kind := sharded_by(self._trainer.accelerator):
+            _say_why(f"{kind} keeps the model in shards")
+            return None
         with generating(self._trainer) as model:
             backend = self._backend_of(model)
             if backend is None:
@@ -110,7 +113,7 @@ class ToolTurns:
             sampler = Sampler(model, self._with_all_ends(config))
             obstacle = _unheard(sampler.config) or why_not_kept(model, sampler)
             if obstacle is not None:
-                warn_once(logger, f"TRL's tool loop re-reads its whole context at every turn, because {obstacle}.")
+                _say_why(obstacle)
                 self._backend = None
             else:
                 tokenizer = self._trainer._tokenizer
@@ -162,6 +165,10 @@ def _begins(context: list[int], start: list[int]) -> bool:
 
 
 def _asked_by_tool_loop(trainer: A2TGPOTrainer) -> bool:
-    """Whether TRL would call `generate` from the prompts on, with a model that this process holds whole, and tools."""
+    """Whether TRL would call `generate` from the prompts on, with tools."""
     elsewhere = trainer.rollout_func is not None or trainer.use_vllm or trainer.use_transformers_continuous_batching
-    return bool(trainer.tools) and not elsewhere and sharded_by(trainer.accelerator) is None
+    return bool(trainer.tools) and not elsewhere
+
+
+def _say_why(obstacle: str) -> None:
+    warn_once(logger, f"TRL's tool loop re-reads its whole context at every turn, because {obstacle}.")
