@@ -35,7 +35,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
 from trl.trainer.utils import add_fused_lm_head
 
-from a2tgpo.scoring import AnswerScaffold, AnswerScorer, Scores, fused_forward
+from a2tgpo.signals.answer_likelihood import AnswerScaffold, AnswerScorer, Scores, fused_forward
 
 PASS, KEPT, CACHED, ROWS = "old log-probabilities", "the same, keys kept", "gain, cached keys", "gain, separate rows"
 ANSWER_TOKENS = 3

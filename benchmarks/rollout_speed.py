@@ -37,8 +37,7 @@ from transformers import (
 )
 
 from a2tgpo import A2TGPOConfig, A2TGPOTrainer
-from a2tgpo.config import RunConfig
-from a2tgpo.recipe_file import load_recipe
+from a2tgpo.pretrained import load_model, load_tokenizer
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.backend import Backend, Continuation, Turn
 from a2tgpo.rollout.kept_keys import KeptKeysBackend
@@ -46,7 +45,8 @@ from a2tgpo.rollout.protocol import STOP_STRINGS
 from a2tgpo.rollout.rereading import RereadingBackend
 from a2tgpo.rollout.sampler import Sampler
 from a2tgpo.run.directory import RunDirectory
-from a2tgpo.run.policy import load_model, load_tokenizer
+from a2tgpo.run.recipe import RunConfig
+from a2tgpo.run.recipe_file import load_recipe
 from a2tgpo.run.task import Task, open_task
 from a2tgpo.run.warm_start import warm_start
 

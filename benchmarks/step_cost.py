@@ -33,7 +33,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from a2tgpo import A2TGPOConfig, A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.integrations.trl_rollout import TagRollout
+from a2tgpo.integrations.trl.rollout_func import TagRollout
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.types import Rollout, Termination

@@ -11,9 +11,9 @@ import yaml
 from trl import ModelConfig
 
 from a2tgpo import A2TGPOConfig
-from a2tgpo.config import Recipe, RunConfig
 from a2tgpo.errors import RecipeError
-from a2tgpo.recipe_file import describe_keys, load_recipe
+from a2tgpo.run.recipe import Recipe, RunConfig
+from a2tgpo.run.recipe_file import describe_keys, load_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 FILES = {"questions": "a.jsonl", "eval_questions": ["b.jsonl"], "corpus": "c.jsonl"}

@@ -10,7 +10,7 @@ import torch
 
 from a2tgpo import core, methods
 from a2tgpo.methods import METHODS, Method
-from a2tgpo.sampling import EntropyBranch, Independent, Refill, Tree
+from a2tgpo.rollout.strategies import EntropyBranch, Independent, Refill, Tree
 
 from .core.batches import log_probabilities, model_masks, pack
 from .core.slow import Rollout
@@ -103,7 +103,7 @@ def test_imports_core_alone():
     tree = ast.parse(Path(methods.__file__).read_text(encoding="utf-8"))
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     ours = {module for module in modules if module.startswith("a2tgpo")}
-    assert all(module == "a2tgpo.sampling" or module.startswith("a2tgpo.core") for module in ours)
+    assert all(module == "a2tgpo.rollout.strategies" or module.startswith("a2tgpo.core") for module in ours)
 
 
 @dataclasses.dataclass(frozen=True)

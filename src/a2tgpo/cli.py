@@ -73,9 +73,9 @@ def _command(commands: Any, name: str, summary: str, run: Callable[..., int]) ->
 
 
 def _train(arguments: argparse.Namespace, overrides: list[str], console: Console) -> int:
-    from a2tgpo.recipe_file import load_recipe
     from a2tgpo.run.directory import RunDirectory
     from a2tgpo.run.quiet import quieten
+    from a2tgpo.run.recipe_file import load_recipe
     from a2tgpo.run.train import train
 
     quieten()
@@ -90,7 +90,7 @@ def _train(arguments: argparse.Namespace, overrides: list[str], console: Console
 
 
 def _keys(arguments: argparse.Namespace, overrides: list[str], console: Console) -> int:
-    from a2tgpo.recipe_file import describe_keys
+    from a2tgpo.run.recipe_file import describe_keys
 
     if overrides:
         raise RecipeError(f"`a2tgpo keys` takes no arguments, got {' '.join(overrides)!r}")

@@ -31,7 +31,7 @@ from a2tgpo.core import (
 from a2tgpo.core.clip import Upper
 from a2tgpo.core.loss import Aggregate
 from a2tgpo.core.ratio import Level
-from a2tgpo.sampling import EntropyBranch, Independent, Refill, Sampling, Tree
+from a2tgpo.rollout.strategies import EntropyBranch, Independent, Refill, Sampling, Tree
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from rich.console import Console
 from a2tgpo.cli import main
 from a2tgpo.compare.matrix import Matrix
 from a2tgpo.compare.schedule import run_cells
-from a2tgpo.recipe_file import load_recipe
+from a2tgpo.run.recipe_file import load_recipe
 from tests.compare import stand_in
 from tests.compare.test_schedule import PROGRAM, updates, wait_for
 from tests.run.parts import save_policy, write_recipe

@@ -13,9 +13,9 @@ from transformers import AutoTokenizer
 from a2tgpo.data.names import ORGANISATION_KINDS, SYLLABLES, Namer, split_syllables
 from a2tgpo.data.tokenizer import EOS, PAD, PROTOCOL_TOKENS, ROLE_TOKENS, UNKNOWN, build_tokenizer
 from a2tgpo.data.world import World
-from a2tgpo.evaluate.exact_match import normalize_answer
 from a2tgpo.rollout.observation import ObservationEncoder
 from a2tgpo.rollout.protocol import Answer, Search, answer_turn, parse_turn, render_result, search_turn
+from a2tgpo.text_match import normalize_answer
 
 _TOKENIZER = build_tokenizer()
 _PRINTABLE = string.ascii_letters + string.digits + string.punctuation + " \n\t"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a2tgpo.evaluate.exact_match import exact_match, normalize_answer
+from a2tgpo.text_match import exact_match, normalize_answer
 
 
 @pytest.mark.parametrize(

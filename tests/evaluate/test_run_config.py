@@ -8,15 +8,15 @@ from typing import Any
 
 import yaml
 
+from a2tgpo.environments.search import SearchTool
 from a2tgpo.evaluate.run.config import EvalConfig
 from a2tgpo.evaluate.run.run import _open_search
-from a2tgpo.recipe_file import load_recipe
 from a2tgpo.retrieval.client import HTTPRetriever
 from a2tgpo.rollout.agent import RolloutLimits
 from a2tgpo.rollout.protocol import INSTRUCTION
 from a2tgpo.run.directory import RunDirectory
+from a2tgpo.run.recipe_file import load_recipe
 from a2tgpo.run.task import open_task
-from a2tgpo.tools.search import SearchTool
 from tests.run.parts import write_recipe
 
 GIVEN = {"model": "m", "benchmarks": "nq", "retriever": "index", "output_dir": "out"}

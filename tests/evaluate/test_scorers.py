@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from a2tgpo.evaluate.containment import contains_answer
-from a2tgpo.evaluate.exact_match import exact_match
 from a2tgpo.evaluate.f1 import f1_score
+from a2tgpo.text_match import exact_match
 from tests.evaluate import scorers
 
 TEXTS = [

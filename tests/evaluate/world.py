@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from a2tgpo.data.demonstrations import Imperfection, demonstrate_hops
 from a2tgpo.data.world import World
+from a2tgpo.pretrained import EMBEDDED, resolve
 from a2tgpo.retrieval.build import build_index
 from a2tgpo.retrieval.settings import BM25Settings, IndexSettings
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.demonstration import encode_demonstration
-from a2tgpo.run.policy import EMBEDDED, resolve
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from a2tgpo import A2TGPOConfig, A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.integrations.rewards import exact_match_reward
-from a2tgpo.integrations.trl_rollout import rollout_columns
+from a2tgpo.integrations.trl.rollout_func import rollout_columns
 from a2tgpo.retrieval.corpus import Passage
+from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from tests.rollout.scripted import ScriptedBackend
 

@@ -15,10 +15,10 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, Qwen3MoeCo
 
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.integrations.checks import check_answers, check_trainer, refuse_nan
-from a2tgpo.integrations.refill import refiller
+from a2tgpo.integrations.trl.checks import check_answers, check_trainer, refuse_nan
 from a2tgpo.methods import METHODS
-from a2tgpo.sampling import Independent
+from a2tgpo.pipeline.dynamic_sampling import refiller
+from a2tgpo.rollout.strategies import Independent
 from tests.integrations.parts import config, questions, scripted_trainer, tiny_llama
 
 

@@ -11,9 +11,9 @@ import torch
 
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.integrations.outcome import outcome_of
-from a2tgpo.integrations.trl_rollout import rollout_columns
+from a2tgpo.integrations.trl.rollout_func import rollout_columns
 from a2tgpo.methods import METHODS
+from a2tgpo.pipeline.outcome import outcome_of
 from a2tgpo.rollout.protocol import answer_turn
 from a2tgpo.rollout.types import Rollout
 from tests.integrations.parts import ScriptedRollout, config, questions, tiny_llama

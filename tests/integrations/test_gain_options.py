@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from a2tgpo.core import information_gain, normalize_outcome, turn_credit
-from a2tgpo.integrations import batch_credit
-from a2tgpo.integrations.batch_credit import BatchCredit
-from a2tgpo.integrations.trl_trainer import A2TGPOTrainer
+from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
+from a2tgpo.pipeline import credit as batch_credit
+from a2tgpo.pipeline.credit import BatchCredit
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from tests.integrations.parts import scripted_trainer
 

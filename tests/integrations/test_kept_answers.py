@@ -11,14 +11,14 @@ import torch
 from trl.models.utils import disable_gradient_checkpointing
 
 from a2tgpo import A2TGPOTrainer
-from a2tgpo.integrations.answer_scores import score_answers
-from a2tgpo.integrations.local_turns import whole
-from a2tgpo.integrations.trl_rollout import TagRollout
+from a2tgpo.integrations.trl.rollout_func import TagRollout
+from a2tgpo.pipeline.answer_scores import score_answers
+from a2tgpo.pipeline.turn_signals import whole
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.types import Rollout, Termination
-from a2tgpo.scoring import Scores, fused_forward
+from a2tgpo.signals.answer_likelihood import Scores, fused_forward
 from tests.integrations.parts import config, questions, qwen_tokenizer, tiny_llama
 
 

@@ -13,11 +13,11 @@ import torch
 
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.errors import ToolError
-from a2tgpo.integrations.batch_credit import BatchCredit
-from a2tgpo.integrations.metrics import credit_metrics
-from a2tgpo.integrations.rollout_log import RolloutLog
-from a2tgpo.integrations.update_log import updates_of
 from a2tgpo.methods import METHODS
+from a2tgpo.pipeline.credit import BatchCredit
+from a2tgpo.pipeline.metrics import credit_metrics
+from a2tgpo.pipeline.rollout_log import RolloutLog
+from a2tgpo.pipeline.update_log import updates_of
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from tests.integrations.parts import scripted_trainer
 

@@ -10,12 +10,12 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 
 from a2tgpo import A2TGPOConfig
-from a2tgpo.integrations.refill import Refiller
-from a2tgpo.integrations.rewards import exact_match_reward
-from a2tgpo.integrations.states import observation_states
 from a2tgpo.methods import METHODS
+from a2tgpo.pipeline.anchor_states import observation_states
+from a2tgpo.pipeline.dynamic_sampling import Refiller
+from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.protocol import answer_turn, search_turn
-from a2tgpo.sampling import Refill
+from a2tgpo.rollout.strategies import Refill
 from tests.integrations.parts import ScriptedRollout, build_tokenizer, config, questions, scripted_trainer, tiny_llama
 
 SEARCH = search_turn("find it", "Kelo mentor")

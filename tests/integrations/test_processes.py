@@ -19,9 +19,9 @@ from accelerate import Accelerator
 
 from a2tgpo import A2TGPOConfig
 from a2tgpo.core import turn_credit
-from a2tgpo.integrations.batch_credit import BatchCredit, LocalTurns, assign_credit
+from a2tgpo.pipeline.credit import BatchCredit, LocalTurns, assign_credit
 from a2tgpo.rollout.protocol import answer_turn, search_turn
-from a2tgpo.scoring import Boundaries
+from a2tgpo.signals.answer_likelihood import Boundaries
 from tests.integrations import test_tool_turns
 from tests.integrations.parts import config, questions, scripted_trainer
 from tests.integrations.test_kept_answers import expected_of

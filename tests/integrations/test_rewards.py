@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from a2tgpo.integrations.rewards import exact_match_reward
+from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.types import Rollout, Termination
 
 

@@ -11,13 +11,13 @@ import torch
 
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.integrations import trl_trainer
-from a2tgpo.integrations.batch_credit import LocalTurns
-from a2tgpo.integrations.family import family, renumbered
-from a2tgpo.integrations.local_turns import whole
-from a2tgpo.integrations.rewards import exact_match_reward
-from a2tgpo.integrations.trl_rollout import rollout_columns
+from a2tgpo.integrations.trl import trainer as trl_trainer
+from a2tgpo.integrations.trl.rollout_func import rollout_columns
 from a2tgpo.methods import METHODS
+from a2tgpo.pipeline.credit import LocalTurns
+from a2tgpo.pipeline.prefix_tree import family, renumbered
+from a2tgpo.pipeline.turn_signals import whole
+from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from a2tgpo.rollout.types import Rollout, Termination
 from tests.integrations.parts import config, questions, scripted_trainer, tiny_llama

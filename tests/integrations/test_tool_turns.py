@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from a2tgpo import A2TGPOTrainer
-from a2tgpo.integrations import tool_turns
-from a2tgpo.integrations.tool_turns import ToolTurns
+from a2tgpo.integrations.trl import tool_loop as tool_turns
+from a2tgpo.integrations.trl.tool_loop import ToolTurns
 from a2tgpo.rollout.slots import Chunk
 from tests.integrations.parts import config, questions, qwen_tokenizer, tiny_llama
 from tests.integrations.test_kept_answers import expected_of

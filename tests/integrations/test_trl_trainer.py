@@ -15,9 +15,9 @@ from trl import GRPOConfig, GRPOTrainer
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.core import information_gain, turn_credit
 from a2tgpo.errors import DataError, ToolError
-from a2tgpo.integrations.rewards import exact_match_reward
+from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.protocol import answer_turn, search_turn
-from a2tgpo.scoring import AnswerScaffold
+from a2tgpo.signals.answer_likelihood import AnswerScaffold
 from tests.integrations.parts import config, questions, qwen_tokenizer, scripted_trainer, tiny_llama
 
 SEARCH, OTHER = search_turn("find it", "Kelo mentor"), search_turn("so", "kelo founder is it next")

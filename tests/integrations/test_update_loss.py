@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from a2tgpo.integrations.update_loss import update_loss
 from a2tgpo.methods import METHODS
+from a2tgpo.pipeline.loss import update_loss
 
 REFERENCE = torch.tensor([[-1.5, -1.0, -0.5]])
 

@@ -14,10 +14,10 @@ from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.integrations import trl_trainer
-from a2tgpo.integrations.update_rows import by_length, without_padding
+from a2tgpo.integrations.trl import trainer as trl_trainer
+from a2tgpo.pipeline.microbatches import by_length, without_padding
 from a2tgpo.rollout.protocol import answer_turn, search_turn
-from a2tgpo.scoring import FusedReading
+from a2tgpo.signals.answer_likelihood import FusedReading
 from tests.integrations.parts import questions, scripted_trainer, tiny_llama
 
 SHORT, LONG = search_turn("so", "Kelo mentor"), search_turn("find it " * 40, "Kelo mentor")

@@ -13,7 +13,7 @@ from a2tgpo.rollout import answers
 from a2tgpo.rollout.answers import AnswerReader
 from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.sampler import Sampler
-from a2tgpo.scoring import Probe, plain_forward
+from a2tgpo.signals.answer_likelihood import Probe, plain_forward
 from tests.integrations.parts import qwen_tokenizer
 from tests.rollout.test_kept_keys import ARCHITECTURES, Conversations, random_model, sampling
 

@@ -11,8 +11,8 @@ from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.backend import Turn
 from a2tgpo.rollout.branching import EntropyExpansion
 from a2tgpo.rollout.protocol import answer_turn
+from a2tgpo.rollout.strategies import EntropyBranch
 from a2tgpo.rollout.types import Rollout, Termination
-from a2tgpo.sampling import EntropyBranch
 from tests.rollout.scripted import ScriptedBackend
 from tests.rollout.test_tree import AGAIN, SEARCH, TOKENIZER, found, ids
 

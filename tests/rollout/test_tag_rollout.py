@@ -11,11 +11,11 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 
-from a2tgpo.integrations.trl_rollout import TagRollout, _refuse_shards
+from a2tgpo.integrations.trl.rollout_func import TagRollout, _refuse_shards
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.backend import Turn
 from a2tgpo.rollout.protocol import answer_turn
-from a2tgpo.sampling import EntropyBranch, Independent, Refill, Sampling, Tree
+from a2tgpo.rollout.strategies import EntropyBranch, Independent, Refill, Sampling, Tree
 from tests.rollout.scripted import ScriptedBackend
 from tests.rollout.test_branching import turn
 from tests.rollout.test_tree import SEARCH, TOKENIZER, found

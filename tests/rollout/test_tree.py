@@ -17,9 +17,9 @@ from a2tgpo.rollout import tree as tree_module
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.backend import Turn
 from a2tgpo.rollout.protocol import answer_turn, search_turn
+from a2tgpo.rollout.strategies import EntropyBranch, Independent, Refill, Tree, check_group_size
 from a2tgpo.rollout.tree import TreeExpansion
 from a2tgpo.rollout.types import Rollout, Termination
-from a2tgpo.sampling import EntropyBranch, Independent, Refill, Tree, check_group_size
 from tests.rollout.scripted import ScriptedBackend
 
 KELO = Passage("p1", "Kelo Mitu", "The mentor of Kelo Mitu is Bora Tine.")

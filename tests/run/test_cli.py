@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from a2tgpo.cli import main
 from a2tgpo.evaluate.outcome import read_outcomes
 from a2tgpo.evaluate.questions import Summary
-from a2tgpo.integrations.rewards import exact_match_reward
+from a2tgpo.rewards import exact_match_reward
 from tests.run.parts import Command, save_policy, write_recipe
 
 RESUME = ("--resume_from_checkpoint", "true")

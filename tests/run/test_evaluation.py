@@ -8,9 +8,9 @@ from typing import Any
 from transformers import GenerationConfig
 
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.recipe_file import load_recipe
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.run.evaluation import sampling_config
+from a2tgpo.run.recipe_file import load_recipe
 from tests.integrations.parts import scripted_trainer
 from tests.run.parts import write_recipe
 

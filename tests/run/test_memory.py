@@ -14,8 +14,8 @@ from trl.kernels import chunked_logprob
 from trl.trainer import utils
 
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.recipe_file import load_recipe
 from a2tgpo.rollout.protocol import answer_turn, search_turn
+from a2tgpo.run.recipe_file import load_recipe
 from a2tgpo.run.warm_start import warm_start
 from tests.integrations import parts
 from tests.run.parts import write_recipe

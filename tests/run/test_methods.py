@@ -14,10 +14,10 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from a2tgpo.methods import METHODS
-from a2tgpo.recipe_file import load_recipe
+from a2tgpo.rollout.strategies import Refill
 from a2tgpo.run.directory import RunDirectory
+from a2tgpo.run.recipe_file import load_recipe
 from a2tgpo.run.train import train
-from a2tgpo.sampling import Refill
 
 RECIPE = Path(__file__).parents[2] / "recipes/hops_cpu.yaml"
 SMALL = dict(

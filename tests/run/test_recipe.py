@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from a2tgpo.recipe_file import load_recipe
+from a2tgpo.run.recipe_file import load_recipe
 from tests.run.parts import write_recipe
 
 

@@ -13,11 +13,11 @@ from a2tgpo.cli import main
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.data.world import World
 from a2tgpo.errors import DataError, IndexMismatch
-from a2tgpo.recipe_file import load_recipe
 from a2tgpo.retrieval.build import build_index
 from a2tgpo.retrieval.settings import IndexSettings
 from a2tgpo.rollout.demonstration import Demonstration, Lookup, encode_demonstration
 from a2tgpo.run.directory import RunDirectory
+from a2tgpo.run.recipe_file import load_recipe
 from a2tgpo.run.task import Task, open_task
 from tests.run.parts import save_policy, write_recipe
 

@@ -11,10 +11,10 @@ from transformers import LlamaForCausalLM
 
 from a2tgpo.data.demonstrations import demonstrate_hops
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.recipe_file import load_recipe
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.demonstration import Demonstration, encode_demonstration
 from a2tgpo.rollout.protocol import answer_turn, search_turn
+from a2tgpo.run.recipe_file import load_recipe
 from a2tgpo.run.warm_start import warm_start
 from tests.integrations.parts import tiny_llama
 from tests.run.parts import write_recipe

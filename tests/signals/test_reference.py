@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
 from a2tgpo.core import information_gain
-from a2tgpo.scoring import AnswerScaffold, AnswerScorer, LabelLogps, Scores, fused_forward
 from a2tgpo.signals import FrozenReference
+from a2tgpo.signals.answer_likelihood import AnswerScaffold, AnswerScorer, LabelLogps, Scores, fused_forward
 from tests.integrations.parts import tiny_llama
 from tests.signals.parts import byte_tokenizer
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from trl import GRPOTrainer
 
-from a2tgpo.integrations.rewards import exact_match_reward
-from a2tgpo.integrations.trl_rollout import rollout_columns
+from a2tgpo.integrations.trl.rollout_func import rollout_columns
+from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.types import Rollout, Termination
-from a2tgpo.scoring import find_boundaries
 from a2tgpo.signals import Transcript, Turn, transcripts
+from a2tgpo.signals.answer_likelihood import find_boundaries
 from tests.integrations.parts import config, questions, tiny_llama
 from tests.signals.parts import Library, byte_tokenizer, lookup
 

@@ -14,8 +14,8 @@ from a2tgpo.compare.cell import Cell
 from a2tgpo.errors import RecipeError
 from a2tgpo.files import new_file
 from a2tgpo.methods import METHODS
-from a2tgpo.recipe_file import load_recipe
 from a2tgpo.run.directory import RunDirectory
+from a2tgpo.run.recipe_file import load_recipe
 
 _OURS = {"method": "--methods", "seed": "--seeds", "output_dir": "--output_dir", "resume_from_checkpoint": None}
 """Recipe keys a comparison sets itself, and the flag to use instead."""

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from pyarrow import ArrowException
 
-from a2tgpo.data.jsonl import read_jsonl
 from a2tgpo.errors import DataError
+from a2tgpo.jsonl import read_jsonl
 
 _FEATURES = datasets.Features(
     {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from a2tgpo.evaluate.exact_match import normalize_answer
+from a2tgpo.text_match import normalize_answer
 
 
 def contains_answer(prediction: str | None, answers: Sequence[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from a2tgpo.evaluate.exact_match import normalize_answer
+from a2tgpo.text_match import normalize_answer
 
 _CLOSED = frozenset({"yes", "no", "noanswer"})
 

@@ -18,7 +18,7 @@ import yaml
 from a2tgpo.errors import DataError
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.files import UNFINISHED
-from a2tgpo.integrations.update_log import updates_of
+from a2tgpo.pipeline.update_log import updates_of
 from a2tgpo.report.rollouts import Batch, Rollout, Update
 from a2tgpo.run.directory import RunDirectory
 

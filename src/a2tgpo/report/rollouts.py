@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from a2tgpo.evaluate.exact_match import exact_match
+from a2tgpo.text_match import exact_match
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from a2tgpo.data.jsonl import read_jsonl
 from a2tgpo.errors import CorpusError
+from a2tgpo.jsonl import read_jsonl
 
 
 @dataclass(frozen=True, slots=True)

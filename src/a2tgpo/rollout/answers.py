@@ -11,11 +11,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from a2tgpo.rollout.row import Row
 from a2tgpo.rollout.slots import Aside, SlotCache
-from a2tgpo.scoring.batch import IGNORED, ProbeBatch, Trajectories
-from a2tgpo.scoring.boundaries import Boundaries
-from a2tgpo.scoring.cached import cached_answer_logps
-from a2tgpo.scoring.forward import LabelLogps
-from a2tgpo.scoring.scaffold import Probe
+from a2tgpo.signals.answer_likelihood.batch import IGNORED, ProbeBatch, Trajectories
+from a2tgpo.signals.answer_likelihood.boundaries import Boundaries
+from a2tgpo.signals.answer_likelihood.cached import cached_answer_logps
+from a2tgpo.signals.answer_likelihood.forward import LabelLogps
+from a2tgpo.signals.answer_likelihood.scaffold import Probe
 
 TOKENS_AT_ONCE = 8192
 """Padded tokens of probes in one forward."""

@@ -9,8 +9,8 @@ from statistics import fmean
 
 from a2tgpo.rollout.backend import Turn
 from a2tgpo.rollout.expansion import Branch
+from a2tgpo.rollout.strategies import EntropyBranch
 from a2tgpo.rollout.types import Rollout
-from a2tgpo.sampling import EntropyBranch
 
 
 class EntropyExpansion:

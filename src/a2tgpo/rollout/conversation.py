@@ -16,7 +16,7 @@ from a2tgpo.rollout.evaluating import evaluating
 from a2tgpo.rollout.readings import cheapest_readings
 from a2tgpo.rollout.row import Row
 from a2tgpo.rollout.slots import Chunk, SlotCache
-from a2tgpo.scoring.forward import no_router_logits
+from a2tgpo.signals.answer_likelihood.forward import no_router_logits
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from a2tgpo.rollout.backend import Turn
 from a2tgpo.rollout.expansion import Branch
+from a2tgpo.rollout.strategies import Tree
 from a2tgpo.rollout.types import Rollout
-from a2tgpo.sampling import Tree
 
 
 @dataclass(frozen=True)

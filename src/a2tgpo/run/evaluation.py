@@ -17,8 +17,8 @@ from a2tgpo.rollout.protocol import STOP_STRINGS
 from a2tgpo.rollout.transformers_backend import transformers_backend
 
 if TYPE_CHECKING:
-    from a2tgpo.config import RunConfig
     from a2tgpo.run.directory import RunDirectory
+    from a2tgpo.run.recipe import RunConfig
 
 MODES = ("greedy", "sampled")
 

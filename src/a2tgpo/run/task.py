@@ -12,17 +12,17 @@ from a2tgpo.data.demonstrations import Imperfection, demonstrate_hops
 from a2tgpo.data.formats import load_questions
 from a2tgpo.data.support import demonstrate_support
 from a2tgpo.data.world import World
+from a2tgpo.environments.search import SearchTool
 from a2tgpo.retrieval.base import Retriever
 from a2tgpo.retrieval.bm25 import BM25Retriever
 from a2tgpo.retrieval.corpus import read_corpus
 from a2tgpo.retrieval.source import open_retriever
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.demonstration import encode_demonstration, within
-from a2tgpo.tools.search import SearchTool
 
 if TYPE_CHECKING:
-    from a2tgpo.config import Recipe, RunConfig
     from a2tgpo.run.directory import RunDirectory
+    from a2tgpo.run.recipe import Recipe, RunConfig
 
 _TRAIN_QUESTIONS, _EVAL_QUESTIONS = 4000, 300
 

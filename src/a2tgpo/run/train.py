@@ -8,17 +8,17 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import get_peft_config
 
-from a2tgpo.config import RunConfig
 from a2tgpo.evaluate.questions import Summary
 from a2tgpo.files import new_file, new_folder
-from a2tgpo.integrations.rewards import exact_match_reward
-from a2tgpo.integrations.trl_rollout import TagRollout
-from a2tgpo.integrations.trl_trainer import A2TGPOTrainer
+from a2tgpo.integrations.trl.rollout_func import TagRollout
+from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
+from a2tgpo.pretrained import load_model, load_tokenizer
+from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.agent import SearchAgent
 from a2tgpo.run.directory import MetricsFile, RunDirectory
 from a2tgpo.run.evaluation import evaluate_policy
-from a2tgpo.run.policy import load_model, load_tokenizer
 from a2tgpo.run.progress import UPDATES, InterruptGuard, StepProgress
+from a2tgpo.run.recipe import RunConfig
 from a2tgpo.run.summary import ConsoleSummary
 from a2tgpo.run.table import as_markdown, as_table
 from a2tgpo.run.task import Encoded, Task, open_task

@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 from a2tgpo.run.progress import StepProgress
 
 if TYPE_CHECKING:
-    from a2tgpo.config import RunConfig
+    from a2tgpo.run.recipe import RunConfig
 
 
 def warm_start(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from a2tgpo.errors import SignalError
-from a2tgpo.scoring.micro_batches import Extent, cut_by_tokens
+from a2tgpo.signals.answer_likelihood.micro_batches import Extent, cut_by_tokens
 
 if TYPE_CHECKING:
     from jaxtyping import Float

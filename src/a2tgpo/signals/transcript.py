@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from a2tgpo.core import turn_ids
-from a2tgpo.scoring import Boundaries
+from a2tgpo.signals.answer_likelihood import Boundaries
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Integer

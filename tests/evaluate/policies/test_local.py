@@ -12,18 +12,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from a2tgpo.environments.search import SearchTool
 from a2tgpo.errors import RecipeError, ToolError
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.evaluate.policies.policy import Asked
 from a2tgpo.evaluate.questions import evaluate_questions
 from a2tgpo.evaluate.run.config import EvalConfig
 from a2tgpo.evaluate.run.run import open_policy
+from a2tgpo.pretrained import EMBEDDED, resolve
 from a2tgpo.retrieval.source import open_retriever
 from a2tgpo.rollout.agent import SearchAgent
 from a2tgpo.rollout.protocol import STOP_STRINGS
 from a2tgpo.rollout.transformers_backend import transformers_backend
-from a2tgpo.run.policy import EMBEDDED, resolve
-from a2tgpo.tools.search import SearchTool
 from tests.evaluate.policies.parts import asked, outcomes_of
 from tests.evaluate.world import WorldFiles, save_searching_policy
 

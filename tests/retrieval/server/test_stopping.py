@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import urllib3
 
+from a2tgpo.environments import SearchTool
 from a2tgpo.errors import RetrieverError, ToolError
 from a2tgpo.retrieval.client import HTTPRetriever
-from a2tgpo.tools import SearchTool
 from tests.retrieval.server.parts import Process, echoed, metrics, post, until
 
 pytest.importorskip("fastapi")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from a2tgpo.pretrained import open_model
 from a2tgpo.rollout.backend import Backend
 from a2tgpo.rollout.protocol import STOP_STRINGS
 from a2tgpo.rollout.transformers_backend import transformers_backend
-from a2tgpo.run.policy import open_model
 
 
 def checkpoint_backend(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from a2tgpo.errors import RecipeError
+from a2tgpo.pretrained import resolve
 from a2tgpo.rollout.backend import Backend
 from a2tgpo.rollout.protocol import STOP_STRINGS
 from a2tgpo.rollout.vllm import VLLMBackend
-from a2tgpo.run.policy import resolve
 
 
 class OfflineEngine:

@@ -61,9 +61,9 @@ def open_policy(config: EvalConfig, search: BatchedSearch) -> Policy:
         return _server_policy(config, config.base_url, search)
     from a2tgpo.evaluate.policies.checkpoint import checkpoint_backend
     from a2tgpo.evaluate.policies.local import LocalPolicy
+    from a2tgpo.pretrained import open_tokenizer
     from a2tgpo.rollout.agent import SearchAgent
     from a2tgpo.rollout.protocol import INSTRUCTION
-    from a2tgpo.run.policy import open_tokenizer
 
     tokenizer = open_tokenizer(config.model)
     system_prompt = INSTRUCTION if config.system_prompt is None else config.system_prompt or None
@@ -101,8 +101,8 @@ def _server_policy(config: EvalConfig, base_url: str, search: BatchedSearch) -> 
 
 
 def _open_search(config: EvalConfig) -> BatchedSearch:
+    from a2tgpo.environments.search import SearchTool
     from a2tgpo.retrieval.source import open_retriever
-    from a2tgpo.tools.search import SearchTool
 
     retriever = open_retriever(config.retriever, config.search_timeout_s, cache=config.search_cache)
     return SearchTool(retriever, k=config.passages_per_search, timeout_s=config.search_timeout_s)

@@ -1,0 +1,119 @@
+"""Checks at construction: a run that cannot give per-turn credit ends before it starts, and says why."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import is_peft_model
+from datasets import Dataset
+from trl.trainer.utils import is_async_callable
+
+from a2tgpo.errors import DataError
+
+if TYPE_CHECKING:
+    from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
+    from a2tgpo.signals.answer_likelihood import AnswerScorer
+
+
+def check_trainer(trainer: A2TGPOTrainer) -> None:
+    """Raise `ValueError` for a model this trainer cannot score, or rollouts its method cannot read."""
+    if trainer._is_vlm:
+        raise ValueError(
+            "processing_class is a multimodal processor: answer likelihoods are read from text alone; "
+            "pass a text model and its tokenizer"
+        )
+    grown = getattr(trainer.rollout_func, "sampling", None)
+    if trainer.method.shares_turns and grown != trainer.method.sampling:
+        raise ValueError(
+            f"rollout_func grows {grown}: method {trainer.method.name!r} compares rollouts that share turns; pass "
+            f"rollout_func=TagRollout(agent, sampling={trainer.method.sampling})"
+        )
+    if is_peft_model(trainer.model) and trainer.model.active_peft_config.is_prompt_learning:
+        raise ValueError(
+            f"peft_config is a {type(trainer.model.active_peft_config).__name__}: the virtual tokens it puts before "
+            "the text are in no mask, so that turns and their log-probabilities would not line up; use LoRA"
+        )
+    if trainer.aux_loss_enabled:
+        raise ValueError(
+            f"router_aux_loss_coef={trainer.router_aux_loss_coef}: the load-balancing loss is not part of this "
+            "loss; set router_aux_loss_coef=0.0"
+        )
+
+
+def check_logprobs(trainer: A2TGPOTrainer, logprobs: Any) -> None:
+    """Raise `ValueError` where TRL is to correct for another engine whose log-probabilities nobody gave."""
+    if logprobs is None and trainer.use_vllm and trainer.vllm_importance_sampling_correction:
+        raise ValueError(
+            "rollout_func returned logprobs=None: with use_vllm=True TRL corrects for what vLLM drew otherwise than "
+            "the policy; return vLLM's log-probability of each completion token (0 for the environment's), or set "
+            "vllm_importance_sampling_correction=False"
+        )
+
+
+def check_answers(dataset: Any, scorer: AnswerScorer) -> None:
+    """Raise `DataError` unless every row has an answer with tokens to score.
+
+    Streamed data sets are checked batch by batch while training, since they cannot be read twice.
+    """
+    if isinstance(dataset, dict):
+        for part in dataset.values():
+            check_answers(part, scorer)
+        return
+    if not isinstance(dataset, Dataset):
+        return
+    if "answer" not in dataset.column_names:
+        raise DataError(
+            f"the data set has columns {dataset.column_names} and no 'answer': information gain is the change in "
+            "the gold answer's probability; add a column 'answer' (text, or a list of aliases)"
+        )
+    for row, answer in enumerate(dataset["answer"]):
+        for alias in gold_aliases({"answer": answer}, row):
+            try:
+                scorer.scaffold.encode(scorer.tokenizer, alias)
+            except ValueError as error:
+                raise DataError(f"row {row} has answer={answer!r}: {error}") from error
+
+
+def gold_aliases(row: Mapping[str, Any], number: int) -> list[str]:
+    """The aliases of a row's answer, canonical first; `DataError` where there is none."""
+    answer = row.get("answer")
+    aliases = [answer] if isinstance(answer, str) else list(answer or ())
+    if not aliases or not all(isinstance(alias, str) and alias.strip() for alias in aliases):
+        raise DataError(f"row {number} has answer={answer!r}: give at least one non-empty text, or drop the row")
+    return aliases
+
+
+def refuse_nan(reward_funcs: Any) -> Any:
+    """Wrap each reward function so that a NaN it returns raises.
+
+    TRL turns None, its word for "does not apply", into NaN and skips it; a NaN that a function computed would pass
+    for one of those and silently drop the rollout.
+    """
+    if isinstance(reward_funcs, list):
+        return [refuse_nan(reward) for reward in reward_funcs]
+    plain = callable(reward_funcs) and not isinstance(reward_funcs, str) and not hasattr(reward_funcs, "config")
+    if not plain or is_async_callable(reward_funcs):
+        return reward_funcs
+
+    @functools.wraps(reward_funcs, updated=())
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        return _without_nan(reward_funcs, reward_funcs(*args, **kwargs))
+
+    if not hasattr(reward_funcs, "__name__"):
+        checked.__name__ = type(reward_funcs).__name__
+    return checked
+
+
+def _without_nan(function: Callable[..., Any], rewards: Iterable[float | None]) -> list[float | None]:
+    rewards = list(rewards)
+    for row, reward in enumerate(rewards):
+        if reward is not None and math.isnan(reward):
+            name = getattr(function, "__name__", type(function).__name__)
+            raise ValueError(
+                f"reward function {name!r} returned NaN for rollout {row}: return a number, or None for a rollout "
+                "it does not apply to"
+            )
+    return rewards

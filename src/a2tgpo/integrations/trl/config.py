@@ -1,0 +1,251 @@
+"""Training arguments: TRL's `GRPOConfig` plus what per-turn credit needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args
+
+from trl import GRPOConfig
+
+from a2tgpo.core.groups import Baseline
+from a2tgpo.methods import METHODS, Method
+from a2tgpo.rollout.protocol import SCAFFOLD
+from a2tgpo.rollout.strategies import check_group_size
+from a2tgpo.signals.answer_likelihood.scorer import Alias, Likelihood
+from a2tgpo.signals.answer_likelihood.scorer import Method as GainMethod
+
+Signal = Literal["policy", "reference", "reward_model"]
+
+
+@dataclass
+class A2TGPOConfig(GRPOConfig):
+    """`GRPOConfig` with a method of the methods table, and the parameters of its credit.
+
+    What is None takes the method's own value (`a2tgpo.methods.METHODS`); for A²TGPO, the default, that is the paper's.
+    Everything else is TRL's and means what it means there. An option of TRL's that our loss cannot honour raises
+    ValueError, here (`UNSUPPORTED` lists most of them) or in the trainer, which knows the model.
+    """
+
+    method: str = field(default="a2tgpo", metadata={"help": f"Row of the methods table: {', '.join(METHODS)}."})
+    disable_dropout: bool = field(
+        default=True,
+        metadata={
+            "help": "Switch dropout off, adapters' included: scoring and update must see one network, or turn ratios, "
+            "whose bounds are a few thousandths, are noise. TRL's default is false."
+        },
+    )
+    epsilon: float | None = field(default=None, metadata={"help": "Lower clip bound ε_low; none = the method's."})
+    epsilon_high: float | None = field(default=None, metadata={"help": "Upper clip bound ε_high; none = the method's."})
+    loss_type: str = field(default="grpo", metadata={"help": "Leave it: the method says how tokens are averaged."})
+
+    turn_gamma: float | None = field(
+        default=None, metadata={"help": "Discount γ of later turns' credit, in [0, 1]; none = the method's."}
+    )
+    gain_alpha: float | None = field(
+        default=None,
+        metadata={"help": "Weight α of the accumulated gain; none = the method's, 1. The authors' code uses 0.3."},
+    )
+    clip_beta: float | None = field(
+        default=None, metadata={"help": "Width β of the adaptive clip scale, in [0, 1); none = the method's."}
+    )
+    turn_baseline: Baseline | None = field(
+        default=None,
+        metadata={"help": "What a turn is compared with: 'survivors' (the paper) or 'absorbing'; none = the method's."},
+    )
+    std_floor: float | None = field(
+        default=None, metadata={"help": "Added to a turn group's standard deviation; none = the method's, 1e-6."}
+    )
+    state_similarity: float = field(
+        default=1.0,
+        metadata={"help": "GiGPO: observations at least this similar, in (0, 1], are one state; 1 = equal ones only."},
+    )
+    process_signal: Signal = field(
+        default="policy",
+        metadata={
+            "help": "What a turn is judged by, where the method reads it: information gain scored by the 'policy' or "
+            "by the frozen 'reference' it started from, or a process 'reward_model'."
+        },
+    )
+    process_reward_model: str | None = field(
+        default=None, metadata={"help": "Path or Hub name of a token or sequence classifier, for 'reward_model'."}
+    )
+    step_separator: str = field(
+        default="\n", metadata={"help": "Text after each step at which a token classifier is read, as it was trained."}
+    )
+    answer_scaffold: str = field(
+        default=SCAFFOLD,
+        metadata={
+            "help": "How the policy itself would state its answer, with one {answer}. The gold answer is scored "
+            "inside it; only the answer's own tokens count."
+        },
+    )
+    answer_alias: Alias = field(
+        default="first", metadata={"help": "Alias scored where there are several: 'first' or 'best'."}
+    )
+    likelihood: Likelihood = field(
+        default="probability",
+        metadata={
+            "help": "'probability': exp of the answer's mean token log-probability (the paper). "
+            "'log_probability': the mean itself (the authors' code)."
+        },
+    )
+    gain_method: GainMethod = field(
+        default="auto",
+        metadata={
+            "help": "'cached': one small forward over the trajectory's own keys. 'rows': one full forward per "
+            "boundary. 'auto': cached wherever the model's cache can be cut at a position."
+        },
+    )
+    skip_first_gain: bool = field(default=False, metadata={"help": "Give turn 1 no gain, as the authors' code does."})
+    drop_zero_gains: bool = field(
+        default=False, metadata={"help": "Leave gains of exactly 0 out of the credit: a fault of the authors' code."}
+    )
+    cut_last_result: bool = field(
+        default=False,
+        metadata={"help": "Score the last search without its result: a fault of the authors' code."},
+    )
+    rollouts_dir: str | None = field(
+        default=None, metadata={"help": "Write every rollout with its credit to step_NNNNNN.jsonl in this folder."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(repr, allowed))}")
+        if self.turn_gamma is not None and not 0.0 <= self.turn_gamma <= 1.0:
+            raise ValueError(f"turn_gamma={self.turn_gamma}: a discount lies in [0, 1]; 1 is the paper's")
+        if self.clip_beta is not None and not 0.0 <= self.clip_beta < 1.0:
+            raise ValueError(
+                f"clip_beta={self.clip_beta}: must lie in [0, 1), so that no clip range closes; 0.3 is the paper's"
+            )
+        if not 0.0 < self.state_similarity <= 1.0:
+            raise ValueError(f"state_similarity={self.state_similarity}: must lie in (0, 1]; 1 asks for equality")
+        self._take_from_method()
+        if (self.process_reward_model is not None) != (self.process_signal == "reward_model"):
+            raise ValueError(
+                f"process_signal={self.process_signal!r} with process_reward_model={self.process_reward_model!r}: a "
+                "path goes with process_signal='reward_model', and that needs one"
+            )
+        if self.process_signal != "policy" and not METHODS[self.method].signal:
+            raise ValueError(
+                f"process_signal={self.process_signal!r}: method {self.method!r} reads no process signal; leave it out"
+            )
+        if self.num_generations < 2:
+            raise ValueError(
+                f"num_generations={self.num_generations}: a group of 1 has no baseline and every advantage is 0; "
+                "use 2 or more rollouts per prompt"
+            )
+        corrects = self.use_vllm and self.vllm_importance_sampling_correction
+        if corrects and METHODS[self.method].shares_turns and self.vllm_importance_sampling_mode.startswith("sequence"):
+            raise ValueError(
+                f"vllm_importance_sampling_mode={self.vllm_importance_sampling_mode!r}: method {self.method!r} counts "
+                "a turn that rollouts share once, and one weight per rollout would be that of one of them; set "
+                "vllm_importance_sampling_mode='token_truncate' or 'token_mask'"
+            )
+        for option in UNSUPPORTED:
+            if option.refused(getattr(self, option.name)):
+                raise ValueError(f"{option.name}={getattr(self, option.name)!r}: {option.remedy}")
+        try:
+            check_group_size(METHODS[self.method].sampling, self.num_generations)
+        except ValueError as error:
+            raise ValueError(f"method {self.method!r}: {error}") from None
+
+    @property
+    def chosen(self) -> Method:
+        """The method, with what this configuration changes of it."""
+        row = METHODS[self.method]
+        assert self.epsilon is not None and self.epsilon_high is not None
+        changes = {ours: getattr(self, name) for name, ours in _CREDIT_OPTIONS.items() if _has(row, ours)}
+        credit = replace(row.credit, **changes)  # type: ignore[type-var]  # every rule is a dataclass
+        return replace(row, credit=credit, eps_low=self.epsilon, eps_high=self.epsilon_high)
+
+    def _take_from_method(self) -> None:
+        """Fill in what is None from the method's row, and refuse what its credit does not have."""
+        row = METHODS[self.method]
+        if self.epsilon_high is None:
+            self.epsilon_high = row.eps_high if self.epsilon is None else self.epsilon
+        if self.epsilon is None:
+            self.epsilon = row.eps_low
+        for name, ours in _CREDIT_OPTIONS.items():
+            if _has(row, ours):
+                if getattr(self, name) is None:
+                    setattr(self, name, getattr(row.credit, ours))
+            elif getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r}: method {self.method!r} has no such parameter; leave it out"
+                )
+        for name in ("skip_first_gain", "drop_zero_gains", "cut_last_result"):
+            if getattr(self, name) and not row.signal:
+                raise ValueError(f"{name}=True: method {self.method!r} reads no gain; leave it out")
+        _ = self.chosen  # raises for parts that contradict each other
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """An option of `GRPOConfig` whose given value this loss cannot honour, and what to do instead."""
+
+    name: str
+    refused: Callable[[Any], bool]
+    remedy: str
+
+
+_CHOICES: dict[str, Collection[Any]] = {
+    "method": METHODS,
+    "answer_alias": get_args(Alias),
+    "likelihood": get_args(Likelihood),
+    "gain_method": get_args(GainMethod),
+    "turn_baseline": (None, *get_args(Baseline)),
+    "process_signal": get_args(Signal),
+}
+
+_CREDIT_OPTIONS = {
+    "turn_gamma": "gamma",
+    "gain_alpha": "alpha",
+    "clip_beta": "beta",
+    "turn_baseline": "baseline",
+    "std_floor": "std_floor",
+}
+"""Our name of a parameter -> the credit rule's."""
+
+
+def _has(method: Method, parameter: str) -> bool:
+    return parameter in {f.name for f in fields(method.credit)}  # type: ignore[arg-type]
+
+
+UNSUPPORTED: tuple[Unsupported, ...] = (
+    Unsupported("loss_type", lambda v: v != "grpo", "the method says how tokens are averaged; keep loss_type='grpo'"),
+    Unsupported(
+        "importance_sampling_level",
+        lambda v: v != "token",
+        "the method says what the ratio is taken over; leave importance_sampling_level at its default",
+    ),
+    Unsupported(
+        "scale_rewards",
+        lambda v: v not in ("group", True),
+        "the outcome is normalised in its prompt's group; keep scale_rewards='group'",
+    ),
+    Unsupported(
+        "multi_objective_aggregation",
+        lambda v: v != "sum_then_normalize",
+        "rewards are summed by weight, then normalised; keep multi_objective_aggregation='sum_then_normalize'",
+    ),
+    Unsupported("delta", lambda v: v is not None, "two-sided clipping has no turn-level form; leave delta unset"),
+    Unsupported(
+        "off_policy_mask_threshold",
+        lambda v: v is not None,
+        "sequence masking is not part of this loss; leave off_policy_mask_threshold unset",
+    ),
+    Unsupported(
+        "top_entropy_quantile",
+        lambda v: v < 1.0,
+        "dropping tokens would change the turn ratio; keep top_entropy_quantile=1.0",
+    ),
+    Unsupported("entropy_coef", lambda v: v != 0.0, "there is no entropy bonus in this loss; keep entropy_coef=0"),
+    Unsupported(
+        "use_adaptive_entropy",
+        bool,
+        "there is no entropy bonus in this loss; keep use_adaptive_entropy=False",
+    ),
+)

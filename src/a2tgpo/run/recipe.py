@@ -1,0 +1,146 @@
+"""A recipe: one flat YAML file with everything a run needs, each key also a command-line flag.
+
+Keys are the fields of `Recipe` (data, search, rollouts, warm start, evaluation), `A2TGPOConfig` (training: TRL's own
+arguments and ours) and TRL's `ModelConfig` (model, precision, LoRA).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import ModelConfig
+
+from a2tgpo.errors import RecipeError
+from a2tgpo.integrations.trl.config import A2TGPOConfig
+
+
+@dataclass
+class Recipe:
+    """What is ours in a recipe; `None` data paths mean the generated world."""
+
+    questions: list[str] | None = field(
+        default=None, metadata={"help": "Training questions: files, folders or Hub data sets; none = generated."}
+    )
+    eval_questions: list[str] | None = field(
+        default=None, metadata={"help": "Held-out questions, as `questions`; needed where those are given."}
+    )
+    corpus: str | None = field(
+        default=None,
+        metadata={"help": "Passages, JSONL or JSONL.gz: searched with BM25 unless `retriever` says otherwise."},
+    )
+    retriever: str | None = field(
+        default=None,
+        metadata={
+            "help": "What searches instead: a folder made by `a2tgpo index`, of `corpus` where that is given too, or a "
+            "retrieval server's URL."
+        },
+    )
+    only_answerable: bool = field(
+        default=False, metadata={"help": "Keep only questions whose `answerable_here` is true."}
+    )
+    n_train_questions: int | None = field(
+        default=None, metadata={"help": "Use this many training questions; none = all (4000 of the generated world)."}
+    )
+    n_eval_questions: int | None = field(
+        default=None, metadata={"help": "Evaluate on this many questions; none = all (300 of the generated world)."}
+    )
+    world_seed: int = field(default=0, metadata={"help": "Seed of the generated world."})
+    world_entities: int = field(
+        default=600, metadata={"help": "Training entities of the generated world; evaluation has half as many."}
+    )
+    hops: list[int] = field(default_factory=lambda: [1, 2, 3], metadata={"help": "Hop counts of generated questions."})
+
+    passages_per_search: int = field(default=3, metadata={"help": "Passages shown per search."})
+    title_weight: int = field(default=1, metadata={"help": "How often BM25 counts a passage's title."})
+    search_timeout_s: float = field(default=30.0, metadata={"help": "Seconds before a search counts as failed."})
+    search_cache: str | None = field(
+        default=None, metadata={"help": "Folder that keeps what a retrieval server answered; none = no cache."}
+    )
+
+    max_searches: int = field(default=6, metadata={"help": "Tool calls per rollout."})
+    max_prompt_tokens: int = field(default=1024, metadata={"help": "A longer prompt is an error."})
+    max_turn_tokens: int = field(default=512, metadata={"help": "Tokens the policy may write per turn."})
+    passage_tokens: int = field(default=160, metadata={"help": "Tokens shown of one passage."})
+    rows_per_generation: int = field(default=256, metadata={"help": "Rollouts generated together."})
+    system_prompt: str | None = field(default=None, metadata={"help": "System message before every question."})
+
+    warm_start_steps: int = field(
+        default=0, metadata={"help": "Supervised steps on scripted demonstrations before the updates; 0 = none."}
+    )
+    warm_start_learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of the warm start."})
+    warm_start_batch_size: int = field(default=32, metadata={"help": "Demonstrations per warm-start step."})
+    warm_start_micro_batch_size: int | None = field(
+        default=None, metadata={"help": "Demonstrations per forward; none = the whole batch."}
+    )
+    warm_start_hops: list[int] = field(
+        default_factory=lambda: [1, 2], metadata={"help": "Hop counts of generated demonstrations."}
+    )
+    stops_early: float = field(
+        default=0.3, metadata={"help": "Share of demonstrations that answer before the last hop."}
+    )
+    wrong_hop: float = field(default=0.2, metadata={"help": "Share of demonstrated searches for the wrong hop."})
+
+    eval_batch_size: int = field(default=100, metadata={"help": "Questions answered together in an evaluation."})
+
+    def __post_init__(self) -> None:
+        for name in ("questions", "eval_questions", "hops", "warm_start_hops"):
+            if isinstance(getattr(self, name), str | int):
+                setattr(self, name, [getattr(self, name)])
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise RecipeError(f"{name}={value}: must be at least {least}")
+        micro = self.warm_start_micro_batch_size
+        if micro is not None and (micro < 1 or self.warm_start_batch_size % micro):
+            raise RecipeError(
+                f"warm_start_micro_batch_size={micro}: must divide warm_start_batch_size={self.warm_start_batch_size}"
+            )
+        self._check_task()
+
+    def _check_task(self) -> None:
+        names = ("questions", "eval_questions", "corpus", "retriever")
+        given = [name for name in names if getattr(self, name) is not None]
+        if given and not (self.questions and self.eval_questions and (self.corpus or self.retriever)):
+            raise RecipeError(
+                f"{', '.join(given)} given alone: give questions, eval_questions and corpus together (or a retriever "
+                "for it), or none of them for the generated world"
+            )
+        if self.search_cache is not None and self.retriever is None:
+            raise RecipeError(
+                f"search_cache={self.search_cache!r} is for a retrieval server; give its URL as retriever"
+            )
+        if given and self.warm_start_steps and not self.corpus:
+            raise RecipeError(
+                f"warm_start_steps={self.warm_start_steps}: demonstrations are written from the passages; give corpus "
+                "as well, or warm_start_steps: 0"
+            )
+
+
+_LEAST = {"max_searches": 0, "warm_start_steps": 0} | dict.fromkeys(
+    (
+        *("n_train_questions", "n_eval_questions", "passages_per_search", "title_weight", "max_prompt_tokens"),
+        *("max_turn_tokens", "passage_tokens", "rows_per_generation", "warm_start_batch_size"),
+        *("warm_start_micro_batch_size", "eval_batch_size"),
+    ),
+    1,
+)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A parsed recipe; `given` holds every key of the file and the flags, and is itself a recipe."""
+
+    recipe: Recipe
+    training: A2TGPOConfig
+    model: ModelConfig
+    given: dict[str, Any]
+
+    @property
+    def generated_world(self) -> bool:
+        return self.recipe.questions is None
+
+    @property
+    def resumes(self) -> bool:
+        """Whether an earlier run is to be continued, from its last checkpoint or a given one."""
+        return str(self.training.resume_from_checkpoint).lower() not in ("none", "false")

@@ -1,0 +1,143 @@
+"""How a model is asked for the log-probabilities of given tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from a2tgpo.signals.answer_likelihood.batch import IGNORED
+from a2tgpo.signals.answer_likelihood.device import upload
+from a2tgpo.signals.answer_likelihood.head import OutputHead
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Integer
+
+
+class LabelLogps(Protocol):
+    """Log-probability of `labels[b, i]` given the tokens before column i of row b.
+
+    The hidden state of column i − 1 predicts column i, so column 0 has no predictor and gets 0, as does every
+    column whose label is −100. `labels` may lie on the CPU while the rest is on a GPU: then finding what is read
+    does not wait for the GPU. `model_kwargs` go to the model: `attention_mask` (2D or 4D), `position_ids`,
+    `past_key_values`; a cache that is passed is filled in place. Returns float32 on the device of `input_ids`.
+    """
+
+    def __call__(
+        self, input_ids: Integer[Tensor, "B L"], labels: Integer[Tensor, "B L"], **model_kwargs: Any
+    ) -> Float[Tensor, "B L"]: ...
+
+
+def plain_forward(model: PreTrainedModel, temperature: float = 1.0) -> LabelLogps:
+    """Read log-probabilities from a Hugging Face causal language model.
+
+    The output head runs only where a label is read and in chunks; the log-softmax of logits / `temperature` is in
+    float32. Two tokens are run through the model at once, to see that its logits are made as `OutputHead` makes them.
+
+    Raises `ValueError` for a temperature that is not positive and for a model whose logits are made otherwise.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature is {temperature}; pass a positive number (1.0 leaves the logits alone).")
+    model = _causal_model(model)
+    head = OutputHead.of(model, temperature)
+    extra = no_router_logits(model)
+
+    def forward(input_ids: Tensor, labels: Tensor, **model_kwargs: Any) -> Tensor:
+        rows, columns, targets = _readings(labels, input_ids.device)
+        use_cache = "past_key_values" in model_kwargs
+        hidden = model.base_model(input_ids=input_ids, use_cache=use_cache, **extra, **model_kwargs)[0]
+        logps = torch.zeros(labels.shape, device=input_ids.device)
+        return logps.index_put((rows, columns + 1), head.logps(hidden[rows, columns], targets))
+
+    return forward
+
+
+def fused_forward(
+    model: PreTrainedModel, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> LabelLogps:
+    """Read log-probabilities through the fused output head that TRL adds to a model (`add_fused_lm_head`).
+
+    The head and its temperature are the ones of TRL's update. `autocast` makes the context in which the model runs,
+    such as an accelerator's. `model` may be wrapped (DDP, FSDP, DeepSpeed, PEFT).
+    """
+
+    def forward(input_ids: Tensor, labels: Tensor, **model_kwargs: Any) -> Tensor:
+        return fused_reading(model, input_ids, labels, autocast, **model_kwargs).logps
+
+    return forward
+
+
+class FusedReading(NamedTuple):
+    """What TRL's fused head finds at the labels, 0 elsewhere: log-probabilities, and the entropy, in nats, of the
+    distribution each label was drawn from; None for a head that was not added with it."""
+
+    logps: Float[Tensor, "B L"]
+    entropies: Float[Tensor, "B L"] | None
+
+
+def fused_reading(
+    model: PreTrainedModel,
+    input_ids: Integer[Tensor, "B L"],
+    labels: Integer[Tensor, "B L"],
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    **model_kwargs: Any,
+) -> FusedReading:
+    """One forward of `fused_forward`, with the entropies; see there and `LabelLogps`.
+
+    Where nothing is read the result is still part of the model's graph, since a sharded model's backward has to run in
+    every process.
+    """
+    rows, columns, targets = _readings(labels, input_ids.device)
+    predicted = columns + 1
+    if nothing := rows.numel() == 0:
+        # The head's kernels may not start on no rows; what they make of this one is left out. The last column follows
+        # something in every row, so that its hidden state is finite.
+        rows, targets, predicted = input_ids.new_zeros(3, 1)
+        columns = rows + input_ids.size(1) - 1
+
+    # Without Triton, TRL's head scores every position it gets: hand it only those that are read.
+    def keep_read(module: Any, args: Any, output: Any) -> Any:
+        hidden = output.last_hidden_state
+        # A model split over devices (`device_map`) ends on another one than it starts on.
+        output.last_hidden_state = hidden[rows.to(hidden.device), columns.to(hidden.device)][None]
+        return output
+
+    hook = _causal_model(model).base_model.register_forward_hook(keep_read)
+    try:
+        with autocast():
+            output = model(
+                input_ids=input_ids,
+                shift_labels=targets[None],
+                fused_lm_head=True,
+                **no_router_logits(model),
+                **model_kwargs,
+            )
+    finally:
+        hook.remove()
+
+    def placed(values: Tensor) -> Tensor:
+        values = values[0].to(input_ids.device).float() * (not nothing)
+        return torch.zeros(labels.shape, device=input_ids.device).index_put((rows, predicted), values)
+
+    return FusedReading(placed(output.log_probs), None if output.entropy is None else placed(output.entropy))
+
+
+def _readings(labels: Integer[Tensor, "B L"], device: torch.device) -> list[Integer[Tensor, " N"]]:
+    """Row and column of every hidden state that predicts a label, and the label."""
+    rows, columns = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+    return [upload(x, device) for x in (rows, columns, labels[rows, columns + 1])]
+
+
+def _causal_model(model: Any) -> PreTrainedModel:
+    """The language model inside whatever wraps it."""
+    return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+
+
+def no_router_logits(model: Any) -> dict[str, bool]:
+    """Keep a mixture-of-experts model from its load-balancing loss, which cannot read a 4D mask."""
+    asks = getattr(_causal_model(model).config.get_text_config(), "output_router_logits", False)
+    return {"output_router_logits": False} if asks else {}

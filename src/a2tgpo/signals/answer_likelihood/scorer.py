@@ -1,0 +1,160 @@
+"""Score gold answers at every turn boundary of a batch of rollouts, with the old log-probabilities."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from torch import Tensor
+
+from a2tgpo.signals.answer_likelihood.batch import ProbeBatch, Trajectories
+from a2tgpo.signals.answer_likelihood.boundaries import Boundaries, find_boundaries
+from a2tgpo.signals.answer_likelihood.forward import LabelLogps
+from a2tgpo.signals.answer_likelihood.passes import read_logps
+from a2tgpo.signals.answer_likelihood.scaffold import AnswerScaffold, Probe
+from a2tgpo.signals.answer_likelihood.scores import Scores
+from a2tgpo.signals.answer_likelihood.support import why_not_cached
+from a2tgpo.warn_once import warn_once
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Integer
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+Likelihood = Literal["probability", "log_probability"]
+Alias = Literal["first", "best"]
+Method = Literal["auto", "cached", "rows"]
+
+
+@dataclass(frozen=True)
+class AnswerScorer:
+    """Answer likelihood at turn boundaries (step 1 of A²TGPO, arXiv 2605.06200).
+
+    v_{i,t} = exp( (1/n) Σ_j log π(a_j | prefix through o_t, scaffold, a_<j) ), over the gold answer's tokens.
+
+    Attributes:
+        likelihood: "probability", in [0, 1], is the paper's; "log_probability", at most 0, leaves the
+            exponential out as the authors' released code does.
+        alias: "first" scores the canonical answer, "best" the likeliest alias at each boundary.
+        method: "cached" reuses the keys and values of the trajectory's pass, "rows" runs one forward row per
+            boundary, "auto" is "cached" for every model whose cache can be cut at a boundary.
+        cut_last_result: see `find_boundaries`; reproduces a fault of the released code.
+        count_padding: let positions count left padding, as a forward without `position_ids` does. Set it where
+            the update runs so (TRL's does): rotary positions shifted by the padding round differently, which in
+            bfloat16 moves the turn ratio, whose clip range is a few thousandths.
+
+    Raises `ValueError` for an unknown option.
+    """
+
+    scaffold: AnswerScaffold
+    tokenizer: PreTrainedTokenizerBase
+    likelihood: Likelihood = "probability"
+    alias: Alias = "first"
+    method: Method = "auto"
+    cut_last_result: bool = False
+    count_padding: bool = False
+
+    def __post_init__(self) -> None:
+        for name, choices in (("likelihood", Likelihood), ("alias", Alias), ("method", Method)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {get_args(choices)}.")
+
+    def score(
+        self,
+        forward: LabelLogps,
+        model_config: PreTrainedConfig,
+        prompt_ids: Integer[Tensor, "B P"],
+        prompt_mask: Bool[Tensor, "B P"],
+        completion_ids: Integer[Tensor, "B L"],
+        completion_mask: Bool[Tensor, "B L"],
+        model_mask: Bool[Tensor, "B L"],
+        answers: Sequence[Sequence[str]],
+        *,
+        old_logps: bool = True,
+        tokens_per_batch: int | None = None,
+    ) -> Scores:
+        """Score `answers[b]` (aliases, canonical first) at every boundary of rollout b, without gradient.
+
+        Masks are as in `find_boundaries`; the tokenizer's EOS at the end of a completion is no observation
+        unless the policy wrote it. Rows of similar length share a forward of at most `tokens_per_batch` tokens,
+        padding included (all of them by default); so do their probes. A row of more tokens runs alone. With `old_logps`
+        False the trajectories are read for their keys alone: up to the last boundary, and without the output head.
+
+        Raises `ValueError` for answers that are missing, blank or tokenise to nothing, for shapes that
+        disagree, for a budget below 1, and when `method="cached"` meets a model whose cache cannot be cut.
+        """
+        device = prompt_ids.device
+        tensors = (prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask)
+        prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask = (x.cpu() for x in tensors)
+        eos = self.tokenizer.eos_token_id
+        boundaries = find_boundaries(
+            prompt_mask,
+            completion_ids,
+            completion_mask,
+            model_mask,
+            end_ids=() if eos is None else (eos,),
+            cut_last_result=self.cut_last_result,
+        )
+        if len(answers) != len(prompt_ids):
+            raise ValueError(
+                f"answers has {len(answers)} entries for {len(prompt_ids)} rollouts; pass one list per rollout."
+            )
+        probes = ProbeBatch.stack(self.probes(answers))
+        trajectories = Trajectories.join(
+            prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask, self.count_padding
+        )
+        if not old_logps:
+            trajectories = trajectories.for_keys(boundaries.columns.amax(1))
+        read = read_logps(
+            forward,
+            trajectories,
+            boundaries,
+            probes,
+            device,
+            cache_config=model_config if self._use_cache(model_config) else None,
+            old_logps=old_logps,
+            tokens_per_batch=tokens_per_batch,
+        )
+        boundaries = boundaries.to(device)
+        return Scores(
+            likelihood=self.likelihood_of(read.answer_logps.amax(-1), boundaries),
+            old_logps=read.trajectory_logps[:, prompt_ids.shape[1] :] if old_logps else None,
+            boundaries=boundaries,
+            seconds_logps=read.seconds_logps if old_logps else 0.0,
+            seconds_gain=read.seconds_gain if old_logps else read.seconds_logps + read.seconds_gain,
+        )
+
+    def _use_cache(self, model_config: PreTrainedConfig) -> bool:
+        if self.method == "rows":
+            return False
+        obstacle = why_not_cached(model_config)
+        if obstacle is not None and self.method == "cached":
+            raise ValueError(f"method='cached' cannot score this model: {obstacle}. Or use method='rows'.")
+        if obstacle is not None:
+            warn_once(
+                logger,
+                f"Answer likelihoods are read from separate rows, because {obstacle}. One full row for every "
+                "turn costs several old-log-probability passes; cached keys would cost a fraction of one.",
+            )
+        return obstacle is None
+
+    def probes(self, answers: Sequence[Sequence[str]]) -> list[list[Probe]]:
+        """The scored aliases of each rollout's `answers` in the scaffold.
+
+        Raises `ValueError` for answers that are missing, blank or tokenise to nothing.
+        """
+        probes = []
+        for row, aliases in enumerate(answers):
+            if isinstance(aliases, str) or not aliases:
+                raise ValueError(f"answers[{row}] is {aliases!r}; pass a non-empty list of gold answers.")
+            scored = aliases[:1] if self.alias == "first" else aliases
+            probes.append([self.scaffold.encode(self.tokenizer, answer) for answer in scored])
+        return probes
+
+    def likelihood_of(self, answer_logps: Float[Tensor, "B K"], boundaries: Boundaries) -> Float[Tensor, "B K"]:
+        """Mean log-probabilities of the answers' tokens as `likelihood` says, 0 where there is no boundary."""
+        values = answer_logps.exp() if self.likelihood == "probability" else answer_logps
+        return values.masked_fill(~boundaries.exists, 0.0)
