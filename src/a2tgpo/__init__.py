@@ -24,7 +24,7 @@ _HOMES = {
 }
 
 if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):
-    sys.meta_path.append(MovedFinder())
+    sys.meta_path.insert(0, MovedFinder())
 
 
 def __getattr__(name: str) -> Any:

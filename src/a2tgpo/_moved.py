@@ -1,6 +1,7 @@
 """Find modules under the names they had in 0.1, so that scripts written for it go on working.
 
-The finder stands last, where Python asks it only for modules that nothing else has found. It goes with 0.3.
+The finder stands first: a moved package knows the folder of its modules, and Python would load them a second time under
+their old names. It goes with 0.3.
 """
 
 from __future__ import annotations
