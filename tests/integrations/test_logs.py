@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from a2tgpo.pipeline.update_log import updates_of
 
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.errors import ToolError
@@ -17,7 +18,6 @@ from a2tgpo.methods import METHODS
 from a2tgpo.pipeline.credit import BatchCredit
 from a2tgpo.pipeline.metrics import credit_metrics
 from a2tgpo.pipeline.rollout_log import RolloutLog
-from a2tgpo.pipeline.update_log import updates_of
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from tests.integrations.parts import scripted_trainer
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 import yaml
+from a2tgpo.pipeline.update_log import updates_of
 
 from a2tgpo.core import clip_scale, information_gain, turn_credit
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.evaluate.outcome import Outcome
-from a2tgpo.pipeline.update_log import updates_of
 
 HOSTILE = (
     '<script>document.title = "owned"</script> </script><!-- <img src=x onerror="document.title=1"> '

@@ -10,7 +10,7 @@ from accelerate.utils import is_peft_model
 from torch import Tensor
 from trl.trainer.utils import use_adapter
 
-from a2tgpo.integrations.trl.sharding import sharded_by
+from a2tgpo.integrations.trl.collective import sharded_by
 from a2tgpo.signals.answer_likelihood import LabelLogps, fused_forward
 
 if TYPE_CHECKING:
