@@ -6,8 +6,8 @@ import io
 
 from rich.console import Console
 
-from a2tgpo.evaluate.intervals import Proportion
 from a2tgpo.evaluate.questions import Summary
+from a2tgpo.evaluate.statistics import Proportion
 from a2tgpo.run.table import as_markdown, as_table, summary_rows
 
 

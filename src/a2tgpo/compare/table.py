@@ -9,7 +9,7 @@ from rich.table import Table
 
 from a2tgpo.compare.measure import GAIN_SHARE, SECONDS
 from a2tgpo.compare.summary import BASELINE, Comparison
-from a2tgpo.evaluate.paired import Mean
+from a2tgpo.evaluate.statistics import Mean
 from a2tgpo.tables import Rows, markdown_table, terminal_table
 
 _MAIN = {

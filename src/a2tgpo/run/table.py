@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from a2tgpo.evaluate.intervals import Proportion
 from a2tgpo.evaluate.questions import Summary
+from a2tgpo.evaluate.statistics import Proportion
 from a2tgpo.tables import Rows, markdown_table, terminal_table
 
 _INLINE, _STACKED = "{:.3f} [{:.2f}, {:.2f}]", "{:.3f}\n{:.2f}–{:.2f}"

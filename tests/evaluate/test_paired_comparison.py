@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from a2tgpo.errors import DataError
-from a2tgpo.evaluate.aggregate import ALL
-from a2tgpo.evaluate.compare import PairedComparison, compare
-from a2tgpo.evaluate.difference_table import difference_as_json, difference_as_markdown, difference_as_terminal
 from a2tgpo.evaluate.outcome import Outcome
+from a2tgpo.evaluate.paired_comparison import PairedComparison, compare
+from a2tgpo.evaluate.score_tables import difference_as_json, difference_as_markdown, difference_as_terminal
+from a2tgpo.evaluate.scores import ALL
 from tests.evaluate.outcomes import answered, outcome
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do; every field is a flag of `a2tgpo eval`."""
+"""Configure an evaluation; every field is a flag of `a2tgpo eval`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _flag(help: str, default: Any = MISSING, **options: Any) -> Any:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Settings of an evaluation; names that recipes have mean the same there.
+    """Hold the settings of an evaluation; names that recipes have mean the same there.
 
     Raises:
         RecipeError: a value that is out of range or contradicts another.
@@ -74,17 +74,17 @@ class EvalConfig:
 
     @property
     def sources(self) -> tuple[Benchmark, ...]:
-        """The benchmarks, read."""
+        """Return the benchmarks, read."""
         return parse_benchmarks(self.benchmarks)
 
     @property
     def folder(self) -> Path:
-        """`output_dir` as a path."""
+        """Return `output_dir` as a path."""
         return Path(self.output_dir)
 
     @property
     def limits(self) -> RolloutLimits:
-        """Budgets of one answer."""
+        """Return the budgets of one answer."""
         from a2tgpo.rollout.agent import RolloutLimits
 
         return RolloutLimits(
@@ -97,7 +97,7 @@ class EvalConfig:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the answers depend on. Speed and patience may change when a run goes on, and so may the key."""
+        """Return what the answers depend on. Speed and patience may change when a run goes on, and so may the key."""
         return {name: value for name, value in asdict(self).items() if name not in _NOT_SETTINGS}
 
 

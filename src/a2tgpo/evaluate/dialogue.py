@@ -1,4 +1,4 @@
-"""How a chat model searches and answers: with the paper's tags in its text, or with native tool calls."""
+"""Let a chat model search and answer: with the paper's tags in its text, or with native tool calls."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any, ClassVar, Protocol
 
-from a2tgpo.evaluate.policies.reply import Call, Reply
+from a2tgpo.evaluate.chat_reply import Call, Reply
 from a2tgpo.rollout.protocol import (
     INSTRUCTION,
     STOP_STRINGS,
@@ -26,7 +26,7 @@ _THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 
 class Dialogue(Protocol):
-    """One way of speaking.
+    """Say how a model searches and answers in chat messages.
 
     Attributes:
         instruction: the system message, unless the user gives one.
@@ -37,17 +37,17 @@ class Dialogue(Protocol):
     options: ClassVar[dict[str, Any]]
 
     def message(self, reply: Reply) -> Message:
-        """`reply` as the conversation keeps it."""
+        """Return `reply` as the conversation keeps it."""
 
     def actions(self, reply: Reply) -> list[Action]:
-        """What `reply` asks for, in order: searches, or one other action."""
+        """Return what `reply` asks for, in order: searches, or one other action."""
 
     def result(self, reply: Reply, index: int, text: str) -> Message:
-        """The result of the search that is action `index` of `reply`."""
+        """Return the result of the search that is action `index` of `reply`."""
 
 
 class TagDialogue:
-    """The tag protocol; each turn is a message of the model and each result a message of the user.
+    """Speak the tag protocol; each turn is a message of the model and each result a message of the user.
 
     In training a whole rollout is one message of the model. A checkpoint that was trained so is measured as trained by
     the local policies; over chat messages it reads the same text with the chat template's marks between.
@@ -71,7 +71,7 @@ def _whole(reply: Reply) -> str:
 
 
 class ToolDialogue:
-    """Native tool calls (ReAct): the model calls `search` until it writes a message without a call, its answer.
+    """Speak in native tool calls (ReAct): the model calls `search` until a message without a call is its answer.
 
     The answer is what the last `\\boxed{...}` of that message holds, else its last `<answer>` block, else all of it
     unless it was cut off; thoughts do not count.
@@ -137,7 +137,7 @@ DIALOGUES: dict[str, Dialogue] = {"tags": TagDialogue(), "tools": ToolDialogue()
 
 
 def transcript(messages: list[Message]) -> str:
-    """Messages after the prompt as one text; tool calls stand as `<tool_call>` blocks of JSON."""
+    """Return the messages after the prompt as one text; tool calls stand as `<tool_call>` blocks of JSON."""
     lines = []
     for message in messages:
         calls = [call["function"] for call in message.get("tool_calls", ())]

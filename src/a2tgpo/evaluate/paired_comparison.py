@@ -1,4 +1,4 @@
-"""Paired comparison of two runs on the questions that both answered."""
+"""Compare two runs, paired by question, on the questions that both answered."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from a2tgpo.errors import DataError
-from a2tgpo.evaluate.aggregate import Estimates, Scores, in_order
 from a2tgpo.evaluate.outcome import Outcome
-from a2tgpo.evaluate.per_question import PerQuestion, by_benchmark, fewest_samples, passes_up_to
+from a2tgpo.evaluate.scores import Estimates, PerQuestion, Scores, by_benchmark, fewest_samples, in_order, passes_up_to
 
 _Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Two runs on their shared questions.
+    """Hold two runs on their shared questions.
 
     Attributes:
         first, second: what each scored on the shared questions alone.

@@ -1,4 +1,4 @@
-"""One request to an OpenAI-compatible server, and what its failures mean."""
+"""Send requests to an OpenAI-compatible server, and tell what their failures mean."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from a2tgpo.errors import PolicyServerError, RecipeError
-from a2tgpo.evaluate.policies.reply import ModelFailure, Reply, read_reply
+from a2tgpo.evaluate.chat_reply import ModelFailure, Reply, read_reply
 
 _RETRIES = 2
 """Of one request, by the openai package: refused and broken connections, timeouts, 408, 409, 429 and 5xx."""
@@ -22,7 +22,7 @@ _BUSY = (429, 502, 503, 504)
 
 
 class ChatClient:
-    """Sends chat requests, several at a time.
+    """Send chat requests, several at a time.
 
     A failure is the question's own (`ModelFailure`) or the server's (`PolicyServerError`). It is the server's where the
     key, the path or the model is refused, where the first request of all reaches nobody, and where `OUTAGE` requests
@@ -53,7 +53,7 @@ class ChatClient:
         self._has_answered, self._in_a_row = False, 0
 
     async def complete(self, messages: list[dict[str, Any]], **options: Any) -> Reply:
-        """The model's next message, under the request's other `options`.
+        """Return the model's next message, under the request's other `options`.
 
         Raises:
             ModelFailure: there is none for these messages.

@@ -1,35 +1,98 @@
-"""Scores of a policy: per benchmark, and averaged in the two ways that are reported."""
+"""Score a policy: per question, per benchmark, and averaged in the two ways that are reported."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from a2tgpo.errors import DataError
-from a2tgpo.evaluate.bootstrap import percentile_interval, resampled_means
+from a2tgpo.evaluate.benchmarks import GROUPS, in_order
 from a2tgpo.evaluate.outcome import Outcome
-from a2tgpo.evaluate.paired import Mean
-from a2tgpo.evaluate.per_question import PerQuestion, by_benchmark, fewest_samples, passes_up_to
+from a2tgpo.evaluate.statistics import Mean, pass_at_k, percentile_interval, resampled_means
 from a2tgpo.rollout.types import Termination
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray
 
-GROUPS: dict[str, dict[str, str]] = {
-    "multi-hop": {
-        "hotpotqa": "HotpotQA",
-        "2wikimultihopqa": "2Wiki",
-        "musique": "MuSiQue",
-        "bamboogle": "Bamboogle",
-    },
-    "single-hop": {"nq": "NQ", "triviaqa": "TriviaQA", "popqa": "PopQA"},
-}
-"""The paper's benchmarks: group -> name -> heading, in the order of its Table 1."""
+EXACT_MATCH, F1, CONTAINS, FORMAT = "exact_match", "f1", "contains", "format_rate"
+SEARCHES, POLICY_TOKENS, TOTAL_TOKENS = "searches", "policy_tokens", "total_tokens"
+SHARES = (EXACT_MATCH, F1, CONTAINS, FORMAT)
+COUNTS = (SEARCHES, POLICY_TOKENS, TOTAL_TOKENS)
+
+
+@dataclass(frozen=True)
+class PerQuestion:
+    """Hold the questions of one benchmark as a matrix: a row is a question, a column a measure.
+
+    Attributes:
+        questions: the samples of each question, by id and in the order of ids, so that the order in which a run
+            finished its questions changes no number.
+        measures: `SHARES` in [0, 1], `COUNTS`, then `pass@k` in [0, 1] for some k above 1.
+        values: a question's mean over its samples in every measure. The question, not the sample, is what there are
+            independent ones of.
+    """
+
+    questions: dict[str, list[Outcome]]
+    measures: tuple[str, ...]
+    values: Float[ndarray, "Q M"]
+
+    @classmethod
+    def of(cls, questions: dict[str, list[Outcome]], ks: Sequence[int] = ()) -> PerQuestion:
+        """Measure every question, with pass@k for `ks`, none above the number of samples of any question."""
+        ordered = {name: questions[name] for name in sorted(questions)}
+        rows = [
+            [*np.mean([_measured(outcome) for outcome in samples], axis=0), *_passes(samples, ks)]
+            for samples in ordered.values()
+        ]
+        return cls(ordered, (*SHARES, *COUNTS, *(f"pass@{k}" for k in ks)), np.asarray(rows, dtype=float))
+
+
+def by_benchmark(outcomes: Iterable[Outcome]) -> dict[str, dict[str, list[Outcome]]]:
+    """Group outcomes: benchmark -> question id -> its samples.
+
+    Raises:
+        DataError: one sample of a question is there twice.
+    """
+    found: dict[str, dict[str, dict[int, Outcome]]] = {}
+    for outcome in outcomes:
+        samples = found.setdefault(outcome.dataset, {}).setdefault(outcome.id, {})
+        if outcome.sample in samples:
+            raise DataError(
+                f'{outcome.dataset}: sample {outcome.sample} of question "{outcome.id}" is there twice; '
+                "give the outcomes of one run, each once"
+            )
+        samples[outcome.sample] = outcome
+    return {
+        benchmark: {name: [samples[k] for k in sorted(samples)] for name, samples in questions.items()}
+        for benchmark, questions in found.items()
+    }
+
+
+def fewest_samples(benchmarks: Iterable[dict[str, list[Outcome]]]) -> int:
+    """Return how many samples every question has at least."""
+    return min(len(samples) for questions in benchmarks for samples in questions.values())
+
+
+def passes_up_to(samples: int) -> tuple[int, ...]:
+    """Return the k of pass@k to tell: powers of 2 below `samples`, then `samples`; not 1, which is exact match."""
+    powers = [2**i for i in range(1, samples.bit_length()) if 2**i < samples]
+    return (*powers, samples) if samples > 1 else ()
+
+
+def _measured(outcome: Outcome) -> tuple[float, ...]:
+    shares = (outcome.correct, outcome.f1, outcome.contains, outcome.termination == Termination.ANSWERED.value)
+    return *map(float, shares), outcome.searches, outcome.policy_tokens, outcome.total_tokens
+
+
+def _passes(samples: Sequence[Outcome], ks: Sequence[int]) -> list[float]:
+    correct = sum(outcome.correct for outcome in samples)
+    return [pass_at_k(len(samples), correct, k) for k in ks]
+
 
 ALL = "all"
 
@@ -38,7 +101,7 @@ Measures = dict[str, Mean]
 
 @dataclass(frozen=True)
 class Average:
-    """Averages over several benchmarks.
+    """Average over several benchmarks.
 
     With n_b questions in benchmark b and their mean m_b, `over_questions` is Σ n_b·m_b / Σ n_b, the paper's, in which
     large benchmarks decide; `over_benchmarks` is the plain mean of the m_b. A resample draws n_b questions from each
@@ -53,7 +116,7 @@ class Average:
 
 @dataclass(frozen=True)
 class Estimates:
-    """Means with bootstrap intervals.
+    """Hold means with bootstrap intervals.
 
     Attributes:
         benchmarks: of each benchmark.
@@ -65,7 +128,7 @@ class Estimates:
 
     @classmethod
     def of(cls, values: Mapping[str, Float[ndarray, "Q M"]], measures: Sequence[str]) -> Estimates:
-        """From each benchmark's `values` by question and measure; the benchmark's name seeds its resamples."""
+        """Average each benchmark's `values` by question and measure; the benchmark's name seeds its resamples."""
         means = {name: of_questions.mean(axis=0) for name, of_questions in values.items()}
         draws = {name: resampled_means(of_questions, name) for name, of_questions in values.items()}
 
@@ -84,12 +147,12 @@ class Estimates:
         return cls({name: weighted({name: 1.0}) for name in values}, averages)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain numbers; null for a bound that there is none of."""
+        """Return plain numbers; null for a bound that there is none of."""
         return asdict(self)
 
 
 def averaged(benchmarks: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """What of `benchmarks`, in their order, is averaged: group -> benchmarks, `ALL` last."""
+    """Return what of `benchmarks`, in their order, is averaged: group -> benchmarks, `ALL` last."""
     groups = {group: tuple(name for name in names if name in benchmarks) for group, names in GROUPS.items()}
     kept = {group: names for group, names in groups.items() if 2 <= len(names) < len(benchmarks)}
     return {**kept, ALL: tuple(benchmarks)}
@@ -97,7 +160,7 @@ def averaged(benchmarks: Collection[str]) -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a policy scored.
+    """Hold what a policy scored.
 
     Attributes:
         questions: benchmark -> ids of its questions. Benchmarks are in the order of `GROUPS`, then by name.
@@ -138,25 +201,13 @@ class Scores:
         return tuple(self.estimates.averages[ALL].over_questions)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything but the ids."""
+        """Return everything but the ids."""
         return {
             "n_questions": {name: len(ids) for name, ids in self.questions.items()},
             "samples": {"fewest": self.samples[0], "most": self.samples[1]},
             **self.estimates.as_json(),
             "endings": self.endings,
         }
-
-
-def place(benchmark: str) -> tuple[str, str]:
-    """Its group, "others" for an unknown one, and what it is called in tables."""
-    known = ((group, names[benchmark]) for group, names in GROUPS.items() if benchmark in names)
-    return next(known, ("others", benchmark))
-
-
-def in_order(benchmarks: Collection[str]) -> list[str]:
-    """Benchmarks in the order of `GROUPS`, unknown ones after them by name."""
-    known = [name for names in GROUPS.values() for name in names if name in benchmarks]
-    return known + sorted(set(benchmarks) - set(known))
 
 
 def _endings(table: PerQuestion) -> dict[str, int]:

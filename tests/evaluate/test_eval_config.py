@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from a2tgpo.environments.search import SearchTool
-from a2tgpo.evaluate.run.config import EvalConfig
-from a2tgpo.evaluate.run.run import _open_search
+from a2tgpo.evaluate.benchmark_run import _open_search
+from a2tgpo.evaluate.eval_config import EvalConfig
 from a2tgpo.retrieval.client import HTTPRetriever
 from a2tgpo.rollout.agent import RolloutLimits
 from a2tgpo.rollout.protocol import INSTRUCTION

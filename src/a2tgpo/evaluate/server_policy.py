@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible server, many conversations at a time."""
+"""Evaluate a model behind an OpenAI-compatible server, many conversations at a time."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from a2tgpo.errors import ToolError
-from a2tgpo.evaluate.outcome import Outcome
-from a2tgpo.evaluate.policies.chat_client import ChatClient
-from a2tgpo.evaluate.policies.dialogue import Dialogue, Message, transcript
-from a2tgpo.evaluate.policies.policy import Asked
-from a2tgpo.evaluate.policies.reply import ModelFailure, Reply
+from a2tgpo.evaluate.chat_client import ChatClient
+from a2tgpo.evaluate.chat_reply import ModelFailure, Reply
+from a2tgpo.evaluate.dialogue import Dialogue, Message, transcript
+from a2tgpo.evaluate.outcome import Asked, Outcome
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import BatchedSearch, RolloutLimits
 from a2tgpo.rollout.ending import Ending, judge_turn, tool_failure
@@ -61,7 +60,7 @@ class _Conversation:
 
 @dataclass(frozen=True)
 class ServerPolicy:
-    """`Policy` of a chat server.
+    """Answer with a chat server.
 
     Token counts are the server's. `max_turn_tokens` bounds each request, `max_completion_tokens` everything after the
     prompt; `passage_tokens` cuts passages at four characters a token, and prompts are as long as the server takes.

@@ -1,4 +1,4 @@
-"""One evaluation from its settings to its table."""
+"""Run one evaluation from its settings to its outcomes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from a2tgpo.errors import PolicyServerError, RecipeError, ToolError
+from a2tgpo.evaluate.answers_file import Answers, open_answers
 from a2tgpo.evaluate.benchmarks import load_benchmark
-from a2tgpo.evaluate.outcome import Outcome
-from a2tgpo.evaluate.policies.policy import Asked, Policy
-from a2tgpo.evaluate.run.answers import Answers, open_answers
+from a2tgpo.evaluate.outcome import Asked, Outcome, Policy
 from a2tgpo.rollout.types import Termination
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from a2tgpo.evaluate.run.config import EvalConfig
+    from a2tgpo.evaluate.eval_config import EvalConfig
     from a2tgpo.rollout.agent import BatchedSearch
 
 OUTAGE = 20
@@ -28,7 +27,7 @@ OUTAGE = 20
 
 
 def evaluate(config: EvalConfig, console: Console) -> list[Outcome]:
-    """Ask what the run's folder does not answer yet; all outcomes, in the order of the questions and their samples.
+    """Ask what the run's folder does not answer yet, and return all outcomes in the order of questions and samples.
 
     Raises:
         RecipeError: the folder holds a run with other settings, or the policy cannot be loaded.
@@ -56,11 +55,10 @@ def evaluate(config: EvalConfig, console: Console) -> list[Outcome]:
 
 
 def open_policy(config: EvalConfig, search: BatchedSearch) -> Policy:
-    """The policy that `config` names."""
+    """Open the policy that `config` names."""
     if config.base_url is not None:
         return _server_policy(config, config.base_url, search)
-    from a2tgpo.evaluate.policies.checkpoint import checkpoint_backend
-    from a2tgpo.evaluate.policies.local import LocalPolicy
+    from a2tgpo.evaluate.local_policy import LocalPolicy, checkpoint_backend
     from a2tgpo.pretrained import open_tokenizer
     from a2tgpo.rollout.agent import SearchAgent
     from a2tgpo.rollout.protocol import INSTRUCTION
@@ -69,7 +67,7 @@ def open_policy(config: EvalConfig, search: BatchedSearch) -> Policy:
     system_prompt = INSTRUCTION if config.system_prompt is None else config.system_prompt or None
     agent = SearchAgent(tokenizer, search, config.limits, system_prompt)
     if config.engine == "vllm":
-        from a2tgpo.evaluate.policies.vllm import vllm_backend
+        from a2tgpo.evaluate.local_policy import vllm_backend
 
         longest = config.max_prompt_tokens + config.max_completion_length
         backend = vllm_backend(config.model, temperature=config.temperature, max_tokens=longest, seed=config.seed)
@@ -81,9 +79,9 @@ def open_policy(config: EvalConfig, search: BatchedSearch) -> Policy:
 
 
 def _server_policy(config: EvalConfig, base_url: str, search: BatchedSearch) -> Policy:
-    from a2tgpo.evaluate.policies.chat_client import ChatClient
-    from a2tgpo.evaluate.policies.dialogue import DIALOGUES
-    from a2tgpo.evaluate.policies.server import ServerPolicy
+    from a2tgpo.evaluate.chat_client import ChatClient
+    from a2tgpo.evaluate.dialogue import DIALOGUES
+    from a2tgpo.evaluate.server_policy import ServerPolicy
 
     key = None if config.api_key_env is None else os.environ.get(config.api_key_env)
     if config.api_key_env is not None and not key:
@@ -134,7 +132,7 @@ def _keeper(answers: Answers, bar: tqdm[Any]) -> Callable[[Outcome], None]:
 
 
 def _check_search(outcomes: Sequence[Outcome]) -> None:
-    """A tool that failed every answer, of fewer than `OUTAGE`, is no score of zero."""
+    """Raise where the tool failed every answer, of fewer than `OUTAGE`: that is no score of zero."""
     if all(outcome.termination == Termination.TOOL_FAILED.value for outcome in outcomes):
         raise ToolError(
             f"the search tool failed every answer, the last with: {outcomes[-1].reason}; the same command goes on"
@@ -149,6 +147,6 @@ def _say_what_stands(answers: Answers, n_asked: int, n_missing: int, console: Co
 
 
 def _fingerprint(rows: list[dict[str, Any]]) -> str:
-    """SHA-256 of ids, questions and answers."""
+    """Return the SHA-256 of ids, questions and answers."""
     asked = [[row["id"], row["question"], row["answer"]] for row in rows]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

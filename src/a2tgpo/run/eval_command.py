@@ -1,16 +1,16 @@
-"""`a2tgpo eval --model M --benchmarks A,B --retriever R --output_dir DIR`, `a2tgpo eval --compare A B`, and
-`a2tgpo eval RECIPE.yaml`, a recipe's own held-out questions."""
+"""Run `a2tgpo eval` in its three forms: on benchmarks, on a recipe's held-out questions, or to compare two runs."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from a2tgpo.errors import RecipeError
-from a2tgpo.evaluate.run.config import EvalConfig
+from a2tgpo.evaluate.eval_config import EvalConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,9 +64,7 @@ def run_eval(arguments: argparse.Namespace, unknown: list[str], console: Console
     form = "--benchmarks" if arguments.compare is None else "--compare"
     if arguments.recipe is not None:
         if arguments.compare is None and "benchmarks" not in given:
-            from a2tgpo.evaluate.run.recipe import evaluate_recipe
-
-            return evaluate_recipe(arguments.recipe, given, unknown, console)
+            return _evaluate_recipe(arguments.recipe, given, unknown, console)
         unknown = [*unknown, arguments.recipe]  # or the value of an unknown flag
     if unknown:
         raise RecipeError(f"`a2tgpo eval {form}` does not know {' '.join(unknown)!r}; see a2tgpo eval --help")
@@ -78,13 +76,49 @@ def run_eval(arguments: argparse.Namespace, unknown: list[str], console: Console
     missing = [flag.name for flag in fields(EvalConfig) if flag.default is MISSING and flag.name not in given]
     if missing:
         raise RecipeError(f"--{' --'.join(missing)} missing: see a2tgpo eval --help")
-    return _evaluate(EvalConfig(**given), console)
+    return _evaluate_benchmarks(EvalConfig(**given), console)
 
 
-def _evaluate(config: EvalConfig, console: Console) -> int:
-    from a2tgpo.evaluate.aggregate import Scores
-    from a2tgpo.evaluate.run.run import evaluate
-    from a2tgpo.evaluate.table import as_json, as_markdown, as_terminal
+def _evaluate_recipe(recipe: str, given: Mapping[str, Any], unknown: list[str], console: Console) -> int:
+    """Evaluate the policy `recipe` names, or `given["model"]`, greedily and sampled as in training.
+
+    Raises:
+        RecipeError: the recipe or a flag is refused, or the output directory holds a run.
+    """
+    from a2tgpo.pretrained import load_model, load_tokenizer
+    from a2tgpo.run.directory import RunDirectory
+    from a2tgpo.run.evaluation import evaluate_policy
+    from a2tgpo.run.quiet import quieten
+    from a2tgpo.run.recipe_file import load_recipe
+    from a2tgpo.run.table import as_table
+    from a2tgpo.run.task import open_task
+
+    quieten()
+    config = load_recipe(recipe, [*unknown, *_as_keys(given)])
+    if config.resumes:
+        raise RecipeError("resume_from_checkpoint: an evaluation starts anew; give it an --output_dir of its own")
+    name = config.model.model_name_or_path
+    directory = RunDirectory(Path(config.training.output_dir))
+    directory.check_new()
+    task = open_task(config, directory)
+    agent = task.agent(load_tokenizer(name, config))
+    model = load_model(name, config)
+    directory.begin(config.given)
+    summaries = evaluate_policy(model, agent, task.eval_questions, config, directory, "eval")
+    console.print(as_table(summaries, f"{name}: exact match with 95 % interval"))
+    return 0
+
+
+def _as_keys(given: Mapping[str, Any]) -> list[str]:
+    """Return flags that benchmarks have too as the recipe's keys; those it does not know it refuses."""
+    named = {"model_name_or_path" if name == "model" else name: value for name, value in given.items()}
+    return [part for name, value in named.items() for part in (f"--{name}", str(value))]
+
+
+def _evaluate_benchmarks(config: EvalConfig, console: Console) -> int:
+    from a2tgpo.evaluate.benchmark_run import evaluate
+    from a2tgpo.evaluate.score_tables import as_json, as_markdown, as_terminal
+    from a2tgpo.evaluate.scores import Scores
     from a2tgpo.run.quiet import quieten
 
     quieten()
@@ -97,11 +131,16 @@ def _evaluate(config: EvalConfig, console: Console) -> int:
 
 
 def _compare(first: str, second: str, folder: str | None, console: Console) -> int:
-    from a2tgpo.evaluate.aggregate import Scores
-    from a2tgpo.evaluate.compare import compare
-    from a2tgpo.evaluate.difference_table import difference_as_json, difference_as_markdown, difference_as_terminal
-    from a2tgpo.evaluate.run.answers import read_answers
-    from a2tgpo.evaluate.table import as_markdown, as_terminal
+    from a2tgpo.evaluate.answers_file import read_answers
+    from a2tgpo.evaluate.paired_comparison import compare
+    from a2tgpo.evaluate.score_tables import (
+        as_markdown,
+        as_terminal,
+        difference_as_json,
+        difference_as_markdown,
+        difference_as_terminal,
+    )
+    from a2tgpo.evaluate.scores import Scores
 
     answers = {name: read_answers(Path(name)) for name in (first, second)}
     scores = {name: Scores.of(outcomes) for name, outcomes in answers.items()}

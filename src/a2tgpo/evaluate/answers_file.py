@@ -1,4 +1,4 @@
-"""The answers of a run on disk: appended one by one, never lost, never mixed with those of other settings."""
+"""Keep the answers of a run on disk: appended one by one, never lost, never mixed with those of other settings."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any, TextIO
 from filelock import FileLock, Timeout
 
 from a2tgpo.errors import DataError, RecipeError
-from a2tgpo.evaluate.outcome import Outcome, read_outcomes
-from a2tgpo.evaluate.policies.policy import Key
+from a2tgpo.evaluate.outcome import Key, Outcome, read_outcomes
 from a2tgpo.files import new_file
 from a2tgpo.rollout.types import NOT_THE_POLICYS
 
@@ -22,7 +21,7 @@ ANSWERS, SETTINGS = "answers.jsonl", "settings.json"
 
 @dataclass
 class Answers:
-    """The outcomes in `folder`, by what was asked; `dropped` bytes of a line cut off by a crash were removed."""
+    """Hold the outcomes in `folder`, by what was asked; `dropped` bytes of a line cut off by a crash were removed."""
 
     folder: Path
     outcomes: dict[Key, Outcome]
@@ -36,13 +35,13 @@ class Answers:
         self.outcomes[_key(outcome)] = outcome
 
     def settled(self, key: Key) -> bool:
-        """Whether it has been answered, well or badly; what a failing tool or server left open is asked again."""
+        """Say whether it was answered, well or badly; what a failing tool or server left open is asked again."""
         return key in self.outcomes and self.outcomes[key].termination not in NOT_THE_POLICYS
 
 
 @contextmanager
 def open_answers(folder: Path, settings: Mapping[str, Any]) -> Iterator[Answers]:
-    """The answers in `folder`, which is made if need be, for a run with `settings`; one process at a time.
+    """Open the answers in `folder`, made if need be, for a run with `settings`; one process at a time.
 
     Raises:
         RecipeError: `folder` holds a run with other settings, or a process is writing to it.
@@ -62,7 +61,7 @@ def open_answers(folder: Path, settings: Mapping[str, Any]) -> Iterator[Answers]
 
 
 def read_answers(source: Path) -> list[Outcome]:
-    """The outcomes of a run's folder or of a file of outcomes; of two to the same question and sample the later.
+    """Read the outcomes of a run's folder or of a file; of two to the same question and sample the later.
 
     Raises:
         DataError: there are none, or they cannot be read.
@@ -88,7 +87,7 @@ def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _drop_torn_line(path: Path) -> int:
-    """Cut off what follows the last whole line; how many bytes that was."""
+    """Cut off what follows the last whole line, and return how many bytes that was."""
     if not path.exists():
         return 0
     content = path.read_bytes()

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from a2tgpo.evaluate.aggregate import Scores
-from a2tgpo.evaluate.table import as_json, as_markdown, as_terminal
+from a2tgpo.evaluate.score_tables import as_json, as_markdown, as_terminal
+from a2tgpo.evaluate.scores import Scores
 from tests.evaluate.outcomes import answered, outcome
 
 SEVEN = ("hotpotqa", "2wikimultihopqa", "musique", "bamboogle", "nq", "triviaqa", "popqa")

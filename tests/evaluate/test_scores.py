@@ -9,8 +9,8 @@ import random
 import pytest
 
 from a2tgpo.errors import DataError
-from a2tgpo.evaluate.aggregate import ALL, Scores
-from a2tgpo.evaluate.paired import Mean
+from a2tgpo.evaluate.scores import ALL, Scores
+from a2tgpo.evaluate.statistics import Mean
 from tests.evaluate.outcomes import answered, outcome
 
 

@@ -1,4 +1,4 @@
-"""What a chat server answers, read without trusting it."""
+"""Read what a chat server answers, without trusting it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 
 class ModelFailure(Exception):
-    """The model gave one question no answer; the message is the outcome's reason."""
+    """Say that the model gave one question no answer; the message is the outcome's reason."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A tool call as the model wrote it; `arguments` should be JSON."""
+    """Hold a tool call as the model wrote it; `arguments` should be JSON."""
 
     id: str
     name: str
@@ -22,7 +22,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """One message of the model.
+    """Hold one message of the model.
 
     Attributes:
         text: what it wrote; thoughts that the server parsed out stand in front again, inside `<think>`.

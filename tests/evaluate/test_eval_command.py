@@ -14,9 +14,9 @@ pytest.importorskip("openai", reason="pip install 'a2tgpo[eval]'")
 
 from a2tgpo.cli import main
 from a2tgpo.errors import RetrieverError
+from a2tgpo.evaluate.answers_file import read_answers
+from a2tgpo.evaluate.benchmark_run import OUTAGE
 from a2tgpo.evaluate.outcome import read_outcomes
-from a2tgpo.evaluate.run.answers import read_answers
-from a2tgpo.evaluate.run.run import OUTAGE
 from tests.evaluate.chat_server import ChatServer, Refuses, Request, Response, Says, question_of, turn_of
 from tests.evaluate.world import WorldFiles
 from tests.run.parts import Command

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from a2tgpo.errors import DataError, RecipeError
-from a2tgpo.evaluate.run.answers import open_answers, read_answers
+from a2tgpo.evaluate.answers_file import open_answers, read_answers
 from tests.evaluate.outcomes import outcome
 
 SETTINGS = {"model": "m", "temperature": 0.0, "system_prompt": None}
