@@ -19,7 +19,7 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class CreditSettings:
-    """Hold the recipe keys that credit depends on; core's defaults stand for what a recipe leaves out or to the method."""
+    """Hold the recipe keys credit depends on; core's defaults stand where a recipe leaves them to the method."""
 
     gamma: float
     alpha: float
