@@ -85,10 +85,10 @@ def _evaluate_recipe(recipe: str, given: Mapping[str, Any], unknown: list[str], 
     Raises:
         RecipeError: the recipe or a flag is refused, or the output directory holds a run.
     """
+    from a2tgpo.messages import quieten
     from a2tgpo.pretrained import load_model, load_tokenizer
     from a2tgpo.run.directory import RunDirectory
     from a2tgpo.run.evaluation import evaluate_policy
-    from a2tgpo.run.quiet import quieten
     from a2tgpo.run.recipe_file import load_recipe
     from a2tgpo.run.table import as_table
     from a2tgpo.run.task import open_task
@@ -119,7 +119,7 @@ def _evaluate_benchmarks(config: EvalConfig, console: Console) -> int:
     from a2tgpo.evaluate.benchmark_run import evaluate
     from a2tgpo.evaluate.score_tables import as_json, as_markdown, as_terminal
     from a2tgpo.evaluate.scores import Scores
-    from a2tgpo.run.quiet import quieten
+    from a2tgpo.messages import quieten
 
     quieten()
     scores = {config.model: Scores.of(evaluate(config, console))}
