@@ -12,7 +12,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize_answer(text: str) -> str:
-    """Return SQuAD's normal form (Rajpurkar 2016): lower case, no ASCII punctuation or English article, single spaces."""
+    """Return SQuAD's normal form (Rajpurkar 2016): lower case, single spaces, no ASCII punctuation, no article."""
     without_punctuation = text.lower().translate(_NO_PUNCTUATION)
     return " ".join(_ARTICLE.sub(" ", without_punctuation).split())
 
