@@ -18,8 +18,8 @@ from a2tgpo.compare.command import add_compare_command
 from a2tgpo.errors import A2TGPOError, RecipeError
 from a2tgpo.evaluate.run.command import add_eval_command
 from a2tgpo.report.command import add_report_command
-from a2tgpo.retrieval.command import add_index_command
-from a2tgpo.retrieval.server.command import add_serve_command
+from a2tgpo.retrieval.index_command import add_index_command
+from a2tgpo.retrieval.server.serve_command import add_serve_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,8 +73,8 @@ def _command(commands: Any, name: str, summary: str, run: Callable[..., int]) ->
 
 
 def _train(arguments: argparse.Namespace, overrides: list[str], console: Console) -> int:
+    from a2tgpo.quiet import quieten
     from a2tgpo.run.directory import RunDirectory
-    from a2tgpo.run.quiet import quieten
     from a2tgpo.run.recipe_file import load_recipe
     from a2tgpo.run.train import train
 
