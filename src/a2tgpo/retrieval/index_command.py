@@ -56,7 +56,7 @@ def run_index(arguments: argparse.Namespace, overrides: list[str], console: Cons
     Raises:
         CorpusError, IndexMismatch, RecipeError: see `build_index`; or an argument that does not fit the back end.
     """
-    from a2tgpo.quiet import quieten
+    from a2tgpo.messages import quieten
     from a2tgpo.retrieval.build import build_index
 
     if overrides:
