@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from a2tgpo.errors import PolicyServerError, RecipeError
+from a2tgpo.errors import PolicyServerError, needs_extra
 from a2tgpo.evaluate.chat_reply import ModelFailure, Reply, read_reply
 
 _RETRIES = 2
@@ -35,14 +35,12 @@ class ChatClient:
         timeout_s: seconds a request may take before it is tried again.
 
     Raises:
-        RecipeError: the openai package is missing.
+        MissingExtra: the openai package is not installed.
     """
 
     def __init__(self, base_url: str, api_key: str | None, model: str, timeout_s: float) -> None:
-        try:
+        with needs_extra("eval", "a model server"):
             from openai import AsyncOpenAI
-        except ImportError as error:
-            raise RecipeError("a model server needs the openai package: pip install 'a2tgpo[eval]'") from error
         self.base_url, self.model, self.timeout_s = base_url, model, timeout_s
         # The package's timeout is for the next bytes; a server that trickles them forever is timed out here.
         self._patience_s = (_RETRIES + 1) * timeout_s + _PAUSES_S

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase, set_seed
 
-from a2tgpo.errors import RecipeError, ToolError
+from a2tgpo.errors import RecipeError, ToolError, needs_extra
 from a2tgpo.evaluate.outcome import Asked, Outcome
 from a2tgpo.evaluate.questions import evaluate_questions
 from a2tgpo.pretrained import open_model, resolve
@@ -112,12 +112,11 @@ def vllm_backend(name: str, *, temperature: float, max_tokens: int, seed: int) -
         seed: of the engine.
 
     Raises:
-        RecipeError: vLLM is missing, or does not take the model.
+        MissingExtra: vLLM is not installed.
+        RecipeError: vLLM does not take the model.
     """
-    try:
+    with needs_extra("vllm", "engine='vllm'"):
         from vllm import LLM, SamplingParams
-    except ImportError as error:
-        raise RecipeError("engine='vllm' needs vLLM: pip install 'a2tgpo[vllm]'") from error
     from a2tgpo.rollout.vllm import VLLMBackend
 
     try:

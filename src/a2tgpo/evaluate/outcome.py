@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from a2tgpo.errors import DataError
-from a2tgpo.files import new_file
-from a2tgpo.jsonl import read_jsonl
+from a2tgpo.files import new_file, read_jsonl
 from a2tgpo.text_match import contains_answer, exact_match, f1_score
 
 Key = tuple[str, str, int]
