@@ -60,9 +60,8 @@ class GigpoCredit:
             (state >= -1) & (state <= last),
             f"number the states of a prompt from 0 to {last}; -1 is none",
         )
-        episode = normalize_outcome(
-            batch.outcome, batch.group, valid=batch.valid, std=self.std
-        )  # also checks the outcomes
+        # Checks the outcomes too.
+        episode = normalize_outcome(batch.outcome, batch.group, valid=batch.valid, std=self.std)
         outcome = torch.where(batch.is_valid, full_precision(batch.outcome), 0)
         if self.norm == "mean":
             episode = centred(outcome, batch.is_valid, batch.group, len(outcome))
