@@ -73,8 +73,8 @@ def _command(commands: Any, name: str, summary: str, run: Callable[..., int]) ->
 
 
 def _train(arguments: argparse.Namespace, overrides: list[str], console: Console) -> int:
+    from a2tgpo.messages import quieten
     from a2tgpo.run.directory import RunDirectory
-    from a2tgpo.run.quiet import quieten
     from a2tgpo.run.recipe_file import load_recipe
     from a2tgpo.run.train import train
 

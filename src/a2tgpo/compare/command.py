@@ -42,7 +42,7 @@ def run_compare(arguments: argparse.Namespace, overrides: list[str], console: Co
     from a2tgpo.compare.summary import Comparison
     from a2tgpo.compare.table import as_markdown, as_tables
     from a2tgpo.errors import RecipeError
-    from a2tgpo.run.quiet import quieten
+    from a2tgpo.messages import quieten
 
     quieten()
     if arguments.jobs < 1:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from a2tgpo.messages import warn_once
 from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.rereading import RereadingBackend
 from a2tgpo.rollout.sampler import Sampler
 from a2tgpo.signals.answer_likelihood.model_support import why_not_cached
-from a2tgpo.warn_once import warn_once
 
 logger = logging.getLogger(__name__)
 

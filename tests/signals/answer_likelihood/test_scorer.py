@@ -7,6 +7,7 @@ import torch
 from torch import distributed
 from torch.nn.functional import pad
 
+from a2tgpo.messages import warn_once
 from a2tgpo.signals.answer_likelihood import (
     AnswerScaffold,
     AnswerScorer,
@@ -15,7 +16,6 @@ from a2tgpo.signals.answer_likelihood import (
     scorer,
     trajectories,
 )
-from a2tgpo.warn_once import warn_once
 
 SCAFFOLD = AnswerScaffold("it is ( {answer} )")
 BARE = AnswerScaffold("{answer} )")

@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from a2tgpo.integrations.trl.generation import generating
 from a2tgpo.integrations.trl.sharding import sharded_by
+from a2tgpo.messages import warn_once
 from a2tgpo.pipeline.collective import any_process
 from a2tgpo.rollout.answers import AnswerReader
 from a2tgpo.rollout.backend import Continuation
@@ -23,7 +24,6 @@ from a2tgpo.rollout.conversation import Conversation
 from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.sampler import Sampler
 from a2tgpo.rollout.transformers_backend import why_not_kept
-from a2tgpo.warn_once import warn_once
 
 if TYPE_CHECKING:
     from a2tgpo.integrations.trl.trainer import A2TGPOTrainer

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
+from a2tgpo.messages import warn_once
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries, find_boundaries
 from a2tgpo.signals.answer_likelihood.forward import LabelLogps
 from a2tgpo.signals.answer_likelihood.model_support import why_not_cached
 from a2tgpo.signals.answer_likelihood.passes import read_logps
 from a2tgpo.signals.answer_likelihood.scaffold import AnswerScaffold, AnswerSuffix, SuffixBatch
 from a2tgpo.signals.answer_likelihood.trajectories import Trajectories
-from a2tgpo.warn_once import warn_once
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Integer
