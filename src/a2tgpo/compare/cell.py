@@ -6,8 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from a2tgpo.run.directory import RunDirectory
-from a2tgpo.run.evaluation import MODES
+from a2tgpo.run.directory import MODES, RunDirectory
 
 
 @dataclass(frozen=True)

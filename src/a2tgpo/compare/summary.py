@@ -10,7 +10,7 @@ from statistics import fmean
 from a2tgpo.compare.matrix import Cell, Matrix
 from a2tgpo.compare.measure import Measured, measure
 from a2tgpo.evaluate.paired import Difference, Mean, holm
-from a2tgpo.run.evaluation import MODES
+from a2tgpo.run.directory import MODES
 
 REACT, BASELINE = "react", "grpo"
 
