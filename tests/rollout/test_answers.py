@@ -13,7 +13,7 @@ from a2tgpo.rollout import answers
 from a2tgpo.rollout.answers import AnswerReader
 from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.sampler import Sampler
-from a2tgpo.signals.answer_likelihood import Probe, plain_forward
+from a2tgpo.signals.answer_likelihood import AnswerSuffix, plain_forward
 from tests.integrations.parts import qwen_tokenizer
 from tests.rollout.test_kept_keys import ARCHITECTURES, Conversations, random_model, sampling
 
@@ -25,7 +25,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @torch.no_grad()
-def defined(model: Any, prefix: list[int], probe: Probe, temperature: float) -> float:
+def defined(model: Any, prefix: list[int], probe: AnswerSuffix, temperature: float) -> float:
     """Mean log-probability of the answer's tokens after `prefix`, from one plain forward of the whole."""
     ids = torch.tensor([prefix + list(probe.ids)])
     logps = (model(ids).logits[0].float() / temperature).log_softmax(-1)
@@ -44,7 +44,10 @@ def test_every_boundary_of_every_row_is_read(
     monkeypatch.setattr(answers, "TOKENS_AT_ONCE", 90)
     model = random_model(name, attention)
     probes = [
-        [Probe((5, 7 + row, 9), (False, True, True)), Probe((11, 3, 4, 6 + row), (False, False, True, True))]
+        [
+            AnswerSuffix((5, 7 + row, 9), (False, True, True)),
+            AnswerSuffix((11, 3, 4, 6 + row), (False, False, True, True)),
+        ]
         for row in range(9)
     ]
     reader = AnswerReader(plain_forward(model, 0.7), probes, additive_mask=attention == "eager")

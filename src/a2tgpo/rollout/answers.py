@@ -11,11 +11,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from a2tgpo.rollout.row import Row
 from a2tgpo.rollout.slots import Aside, SlotCache
-from a2tgpo.signals.answer_likelihood.batch import IGNORED, ProbeBatch, Trajectories
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries
-from a2tgpo.signals.answer_likelihood.cached import cached_answer_logps
 from a2tgpo.signals.answer_likelihood.forward import LabelLogps
-from a2tgpo.signals.answer_likelihood.scaffold import Probe
+from a2tgpo.signals.answer_likelihood.kv_cache import cached_answer_logps
+from a2tgpo.signals.answer_likelihood.scaffold import AnswerSuffix, SuffixBatch
+from a2tgpo.signals.answer_likelihood.trajectories import IGNORED, Trajectories
 
 TOKENS_AT_ONCE = 8192
 """Padded tokens of probes in one forward."""
@@ -39,7 +39,7 @@ class AnswerReader:
     """
 
     forward: LabelLogps
-    probes: Sequence[Sequence[Probe]]
+    probes: Sequence[Sequence[AnswerSuffix]]
     additive_mask: bool = False
     answer_logps: dict[int, list[float]] = field(default_factory=dict, init=False)
     seconds: float = field(default=0.0, init=False)
@@ -57,7 +57,7 @@ class AnswerReader:
         boundaries = _boundaries(rows)
         trajectories = _prefixes(rows)
         cache.placement = Aside(torch.tensor(slots).to(device), trajectories.input_ids.size(1))
-        probes = ProbeBatch.stack([self.probes[row.number] for row in rows])
+        probes = SuffixBatch.stack([self.probes[row.number] for row in rows])
         logps = cached_answer_logps(
             self.forward, trajectories, boundaries, probes, device, cache, additive_mask=self.additive_mask
         )

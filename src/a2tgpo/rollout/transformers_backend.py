@@ -13,7 +13,7 @@ from a2tgpo.messages import warn_once
 from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.rereading import RereadingBackend
 from a2tgpo.rollout.sampler import Sampler
-from a2tgpo.signals.answer_likelihood.support import why_not_cached
+from a2tgpo.signals.answer_likelihood.model_support import why_not_cached
 
 logger = logging.getLogger(__name__)
 
