@@ -6,14 +6,14 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from a2tgpo.pretrained import open_model
-from a2tgpo.rollout.backend import Backend
+from a2tgpo.rollout.engine import GenerationEngine
+from a2tgpo.rollout.hf_generate_engine import transformers_engine
 from a2tgpo.rollout.protocol import STOP_STRINGS
-from a2tgpo.rollout.transformers_backend import transformers_backend
 
 
 def checkpoint_backend(
     name: str, tokenizer: PreTrainedTokenizerBase, *, temperature: float, rows_at_a_time: int
-) -> Backend:
+) -> GenerationEngine:
     """Generation by the causal LM `name`: float32 on the CPU, in the checkpoint's own precision on a GPU.
 
     Nothing of the checkpoint's own sampling settings (top-k, top-p, penalties) applies.
@@ -23,7 +23,7 @@ def checkpoint_backend(
     """
     device, dtype = ("cuda", "auto") if torch.cuda.is_available() else ("cpu", "float32")
     model = open_model(name, dtype=dtype).to(device).eval()
-    return transformers_backend(model, tokenizer, _sampling(tokenizer, temperature), STOP_STRINGS, rows_at_a_time)
+    return transformers_engine(model, tokenizer, _sampling(tokenizer, temperature), STOP_STRINGS, rows_at_a_time)
 
 
 def _sampling(tokenizer: PreTrainedTokenizerBase, temperature: float) -> GenerationConfig:

@@ -12,7 +12,7 @@ from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.evaluate.policies.policy import Asked
 from a2tgpo.evaluate.questions import evaluate_questions
 from a2tgpo.rollout.agent import SearchAgent
-from a2tgpo.rollout.backend import Backend
+from a2tgpo.rollout.engine import GenerationEngine
 from a2tgpo.rollout.types import Termination
 
 
@@ -24,7 +24,7 @@ class LocalPolicy:
     """
 
     agent: SearchAgent
-    backend: Backend
+    backend: GenerationEngine
     batch_size: int
     seed: int
 

@@ -6,31 +6,31 @@ from typing import Any
 
 from a2tgpo.errors import RecipeError
 from a2tgpo.pretrained import resolve
-from a2tgpo.rollout.backend import Backend
+from a2tgpo.rollout.engine import GenerationEngine, Turn
+from a2tgpo.rollout.lockstep_engine import LockstepEngine, TurnSampling
 from a2tgpo.rollout.protocol import STOP_STRINGS
-from a2tgpo.rollout.vllm import VLLMBackend
 
 
 class OfflineEngine:
-    """What `VLLMBackend` needs of TRL's engine, on a `vllm.LLM` of our own."""
+    """Generate turns with a `vllm.LLM`: a `TokenEngine`, for evaluation, which asks for no entropies."""
 
     def __init__(self, llm: Any, make_params: Any, temperature: float) -> None:
-        self._llm, self._make_params = llm, make_params
-        self.generation_kwargs: dict[str, Any] = {"temperature": temperature}
-        self.max_completion_length = 1
-        self.logprobs: int | None = None
+        self._llm, self._make_params, self._temperature = llm, make_params, temperature
 
-    def generate(
-        self, prompts: list[list[int]], images: None, num_generations: int
-    ) -> tuple[list[list[int]], list[list[int]], None, None]:
-        """One completion for each of `prompts`, with the attributes' settings."""
-        assert images is None and num_generations == 1 and self.logprobs is None
-        params = self._make_params(max_tokens=self.max_completion_length, **self.generation_kwargs)
+    def generate(self, prompts: list[list[int]], sampling: TurnSampling) -> list[Turn]:
+        """Write one turn after each of `prompts`."""
+        assert sampling.n_entropies == 0, "evaluation does not branch"
+        params = self._make_params(
+            temperature=self._temperature,
+            max_tokens=sampling.max_tokens,
+            stop=list(sampling.stop_strings),
+            include_stop_str_in_output=True,
+        )
         outputs = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
-        return prompts, [list(output.outputs[0].token_ids) for output in outputs], None, None
+        return [Turn(list(output.outputs[0].token_ids)) for output in outputs]
 
 
-def vllm_backend(name: str, *, temperature: float, max_tokens: int, seed: int) -> Backend:
+def vllm_backend(name: str, *, temperature: float, max_tokens: int, seed: int) -> GenerationEngine:
     """Generation by the causal LM `name` with prefix caching, so that a turn only reads what is new in its context.
 
     Args:
@@ -50,4 +50,4 @@ def vllm_backend(name: str, *, temperature: float, max_tokens: int, seed: int) -
         llm = LLM(model=resolve(name), max_model_len=max_tokens, enable_prefix_caching=True, seed=seed)
     except (OSError, ValueError) as error:
         raise RecipeError(f"model {name!r} cannot be loaded by vLLM: {str(error).strip().splitlines()[0]}") from error
-    return VLLMBackend(OfflineEngine(llm, SamplingParams, temperature), STOP_STRINGS)
+    return LockstepEngine(OfflineEngine(llm, SamplingParams, temperature), STOP_STRINGS)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from a2tgpo.rollout import answers
-from a2tgpo.rollout.answers import AnswerReader
-from a2tgpo.rollout.kept_keys import KeptKeysBackend
-from a2tgpo.rollout.sampler import Sampler
+from a2tgpo.rollout import answer_reader
+from a2tgpo.rollout.answer_reader import AnswerReader
+from a2tgpo.rollout.decoding import Sampler
+from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 from a2tgpo.signals.answer_likelihood import Probe, plain_forward
 from tests.integrations.parts import qwen_tokenizer
-from tests.rollout.test_kept_keys import ARCHITECTURES, Conversations, random_model, sampling
+from tests.rollout.test_kv_cache_engine import ARCHITECTURES, Conversations, random_model, sampling
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_every_boundary_of_every_row_is_read(
 ) -> None:
     """Rows of one to four turns, two aliases of which the second is the longer: what the definition gives, whichever
     rows end together, wait for a slot, or share a forward; and the turns are those written without a reader."""
-    monkeypatch.setattr(answers, "TOKENS_AT_ONCE", 90)
+    monkeypatch.setattr(answer_reader, "TOKENS_AT_ONCE", 90)
     model = random_model(name, attention)
     probes = [
         [Probe((5, 7 + row, 9), (False, True, True)), Probe((11, 3, 4, 6 + row), (False, False, True, True))]
@@ -49,10 +49,10 @@ def test_every_boundary_of_every_row_is_read(
     ]
     reader = AnswerReader(plain_forward(model, 0.7), probes, additive_mask=attention == "eager")
     played, unread = Conversations(9), Conversations(9)
-    backend = KeptKeysBackend(model, tokenizer, Sampler(model, sampling(tokenizer)), (), n_slots)
+    backend = KVCacheEngine(model, tokenizer, Sampler(model, sampling(tokenizer)), (), n_slots)
     turns = played.play(partial(backend, reader=reader))
 
-    assert turns == unread.play(KeptKeysBackend(model, tokenizer, Sampler(model, sampling(tokenizer)), (), n_slots))
+    assert turns == unread.play(KVCacheEngine(model, tokenizer, Sampler(model, sampling(tokenizer)), (), n_slots))
     assert sorted(reader.answer_logps) == list(range(9))
     for row, found in reader.answer_logps.items():
         expected = [max(defined(model, prefix, p, 0.7) for p in probes[row]) for prefix in played.prefixes(row)]
@@ -62,8 +62,8 @@ def test_every_boundary_of_every_row_is_read(
 def test_a_second_call_starts_from_nothing(tokenizer: Any) -> None:
     """The backend keeps the memory of its keys, not the keys: other rows in the same slots are as on a new backend."""
     model = random_model("qwen3")
-    backend = KeptKeysBackend(model, tokenizer, Sampler(model, sampling(tokenizer)), ())
+    backend = KVCacheEngine(model, tokenizer, Sampler(model, sampling(tokenizer)), ())
     long, short = Conversations(6, seed=3), Conversations(4, seed=4)
     long.play(backend)
-    fresh = KeptKeysBackend(model, tokenizer, Sampler(model, sampling(tokenizer)), ())
+    fresh = KVCacheEngine(model, tokenizer, Sampler(model, sampling(tokenizer)), ())
     assert short.play(backend) == Conversations(4, seed=4).play(fresh)

@@ -1,4 +1,4 @@
-"""The answer's likelihood at every turn boundary, read from the keys a rollout was written with."""
+"""Score the answer at every turn boundary on the KV cache that a rollout was written with."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from a2tgpo.rollout.row import Row
-from a2tgpo.rollout.slots import Aside, SlotCache
+from a2tgpo.rollout.rows import Row
+from a2tgpo.rollout.slot_cache import Aside, SlotCache
 from a2tgpo.signals.answer_likelihood.batch import IGNORED, ProbeBatch, Trajectories
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries
 from a2tgpo.signals.answer_likelihood.cached import cached_answer_logps
@@ -23,9 +23,9 @@ TOKENS_AT_ONCE = 8192
 
 @dataclass
 class AnswerReader:
-    """Scores answers while the keys of a rollout are still there: no pass over its tokens is needed for them.
+    """Score answers while the KV cache of a rollout is still there: no pass over its tokens is needed for them.
 
-    What it finds is what `AnswerScorer` would find with the weights that wrote the rollouts.
+    It finds what `AnswerScorer` would find with the weights that wrote the rollouts.
 
     Args:
         forward: of the model that generates, under the temperature of the loss.
