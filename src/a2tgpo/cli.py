@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from a2tgpo.compare.command import add_compare_command
+from a2tgpo.compare.compare_command import add_compare_command
 from a2tgpo.errors import A2TGPOError, RecipeError
 from a2tgpo.evaluate.run.command import add_eval_command
-from a2tgpo.report.command import add_report_command
+from a2tgpo.report.report_command import add_report_command
 from a2tgpo.retrieval.command import add_index_command
 from a2tgpo.retrieval.server.command import add_serve_command
 
@@ -73,8 +73,8 @@ def _command(commands: Any, name: str, summary: str, run: Callable[..., int]) ->
 
 
 def _train(arguments: argparse.Namespace, overrides: list[str], console: Console) -> int:
+    from a2tgpo.messages import quieten
     from a2tgpo.run.directory import RunDirectory
-    from a2tgpo.run.quiet import quieten
     from a2tgpo.run.recipe_file import load_recipe
     from a2tgpo.run.train import train
 

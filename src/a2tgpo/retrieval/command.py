@@ -55,8 +55,8 @@ def run_index(arguments: argparse.Namespace, overrides: list[str], console: Cons
         CorpusError, IndexMismatch, RecipeError: see `build_index`; or an argument that does not fit the back end.
     """
     from a2tgpo.errors import RecipeError
+    from a2tgpo.messages import quieten
     from a2tgpo.retrieval.build import build_index
-    from a2tgpo.run.quiet import quieten
 
     if overrides:
         raise RecipeError(f"`a2tgpo index` does not know {' '.join(overrides)!r}; see a2tgpo index --help")

@@ -7,9 +7,9 @@ import torch
 from torch import distributed
 from torch.nn.functional import pad
 
+from a2tgpo.messages import warn_once
 from a2tgpo.signals.answer_likelihood import AnswerScaffold, AnswerScorer, fused_forward, plain_forward
 from a2tgpo.signals.answer_likelihood import batch as scoring_batch
-from a2tgpo.warn_once import warn_once
 
 SCAFFOLD = AnswerScaffold("it is ( {answer} )")
 BARE = AnswerScaffold("{answer} )")

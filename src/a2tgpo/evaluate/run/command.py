@@ -85,7 +85,7 @@ def _evaluate(config: EvalConfig, console: Console) -> int:
     from a2tgpo.evaluate.aggregate import Scores
     from a2tgpo.evaluate.run.run import evaluate
     from a2tgpo.evaluate.table import as_json, as_markdown, as_terminal
-    from a2tgpo.run.quiet import quieten
+    from a2tgpo.messages import quieten
 
     quieten()
     scores = {config.model: Scores.of(evaluate(config, console))}

@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from a2tgpo.integrations.trl.generation import generating
 from a2tgpo.integrations.trl.sharding import sharded_by
+from a2tgpo.messages import warn_once
 from a2tgpo.pipeline.collective import any_process
 from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.rollout.conversation import Conversation
@@ -23,7 +24,6 @@ from a2tgpo.rollout.decoding import Sampler
 from a2tgpo.rollout.engine import Continuation
 from a2tgpo.rollout.hf_generate_engine import why_no_cache_reuse
 from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
-from a2tgpo.warn_once import warn_once
 
 if TYPE_CHECKING:
     from a2tgpo.integrations.trl.trainer import A2TGPOTrainer

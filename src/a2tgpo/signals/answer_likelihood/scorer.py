@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from torch import Tensor
 
+from a2tgpo.messages import warn_once
 from a2tgpo.signals.answer_likelihood.batch import ProbeBatch, Trajectories
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries, find_boundaries
 from a2tgpo.signals.answer_likelihood.forward import LabelLogps
@@ -16,7 +17,6 @@ from a2tgpo.signals.answer_likelihood.passes import read_logps
 from a2tgpo.signals.answer_likelihood.scaffold import AnswerScaffold, Probe
 from a2tgpo.signals.answer_likelihood.scores import Scores
 from a2tgpo.signals.answer_likelihood.support import why_not_cached
-from a2tgpo.warn_once import warn_once
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Integer

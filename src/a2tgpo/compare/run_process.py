@@ -1,4 +1,4 @@
-"""A run as a process of its own, which holds a lock on its log file for as long as it lives.
+"""Start a run as a process of its own, which holds a lock on its log file for as long as it lives.
 
 So when a comparison was killed and its runs were not, the next one sees those and starts none of them twice.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from a2tgpo.compare.cell import Cell
+from a2tgpo.compare.matrix import Cell
 
 _TAIL_LINES = 12
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
@@ -22,7 +22,7 @@ _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONUNBUFFERED":
 
 @dataclass
 class RunProcess:
-    """A run under way. `process` is None for one that an earlier comparison left behind."""
+    """Hold a run under way. `process` is None for one that an earlier comparison left behind."""
 
     cell: Cell
     process: subprocess.Popen[bytes] | None = None
@@ -60,11 +60,11 @@ class RunProcess:
 
     @property
     def seconds(self) -> float:
-        """Since it was started, or found."""
+        """Return the seconds since it was started, or found."""
         return time.monotonic() - self.begun
 
     def ending(self) -> str:
-        """How it failed, with the last lines of what it printed."""
+        """Tell how it failed, with the last lines of what it printed."""
         assert self.process is not None
         status = self.process.returncode
         text = self.cell.log.read_bytes()[self.log_start :].decode("utf-8", errors="replace")
@@ -73,7 +73,7 @@ class RunProcess:
 
 
 def _locked(log: Path) -> BinaryIO | None:
-    """The log, open at its end and locked until its last copy is closed; None while another process has it."""
+    """Open the log at its end, locked until its last copy is closed; None while another process has it."""
     file = log.open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,7 +12,7 @@ import pytest
 from a2tgpo.errors import DataError
 from a2tgpo.files import UNFINISHED
 from a2tgpo.pipeline.update_log import updates_of
-from a2tgpo.report.read import read_runs
+from a2tgpo.report.run_data import read_runs
 from a2tgpo.report.terms import add_terms
 from tests.report.runs import save_tokenizer, write_evaluation, write_run
 

@@ -1,13 +1,12 @@
-"""Every figure of the page, in order."""
+"""Collect every figure of the page, in order; exports and page draw the same numbers."""
 
 from __future__ import annotations
 
 from statistics import fmean
 
-from a2tgpo.report.figures.seconds import step_time
-from a2tgpo.report.figures.series import Arm, Figure
-from a2tgpo.report.figures.steps import LOGGED, envelope, logged, per_batch
-from a2tgpo.report.figures.turns import BY_TURN, by_turn, similarity
+from a2tgpo.report.series import Arm, Figure
+from a2tgpo.report.step_figures import LOGGED, envelope, logged, per_batch, step_time
+from a2tgpo.report.turn_figures import BY_TURN, by_turn, similarity
 
 SECTIONS = {
     "Outcome": ("reward", "exact_match", "likelihood", "searches", "format", "length"),
@@ -18,7 +17,7 @@ SECTIONS = {
 
 
 def figures_of(arms: list[Arm]) -> list[Figure]:
-    """Every figure that has data, in the order of `SECTIONS`."""
+    """Return every figure that has data, in the order of `SECTIONS`."""
     figures = [
         *(logged(arms, *row) for row in LOGGED),
         per_batch(

@@ -1,4 +1,4 @@
-"""`a2tgpo compare RECIPE.yaml --methods grpo,a2tgpo --seeds 5 --output_dir DIR [--key value ...]`."""
+"""Parse and run `a2tgpo compare RECIPE.yaml --methods grpo,a2tgpo --seeds 5 --output_dir DIR [--key value ...]`."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def add_compare_command(commands: Any) -> None:
 
 
 def run_compare(arguments: argparse.Namespace, overrides: list[str], console: Console) -> int:
-    """Run what is missing, then write the comparison; 1 where a run failed.
+    """Run what is missing, then write the comparison; return 1 where a run failed.
 
     Raises:
         RecipeError: a method, number, recipe or folder that cannot be compared; nothing has run.
     """
-    from a2tgpo.compare.curves import draw_curves
+    from a2tgpo.compare.comparison import Comparison
+    from a2tgpo.compare.comparison_table import as_markdown, as_tables
+    from a2tgpo.compare.learning_curves import draw_curves
     from a2tgpo.compare.matrix import open_matrix
     from a2tgpo.compare.schedule import run_cells
-    from a2tgpo.compare.summary import Comparison
-    from a2tgpo.compare.table import as_markdown, as_tables
     from a2tgpo.errors import RecipeError
-    from a2tgpo.run.quiet import quieten
+    from a2tgpo.messages import quieten
 
     quieten()
     if arguments.jobs < 1:

@@ -1,4 +1,4 @@
-"""Learning curves: one small panel per method and metric, on common axes, over GRPO's curve in grey."""
+"""Draw learning curves: one small panel per method and metric, on common axes, over GRPO's curve in grey."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from a2tgpo.compare.comparison import BASELINE, read_metrics
 from a2tgpo.compare.matrix import Matrix
-from a2tgpo.compare.measure import read_metrics
-from a2tgpo.compare.summary import BASELINE
 from a2tgpo.evaluate.paired import Mean
 from a2tgpo.files import new_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
 
 _METRICS = {"reward": "reward per rollout", "rollout/searches": "searches per rollout"}
 _LEGEND = f"mean over seeds with 95 % interval (grey: {BASELINE})"
@@ -26,14 +26,14 @@ _BLUE, _GREY = "#0072b2", "#767676"  # told apart by colour-blind readers and in
 
 @dataclass(frozen=True)
 class Curve:
-    """Mean over seeds at each of `x` updates, with its interval; None where one seed gives none."""
+    """Hold the mean over seeds at each of `x` updates, with its interval; None where one seed gives none."""
 
     x: list[float]
     points: list[Mean]
 
 
 def curve(runs: Sequence[Sequence[dict[str, Any]]], metric: str) -> Curve | None:
-    """`metric` against updates, of runs of one method, which log it about as often.
+    """Average `metric` against updates, of runs of one method, which log it about as often.
 
     At most `_BINS` points: neighbouring batches of a run are averaged before runs are.
     """

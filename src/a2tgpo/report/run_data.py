@@ -1,4 +1,4 @@
-"""Run directories as data, whatever state they are in.
+"""Read run directories, whatever state they are in.
 
 A run that is still going, or was killed, ends in half a line; that line is left out and said so. Nothing here fails on
 what a run has not written yet.
@@ -19,7 +19,7 @@ from a2tgpo.errors import DataError
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.files import UNFINISHED
 from a2tgpo.pipeline.update_log import updates_of
-from a2tgpo.report.rollouts import Batch, Rollout, Update
+from a2tgpo.report.logged_rollout import Batch, Rollout, Update
 from a2tgpo.run.directory import RunDirectory
 
 _ROLLOUTS = re.compile(r"step_(\d+)(?:\.rank(\d+))?\.jsonl")
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass
 class RunData:
-    """What one run directory holds. `notices` says in sentences what could not be read."""
+    """Hold what one run directory has. `notices` says in sentences what could not be read."""
 
     path: Path
     name: str
@@ -42,7 +42,7 @@ class RunData:
 
     @property
     def finished(self) -> bool:
-        """Whether the run wrote its final table."""
+        """Tell whether the run wrote its final table."""
         return RunDirectory(self.path).finished
 
     @property
@@ -51,7 +51,7 @@ class RunData:
 
 
 def read_runs(paths: list[Path]) -> list[RunData]:
-    """Runs in order, named by the shortest ends of their paths that tell them apart.
+    """Read runs in order and name them by the shortest ends of their paths that tell them apart.
 
     Raises:
         DataError: a path that is no run directory.
@@ -101,7 +101,7 @@ def _config(path: Path, notices: list[str]) -> dict[str, Any]:
 
 
 def _lines(path: Path, parse: Callable[[dict[str, Any]], T], notices: list[str]) -> Iterator[T]:
-    """What `parse` makes of each line; lines that are no such record are counted in `notices`."""
+    """Yield what `parse` makes of each line; lines that are no such record are counted in `notices`."""
     if not path.exists():
         return
     broken = 0
@@ -145,7 +145,7 @@ def _rollouts(file: Path, notices: list[str]) -> list[Rollout]:
 
 
 def _token_texts(root: Path, notices: list[str]) -> Callable[[int], str] | None:
-    """Text of a token id, from whichever tokenizer the run has saved by now."""
+    """Return a function from a token id to its text, of whichever tokenizer the run has saved by now."""
     from tokenizers import Tokenizer
 
     folders = [root / "model", root / "warm_start", *sorted((root / "checkpoints").glob("checkpoint-*"))]

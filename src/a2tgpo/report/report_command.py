@@ -1,4 +1,4 @@
-"""`a2tgpo report RUN [RUN ...]`."""
+"""Parse and run `a2tgpo report RUN [RUN ...]`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from a2tgpo.errors import RecipeError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
 
 _OUTPUT = {"html": "report.html", "json": "report.json", "csv": "report.csv", "png": "report_figures"}
 
@@ -36,10 +37,11 @@ def run_report(arguments: argparse.Namespace, overrides: list[str], console: Con
         RecipeError: an unknown argument, or a missing library.
         DataError: a path that is no run directory.
     """
-    from a2tgpo.report.export import write_csv, write_json, write_png
-    from a2tgpo.report.figures import arms_of, figures_of
+    from a2tgpo.report.figure_export import write_csv, write_json, write_png
+    from a2tgpo.report.figures import figures_of
     from a2tgpo.report.page import render_page
-    from a2tgpo.report.read import read_runs
+    from a2tgpo.report.run_data import read_runs
+    from a2tgpo.report.series import arms_of
     from a2tgpo.report.terms import add_terms
 
     if overrides:

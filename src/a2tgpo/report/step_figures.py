@@ -1,4 +1,4 @@
-"""Figures over steps: what the run logged, and numbers of each generation batch."""
+"""Draw figures over steps: what the run logged, numbers of each generation batch, and where a step's time goes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
-from a2tgpo.report.figures.series import Arm, Figure, Series
-from a2tgpo.report.rollouts import Rollout
+from a2tgpo.report.logged_rollout import Rollout
+from a2tgpo.report.run_data import RunData
+from a2tgpo.report.series import Arm, Figure, Series
 
 LOGGED: tuple[tuple[str, str, str, dict[str, str]], ...] = (
     ("reward", "Reward", "Mean outcome reward of the batch.", {"reward": ""}),
@@ -33,7 +34,7 @@ LOGGED: tuple[tuple[str, str, str, dict[str, str]], ...] = (
 
 
 def logged(arms: list[Arm], id: str, title: str, caption: str, metrics: dict[str, str]) -> Figure:
-    """Metrics as the run logged them."""
+    """Draw metrics as the run logged them."""
     series = []
     for index, arm in enumerate(arms):
         for metric, label in metrics.items():
@@ -47,7 +48,7 @@ def logged(arms: list[Arm], id: str, title: str, caption: str, metrics: dict[str
 def per_batch(
     arms: list[Arm], id: str, title: str, caption: str, values: dict[str, Callable[[list[Rollout]], float]]
 ) -> Figure:
-    """A number of each generation batch, from its rollouts."""
+    """Draw a number of each generation batch, from its rollouts."""
     series = []
     for index, arm in enumerate(arms):
         for label, value in values.items():
@@ -57,7 +58,7 @@ def per_batch(
 
 
 def _over_seeds(arm: int, label: str, curves: list[dict[int, float]]) -> list[Series]:
-    """Of several seeds their mean, in a band from the lowest to the highest."""
+    """Draw the mean of several seeds, in a band from the lowest to the highest."""
     steps = sorted(set().union(*curves))
     if not steps:
         return []
@@ -73,7 +74,7 @@ def is_number(value: Any) -> bool:
 
 
 def envelope(arms: list[Arm]) -> Figure:
-    """The advantages of all turns of a batch: their mean, and where 90 % of them lie."""
+    """Draw the advantages of all turns of a batch: their mean, and where 90 % of them lie."""
     series = []
     for index, arm in enumerate(arms):
         pooled: dict[int, list[float]] = {}
@@ -96,3 +97,40 @@ def envelope(arms: list[Arm]) -> Figure:
             )
     caption = "Advantage of every turn of the batch: mean, and a band that holds 90 % of the turns."
     return Figure("advantage", "Advantage envelope", caption, "steps", "step", series)
+
+
+_PARTS = {
+    "generation": "generation",
+    "old_logps": "old log-probabilities",
+    "gain": "gain",
+    "update": "update",
+    "optimizer": "optimizer",
+}
+
+
+def step_time(arms: list[Arm]) -> Figure:
+    """Draw the mean seconds of an optimizer step, by part."""
+    series = []
+    for index, arm in enumerate(arms):
+        seconds = dict.fromkeys([*_PARTS.values(), "rest"], 0.0)
+        steps = sum(_add_seconds(run, seconds) for run in arm.runs)
+        if steps:
+            series.append(Series(index, "", [*seconds], [total / steps for total in seconds.values()]))
+    caption = (
+        "Mean seconds of an optimizer step. Gain is what the answer likelihoods add to the pass that computes the old "
+        "log-probabilities; with one update a batch to generation, or a pass of their own."
+    )
+    return Figure("step_time", "Where a step's time goes", caption, "parts", "part", series)
+
+
+def _add_seconds(run: RunData, seconds: dict[str, float]) -> int:
+    """Add the run's seconds by part; return its number of steps. Parts are sums since the last log, `step_time` is the
+    mean of the steps since then and leaves the optimizer out."""
+    last = 0
+    for row in (row for row in run.metrics if is_number(row.get("step_time"))):
+        steps, last = row["step"] - last, row["step"]
+        parts = {label: row.get(f"seconds/{part}", 0.0) for part, label in _PARTS.items()}
+        for label, spent in parts.items():
+            seconds[label] += spent
+        seconds["rest"] += max(0.0, row["step_time"] * steps + parts["optimizer"] - sum(parts.values()))
+    return last

@@ -1,4 +1,4 @@
-"""A logged rollout: one line of `rollouts/step_NNNNNN.jsonl`, and what the update made of it."""
+"""Read logged rollouts, lines of `rollouts/step_NNNNNN.jsonl`, and what the update made of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from a2tgpo.text_match import exact_match
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of tokens by one author: the policy's turn (from 0), or the environment (−1)."""
+    """Hold a run of tokens by one author: the policy's turn (from 0), or the environment (−1)."""
 
     turn: int
     text: str
@@ -23,7 +23,7 @@ def _floats(values: list[Any] | None) -> list[float]:
 
 @dataclass(frozen=True)
 class Update:
-    """One line of `updates_NNNNNN.jsonl`: how the update at `step` saw the rollout in line `row`.
+    """Hold one line of `updates_NNNNNN.jsonl`: how the update at `step` saw the rollout in line `row`.
 
     Per turn the ratio s and whether the bound held its gradient back; per policy token, in order, log π/π_old.
     """
@@ -47,7 +47,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Terms:
-    """The parts of the advantage: Â = α·accumulated + outcome, the first per process turn."""
+    """Hold the parts of the advantage: Â = α·accumulated + outcome, the first per process turn."""
 
     accumulated: list[float]
     outcome: float
@@ -55,7 +55,7 @@ class Terms:
 
 @dataclass
 class Rollout:
-    """What was said and what each turn earned; lists are per turn, those of the gains per process turn.
+    """Hold what was said and what each turn earned; lists are per turn, those of the gains per process turn.
 
     A method without gains logs none, and a signal other than information gain no likelihoods. `clip_low` and
     `clip_high` bound the ratio.
@@ -110,7 +110,7 @@ class Rollout:
 
     @property
     def correct(self) -> bool:
-        """Exact match where the rollout's answer is logged, otherwise a reward above 0."""
+        """Return exact match where the rollout's answer is logged, otherwise a reward above 0."""
         if self.termination is None:
             return self.reward is not None and self.reward > 0
         return exact_match(self.prediction, self.answer)
@@ -126,7 +126,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Batch:
-    """The rollouts of one generation batch; `step` is the first update that learns from them.
+    """Hold the rollouts of one generation batch; `step` is the first update that learns from them.
 
     The metrics of that step describe the batch; the steps done when it was drawn, one less, name its file.
     """

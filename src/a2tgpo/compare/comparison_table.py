@@ -1,4 +1,4 @@
-"""A comparison as tables: for the terminal, and for `summary.md`."""
+"""Show a comparison as tables, for the terminal and for `summary.md`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from a2tgpo.compare.measure import GAIN_SHARE, SECONDS
-from a2tgpo.compare.summary import BASELINE, Comparison
+from a2tgpo.compare.comparison import BASELINE, GAIN_SHARE, SECONDS, Comparison
 from a2tgpo.evaluate.paired import Mean
 from a2tgpo.tables import Rows, markdown_table, terminal_table
 
@@ -47,12 +46,12 @@ class _Part:
 
 
 def as_tables(comparison: Comparison) -> list[Table]:
-    """For the terminal: intervals below their means."""
+    """Make tables for the terminal: intervals below their means."""
     return [terminal_table(part.title, part.header, part.rows) for part in _parts(comparison, _stacked)]
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """For `summary.md`."""
+    """Write the text of `summary.md`."""
     parts = [f"## {part.title}\n\n{markdown_table(part.header, part.rows)}" for part in _parts(comparison, _inline)]
     return "\n".join([*parts, _NOTES])
 

@@ -1,18 +1,18 @@
-"""What a figure is made of: series of numbers, by the runs they belong to."""
+"""Hold what figures are made of: series of numbers, by the runs they belong to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from a2tgpo.report.read import RunData
+from a2tgpo.report.run_data import RunData
 
 Kind = Literal["steps", "turns", "parts", "matrix"]
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line, row of bars or row of a matrix. `arm` is the index of the runs it belongs to.
+    """Hold one line, row of bars or row of a matrix. `arm` is the index of the runs it belongs to.
 
     `low` and `high`, where given, bound a band whose meaning the figure's caption tells. None is a gap.
     """
@@ -27,7 +27,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Figure:
-    """`kind`: over steps, over turn indices, seconds by part, or a matrix of turn by turn."""
+    """Hold a figure. `kind`: over steps, over turn indices, seconds by part, or a matrix of turn by turn."""
 
     id: str
     title: str
@@ -39,7 +39,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs of one recipe that differ in their seed."""
+    """Hold runs of one recipe that differ in their seed."""
 
     name: str
     runs: list[RunData]

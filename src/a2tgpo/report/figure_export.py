@@ -1,4 +1,4 @@
-"""The figures' data as JSON or CSV, and the figures as PNG."""
+"""Write the figures' numbers as JSON or CSV, and the figures as PNG."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from a2tgpo.errors import RecipeError
-from a2tgpo.report.figures import Arm, Figure, Series
 from a2tgpo.report.pack import plain
+from a2tgpo.report.series import Arm, Figure, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
 
 _COLUMNS = ("figure", "runs", "series", "x", "y", "low", "high")
 
 
 def write_json(path: Path, figures: list[Figure], arms: list[Arm]) -> None:
-    """`{"runs": [[name, ...], ...], "figures": [...]}`; a series' `arm` is an index into `runs`."""
+    """Write `{"runs": [[name, ...], ...], "figures": [...]}`; a series' `arm` is an index into `runs`."""
     data = {
         "runs": [[run.name for run in arm.runs] for arm in arms],
         "figures": [plain(asdict(figure)) for figure in figures],
@@ -28,7 +29,7 @@ def write_json(path: Path, figures: list[Figure], arms: list[Arm]) -> None:
 
 
 def write_csv(path: Path, figures: list[Figure], arms: list[Arm]) -> None:
-    """One row a point, columns `figure, runs, series, x, y, low, high`; empty where there is no number."""
+    """Write one row a point, columns `figure, runs, series, x, y, low, high`; empty where there is no number."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
@@ -40,7 +41,7 @@ def write_csv(path: Path, figures: list[Figure], arms: list[Arm]) -> None:
 
 
 def write_png(folder: Path, figures: list[Figure], arms: list[Arm]) -> None:
-    """One `<figure>.png` a figure; of a matrix, one for each recipe.
+    """Draw one `<figure>.png` a figure; of a matrix, one for each recipe.
 
     Raises:
         RecipeError: matplotlib is not installed.

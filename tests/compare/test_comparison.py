@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from a2tgpo.compare.comparison import GAIN_SHARE, SECONDS, Comparison, _of_updates, read_metrics
+from a2tgpo.compare.comparison_table import as_markdown, as_tables
 from a2tgpo.compare.matrix import Matrix
-from a2tgpo.compare.measure import GAIN_SHARE, SECONDS, _of_updates, read_metrics
-from a2tgpo.compare.summary import Comparison
-from a2tgpo.compare.table import as_markdown, as_tables
 from tests.compare.runs import write_matrix
 
 T_975_DF2 = 4.302652729911275

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from a2tgpo.compare.curves import curve, draw_curves
+from a2tgpo.compare.learning_curves import curve, draw_curves
 from a2tgpo.compare.matrix import Matrix
 from tests.compare.runs import write_matrix, write_metrics
 
