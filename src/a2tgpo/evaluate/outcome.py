@@ -11,8 +11,7 @@ from typing import Any
 from a2tgpo.errors import DataError
 from a2tgpo.evaluate.containment import contains_answer
 from a2tgpo.evaluate.f1 import f1_score
-from a2tgpo.files import new_file
-from a2tgpo.jsonl import read_jsonl
+from a2tgpo.files import new_file, read_jsonl
 from a2tgpo.text_match import exact_match
 
 

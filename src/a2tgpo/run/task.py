@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from a2tgpo.data.demonstrations import Imperfection, demonstrate_hops
+from a2tgpo.data.demonstrations import Imperfection, demonstrate_hops, demonstrate_support
 from a2tgpo.data.formats import load_questions
-from a2tgpo.data.support import demonstrate_support
 from a2tgpo.data.world import World
 from a2tgpo.environments.search import SearchTool
-from a2tgpo.retrieval.base import Retriever
 from a2tgpo.retrieval.bm25 import BM25Retriever
 from a2tgpo.retrieval.corpus import read_corpus
+from a2tgpo.retrieval.retriever import Retriever
 from a2tgpo.retrieval.source import open_retriever
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.demonstration import encode_demonstration, within

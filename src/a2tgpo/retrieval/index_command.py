@@ -1,10 +1,12 @@
-"""`a2tgpo index CORPUS --backend bm25|dense|hybrid -o INDEX`."""
+"""Run `a2tgpo index CORPUS --backend bm25|dense|hybrid -o INDEX`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from a2tgpo.errors import RecipeError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +56,6 @@ def run_index(arguments: argparse.Namespace, overrides: list[str], console: Cons
     Raises:
         CorpusError, IndexMismatch, RecipeError: see `build_index`; or an argument that does not fit the back end.
     """
-    from a2tgpo.errors import RecipeError
     from a2tgpo.messages import quieten
     from a2tgpo.retrieval.build import build_index
 
@@ -77,7 +78,6 @@ def run_index(arguments: argparse.Namespace, overrides: list[str], console: Cons
 
 
 def _settings(arguments: argparse.Namespace) -> IndexSettings:
-    from a2tgpo.errors import RecipeError
     from a2tgpo.retrieval.settings import BM25Settings, DenseSettings, IndexSettings
 
     def given(names: tuple[str, ...]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from a2tgpo.errors import IndexMismatch
 from a2tgpo.retrieval import Passage
 from a2tgpo.retrieval.build import build_index
 from a2tgpo.retrieval.encoder import Encoder
-from a2tgpo.retrieval.index import open_index
 from a2tgpo.retrieval.settings import DenseSettings, FaissType, IndexSettings
+from a2tgpo.retrieval.source import open_index
 from tests.retrieval.worlds import WORDS, write_corpus, write_encoder
 
 QUERIES = [" ".join(WORDS[i : i + 4]) for i in range(0, 160, 8)]
@@ -111,12 +111,12 @@ def test_a_torn_link_is_never_written_into(
     tmp_path: Path, corpus_file: Path, e5: Path, e5_flat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between link and rename, and run again without the file: the user's file keeps its content."""
-    from a2tgpo.retrieval import adopted
+    from a2tgpo.retrieval import vectors
 
     mine, published = tmp_path / "e5_Flat.index", e5_flat.read_bytes()
     mine.write_bytes(published)
     with monkeypatch.context() as patch:
-        patch.setattr(adopted.os, "link", lambda source, path: (adopted.os.symlink(source, path), exit())[1])
+        patch.setattr(vectors.os, "link", lambda source, path: (vectors.os.symlink(source, path), exit())[1])
         with pytest.raises(SystemExit):
             build_index(corpus_file, tmp_path / "index", settings(e5), faiss_index=mine)
     build_index(corpus_file, tmp_path / "index", settings(e5))

@@ -1,25 +1,27 @@
-"""Passages on disk: any of millions at hand, none in memory."""
+"""Keep passages on disk: any of millions at hand, none in memory."""
 
 from __future__ import annotations
 
 import json
+import sys
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
+from tqdm import tqdm
 
 from a2tgpo.errors import IndexMismatch
 from a2tgpo.files import new_folder
 from a2tgpo.retrieval.corpus import Passage, repeated_id, stream_corpus
-from a2tgpo.retrieval.progress import passages_bar
 
 _TEXT, _OFFSETS = "passages.jsonl", "offsets.npy"
+_LOG_EVERY_S = 60.0
 
 
 class PassageStore(Sequence[Passage]):
-    """The passages of a corpus, read from memory-mapped files when they are asked for.
+    """Read the passages of a corpus from memory-mapped files when they are asked for.
 
     `passages.jsonl` is a corpus itself, one {"id", "title", "text"} per line; `offsets.npy` says at which byte each
     line begins and where the last one ends.
@@ -48,7 +50,7 @@ class PassageStore(Sequence[Passage]):
 
     @classmethod
     def write(cls, corpus: Path, folder: Path) -> PassageStore:
-        """Copies a corpus file into a new `folder`, passage by passage.
+        """Copy a corpus file into a new `folder`, passage by passage.
 
         Raises:
             CorpusError: see `read_corpus`.
@@ -96,8 +98,17 @@ class PassageStore(Sequence[Passage]):
             ) from failure
 
 
+def passages_bar(what: str, passages: Any = None, *, total: int | None = None) -> tqdm:
+    """Count passages in a bar on standard error; in a log file, where bars cannot be redrawn, in a line a minute."""
+    interval = 0.1 if sys.stderr.isatty() else _LOG_EVERY_S
+    return tqdm(passages, desc=what, total=total, unit=" passages", mininterval=interval, maxinterval=interval)
+
+
 def _check_ids(corpus: Path, id_hashes: np.ndarray) -> None:
-    """Eight bytes for each id tell almost always that none repeats; else the file is read again for those in doubt."""
+    """Raise CorpusError for a repeated id.
+
+    Eight bytes for each id tell almost always that none repeats; else the file is read again for those in doubt.
+    """
     values, counts = np.unique(id_hashes, return_counts=True)
     doubtful = set(values[counts > 1].tolist())
     if not doubtful:

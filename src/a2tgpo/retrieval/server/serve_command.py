@@ -1,8 +1,11 @@
-"""`a2tgpo serve INDEX`."""
+"""Run `a2tgpo serve INDEX`: open an index, serve it on a socket until a signal, and end in order."""
 
 from __future__ import annotations
 
 import argparse
+import signal
+import socket
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +14,7 @@ from a2tgpo.errors import A2TGPOError, RecipeError
 from a2tgpo.retrieval.server.limits import ServerLimits
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from rich.console import Console
 
 
@@ -51,11 +55,10 @@ def run_serve(arguments: argparse.Namespace, overrides: list[str], console: Cons
         raise RecipeError(f"--{failure}") from failure
     try:
         from a2tgpo.retrieval.server.app import make_app
-        from a2tgpo.retrieval.server.run import serve
     except ModuleNotFoundError as missing:
         raise RecipeError(f"`a2tgpo serve` needs {missing.name}; pip install 'a2tgpo[server]'") from missing
-    from a2tgpo.retrieval.index import open_index
     from a2tgpo.retrieval.manifest import Manifest
+    from a2tgpo.retrieval.source import open_index
 
     folder = Path(arguments.index)
     given = {name: value for name in ("encoder", "effort") if (value := getattr(arguments, name)) is not None}
@@ -71,3 +74,47 @@ def run_serve(arguments: argparse.Namespace, overrides: list[str], console: Cons
     serve(make_app(retriever, limits, facts), arguments.host, arguments.port, arguments.drain_s, announce)
     console.print("stopped", highlight=False)
     return 0
+
+
+def serve(app: FastAPI, host: str, port: int, drain_s: int, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then refuses connections, finishes what it accepted, and returns.
+
+    Call it from the main thread, which receives the signals.
+
+    Args:
+        app: what `make_app` made.
+        host: name or address to listen on.
+        port: port to listen on; 0 takes a free one.
+        drain_s: most seconds for what was accepted; requests unfinished by then get no answer.
+        announce: called with the server's URL when it can be connected to.
+
+    Raises:
+        RecipeError: the address is taken or not this machine's.
+    """
+    import uvicorn
+
+    listener = _listen(host, port)
+    name = f"[{host}]" if ":" in host else host
+    announce(f"http://{name}:{listener.getsockname()[1]}")
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=drain_s)
+    # uvicorn handles both signals itself while it runs, and passes them on to these handlers when it is done.
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        listener.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as failure:
+        raise RecipeError(
+            f"cannot listen on {host}, port {port} ({failure}); give another --host or --port"
+        ) from failure
+    # Connections inherit it. Without it the body of an answer waits 40 ms for the headers' acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener

@@ -16,10 +16,9 @@ from a2tgpo.errors import IndexMismatch, RecipeError
 from a2tgpo.retrieval import BM25Retriever, Passage
 from a2tgpo.retrieval.build import build_index
 from a2tgpo.retrieval.client import HTTPRetriever
-from a2tgpo.retrieval.index import open_index
 from a2tgpo.retrieval.manifest import Manifest
 from a2tgpo.retrieval.settings import BM25Settings, DenseSettings, IndexSettings
-from a2tgpo.retrieval.source import open_retriever
+from a2tgpo.retrieval.source import open_index, open_retriever
 from tests.retrieval.worlds import WORDS, write_corpus
 
 QUERIES = [" ".join(WORDS[i : i + 4]) for i in range(0, 160, 8)]

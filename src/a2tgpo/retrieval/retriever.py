@@ -1,4 +1,4 @@
-"""What a retriever is: queries in, ranked passages out; and what ranks them."""
+"""Say what a retriever is (queries in, ranked passages out), what ranks passages, and how rankings are fused."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from typing import Protocol
 
 from a2tgpo.retrieval.corpus import Passage
 
+_OFFSET = 60  # the k of Cormack, Clarke and Büttcher
+_DEPTH = 100  # ranks of each ranking that count, at least
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A passage found for a query. Scores compare within one query only; higher is better."""
+    """Hold a passage found for a query. Scores compare within one query only; higher is better."""
 
     passage: Passage
     score: float
 
 
 class Retriever(Protocol):
-    """Anything with this method can serve the search tool.
+    """Find passages for queries: anything with this method can serve the search tool.
 
     `search` returns one list per query, in the order of the queries: at most k hits, best first. An empty
     list means that nothing was found; a failure raises. It may be called from more than one thread.
@@ -32,7 +35,7 @@ Ranking = list[tuple[int, float]]
 
 
 class Ranker(Protocol):
-    """Ranks the passages of one corpus by their positions, so that rankers combine before any text is read.
+    """Rank the passages of one corpus by their positions, so that rankers combine before any text is read.
 
     `rank` returns one ranking of at most k positions per query; a blank query finds nothing. It may be called from more
     than one thread.
@@ -42,7 +45,7 @@ class Ranker(Protocol):
 
 
 class PassageRetriever:
-    """A ranker with the passages that its positions stand for.
+    """Search with a ranker, and give the passages that its positions stand for.
 
     Args:
         passages: in the order of the corpus; in memory or on disk.
@@ -54,7 +57,7 @@ class PassageRetriever:
         self.ranker = ranker
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """The k best passages for each query, best first; passages of equal score keep the corpus's order.
+        """Return the k best passages for each query, best first; passages of equal score keep the corpus's order.
 
         Args:
             queries: any number of query strings; a blank one has no hit.
@@ -66,3 +69,27 @@ class PassageRetriever:
             raise ValueError(f"queries={queries!r} is one string; give a list of queries")
         rankings = self.ranker.rank(queries, k)
         return [[Hit(self.passages[position], score) for position, score in ranking] for ranking in rankings]
+
+
+class FusedRanker:
+    """Rank by reciprocal rank fusion: the sum over rankers of 1/(60 + rank), rank from 1.
+
+    A ranker that did not find a passage adds nothing (Cormack, Clarke and Büttcher, SIGIR 2009). The scores of the
+    rankers do not matter, only their orders. The first 100 ranks of each count, or k if that is more.
+    """
+
+    def __init__(self, rankers: Sequence[Ranker]) -> None:
+        self.rankers = rankers
+
+    def rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
+        rankings = [ranker.rank(queries, max(k, _DEPTH)) for ranker in self.rankers]
+        return [fuse(of_one_query)[:k] for of_one_query in zip(*rankings, strict=True)]
+
+
+def fuse(rankings: Sequence[Ranking]) -> Ranking:
+    """Return one ranking of all positions in `rankings`; equal scores in the corpus's order."""
+    scores: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, (position, _) in enumerate(ranking, start=1):
+            scores[position] = scores.get(position, 0.0) + 1 / (_OFFSET + rank)
+    return sorted(scores.items(), key=lambda hit: (-hit[1], hit[0]))

@@ -1,24 +1,56 @@
-"""The entrance to `POST /retrieve`: counts, times and bounds what comes in, before any of it is read."""
+"""Count, time and bound what comes in at `POST /retrieve`, before any of it is read."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from a2tgpo.retrieval.server.refusal import refusal
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from a2tgpo.retrieval.server.limits import ServerLimits
 
 if TYPE_CHECKING:
-    from fastapi.responses import JSONResponse
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from a2tgpo.retrieval.server.limits import ServerLimits
-    from a2tgpo.retrieval.server.metrics import Metrics
-
 _MEBI = 1024 * 1024
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Metrics:
+    """Count what one server does: `a2tgpo_retrieval_*` and Prometheus' own `process_*`, in a registry of their own.
+
+    Args:
+        waiting: tells the number of queries in the queue, asked at every scrape.
+    """
+
+    def __init__(self, waiting: Callable[[], int]) -> None:
+        self._registry = registry = CollectorRegistry()
+        name = "a2tgpo_retrieval_{}".format
+        self.requests = Counter(name("requests"), "Answers to /retrieve by status", ["status"], registry=registry)
+        self.refusals = Counter(name("refusals"), "Requests refused, by reason", ["reason"], registry=registry)
+        self.queries = Counter(name("queries"), "Queries accepted", registry=registry)
+        self.seconds = Histogram(
+            name("request_seconds"), "Seconds from a request to its answer", buckets=_SECONDS, registry=registry
+        )
+        self.batches = Histogram(
+            name("batch_queries"),
+            "Distinct queries per call of the retriever",
+            buckets=[2**power for power in range(13)],
+            registry=registry,
+        )
+        depth = Gauge(name("queue_depth"), "Queries that wait for the retriever", registry=registry)
+        depth.set_function(waiting)
+        ProcessCollector(registry=registry)
+
+    def text(self) -> bytes:
+        """Return all of them, as a scrape reads them."""
+        return generate_latest(self._registry)
 
 
 class Gate:
-    """ASGI middleware that holds at most `concurrency` requests, each of at most `max_body_mb`.
+    """Hold at most `concurrency` requests, each of at most `max_body_mb` (ASGI middleware).
 
     One request more is answered 503 with Retry-After at once, so a server under too much load stays quick and
     its memory bounded. `/health` and `/metrics` always pass.
@@ -66,3 +98,9 @@ class Gate:
     def _counted(self, status: int, error: str, detail: str) -> JSONResponse:
         self._metrics.refusals.labels(error).inc()
         return refusal(status, error, detail)
+
+
+def refusal(status: int, error: str, detail: str) -> JSONResponse:
+    """Answer `{"error": error, "detail": detail}`: a name for programs, a sentence for people."""
+    headers = {"Retry-After": "1"} if status == 503 else None
+    return JSONResponse({"error": error, "detail": detail}, status, headers)

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a2tgpo.retrieval.base import Ranking
-from a2tgpo.retrieval.fusion import FusedRanker, fuse
+from a2tgpo.retrieval.retriever import FusedRanker, Ranking, fuse
 
 
 def ranking(*positions: int) -> Ranking:

@@ -12,8 +12,8 @@ import pytest
 
 from a2tgpo.errors import CorpusError, IndexMismatch
 from a2tgpo.retrieval import Passage, read_corpus
-from a2tgpo.retrieval import store as store_module
-from a2tgpo.retrieval.store import PassageStore
+from a2tgpo.retrieval import passage_store as store_module
+from a2tgpo.retrieval.passage_store import PassageStore
 from tests.retrieval.worlds import write_corpus
 
 ODD = [
@@ -90,7 +90,7 @@ def test_text_stays_on_disk(tmp_path: Path) -> None:
     (folder / "passages.jsonl").write_bytes(line * 1000)
     np.save(folder / "offsets.npy", np.arange(1001, dtype=np.int64) * len(line))
     script = (
-        "import sys; from pathlib import Path; from a2tgpo.retrieval.store import PassageStore\n"
+        "import sys; from pathlib import Path; from a2tgpo.retrieval.passage_store import PassageStore\n"
         "used = lambda: int(Path('/proc/self/status').read_text().split('VmRSS:')[1].split()[0])\n"
         "before = used(); store = PassageStore(Path(sys.argv[1]))\n"
         "assert len(store) == 1000 and [len(store[i].text) for i in (0, 500, 999)] == [65_000] * 3\n"

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from a2tgpo.errors import RecipeError
-from a2tgpo.retrieval.command import add_index_command
-from a2tgpo.retrieval.index import open_index
+from a2tgpo.retrieval.index_command import add_index_command
 from a2tgpo.retrieval.manifest import Manifest
+from a2tgpo.retrieval.source import open_index
 
 
 def index(*arguments: str | Path) -> str:

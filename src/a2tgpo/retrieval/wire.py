@@ -1,4 +1,4 @@
-"""The JSON of an answer to `POST /retrieve`, in the form Search-R1 gave it and verl took over.
+"""Write and read the JSON of an answer to `POST /retrieve`, in the form Search-R1 gave it and verl took over.
 
 With scores `{"result": [[{"document": {...}, "score": 0.7}, ...], ...]}`, one list per query; without, the lists
 hold the bare documents. A document is a line of the corpus: `{"id", "contents"}`, where the first line of
@@ -12,15 +12,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from a2tgpo.retrieval.base import Hit
 from a2tgpo.retrieval.corpus import Passage, passage_of
+from a2tgpo.retrieval.retriever import Hit
 
 # On answers of our server: the same as "fingerprint" at /health. Clients cache by it.
 FINGERPRINT_HEADER = "X-Index-Fingerprint"
 
 
 def write_result(found: Sequence[Sequence[Hit]], return_scores: bool) -> dict[str, Any]:
-    """The answer for what was found, with or without scores."""
+    """Write the answer for what was found, with or without scores."""
     if return_scores:
         rows = [[{"document": _document(hit.passage), "score": float(hit.score)} for hit in hits] for hits in found]
     else:
@@ -29,7 +29,7 @@ def write_result(found: Sequence[Sequence[Hit]], return_scores: bool) -> dict[st
 
 
 def read_result(answer: object, n_queries: int, k: int) -> list[list[Hit]]:
-    """The hits in an answer with scores: one list per query, at most k hits each.
+    """Read the hits of an answer with scores: one list per query, at most k hits each.
 
     Documents of Search-R1's BM25 server carry no id; theirs becomes a hash of their contents.
 
