@@ -37,7 +37,6 @@ from transformers import (
 )
 
 from a2tgpo import A2TGPOConfig, A2TGPOTrainer
-from a2tgpo.pretrained import load_model, load_tokenizer
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.decoding import Sampler
 from a2tgpo.rollout.engine import Continuation, GenerationEngine, Turn
@@ -47,6 +46,7 @@ from a2tgpo.rollout.protocol import STOP_STRINGS
 from a2tgpo.run.directory import RunDirectory
 from a2tgpo.run.recipe import RunConfig
 from a2tgpo.run.recipe_file import load_recipe
+from a2tgpo.run.recipe_policy import load_model, load_tokenizer
 from a2tgpo.run.task import Task, open_task
 from a2tgpo.run.warm_start import warm_start
 

@@ -19,11 +19,10 @@ def evaluate_recipe(recipe: str, given: Mapping[str, Any], unknown: list[str], c
         RecipeError: the recipe or a flag is refused, or the output directory holds a run.
     """
     from a2tgpo.messages import quieten
-    from a2tgpo.pretrained import load_model, load_tokenizer
     from a2tgpo.run.directory import RunDirectory
-    from a2tgpo.run.evaluation import evaluate_policy
+    from a2tgpo.run.held_out import as_table, evaluate_policy
     from a2tgpo.run.recipe_file import load_recipe
-    from a2tgpo.run.table import as_table
+    from a2tgpo.run.recipe_policy import load_model, load_tokenizer
     from a2tgpo.run.task import open_task
 
     quieten()

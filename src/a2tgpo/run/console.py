@@ -1,4 +1,4 @@
-"""A table in the console every few steps: how the run is going, and which depths earned credit."""
+"""Show how a run is going: a progress bar with a few metrics, and a table by turn depth every few steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+UPDATES = {
+    "reward": "reward",
+    "rollout/searches": "searches",
+    "rollout/format_rate": "format",
+    "likelihood/after": "p(gold)",
+    "step_time": "s",
+}
+"""Metrics shown behind the bar of the updates, and their labels."""
 
 SUMMARIES = 10
 """Tables of a run."""
@@ -32,8 +41,34 @@ _BY_DEPTH = {"gain": "gain", "gain_std": "spread", "advantage": "advantage"}
 _DEPTH = re.compile(rf"({'|'.join(_BY_DEPTH)})/turn_(\d+)")
 
 
+class StepProgress(ProgressCallback):
+    """Name the Trainer's progress bar and show a few metrics behind it instead of printed dictionaries."""
+
+    def __init__(self, name: str, shown: Mapping[str, str]) -> None:
+        super().__init__()
+        self.name, self.shown = name, shown
+
+    @classmethod
+    def replace_in(cls, trainer: Trainer, name: str, shown: Mapping[str, str]) -> None:
+        """Let `trainer` report this way and no other."""
+        for default in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(default)
+        trainer.add_callback(cls(name, shown))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        super().on_train_begin(args, state, control)
+        if self.training_bar is not None:
+            self.training_bar.set_description(self.name)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if state.is_world_process_zero and self.training_bar is not None and logs:
+            shown = {label: f"{logs[name]:.2f}" for name, label in self.shown.items() if logs.get(name) is not None}
+            if shown:
+                self.training_bar.set_postfix(shown)
+
+
 class ConsoleSummary(TrainerCallback):
-    """Prints the means since the last table, `SUMMARIES` times a run, above the progress bar."""
+    """Print the means since the last table, `SUMMARIES` times a run, above the progress bar."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -53,7 +88,7 @@ class ConsoleSummary(TrainerCallback):
 
 
 def summary_tables(means: Mapping[str, float], step: int, max_steps: int) -> list[Table | str]:
-    """Metrics of the run, then gain, its spread and advantage by depth; what was not logged is left out."""
+    """Lay out metrics of the run, then gain, its spread and advantage by depth; what was not logged is left out."""
     run = Table(box=box.SIMPLE_HEAD)
     shown = {label: means[name] for name, label in _SHOWN.items() if name in means}
     for label in shown:

@@ -8,7 +8,7 @@ import signal
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from a2tgpo.run.progress import UPDATES, InterruptGuard, StepProgress
+from a2tgpo.run.interrupt import InterruptGuard
 
 
 def interrupt() -> None:
@@ -50,17 +50,3 @@ def test_the_handler_before_is_back(error: type[Exception] | None) -> None:
     assert signal.getsignal(signal.SIGINT) is before
     with pytest.raises(KeyboardInterrupt):
         interrupt()
-
-
-def test_the_bar_shows_names_and_known_metrics(capsys: pytest.CaptureFixture[str]) -> None:
-    """The bar carries its name and the metrics asked for, by their short names; a log without any of them, such as the
-    closing summary, changes nothing."""
-    progress = StepProgress("updates", UPDATES)
-    state = TrainerState(is_world_process_zero=True, max_steps=3)
-    progress.on_train_begin(None, state, TrainerControl())
-    progress.on_log(None, state, TrainerControl(), logs={"reward": 0.25, "rollout/searches": 1.5, "loss": 3.0})
-    progress.on_log(None, state, TrainerControl(), logs={"train_runtime": 3.0})
-    progress.on_train_end(None, state, TrainerControl())
-    shown = capsys.readouterr().err
-    assert "updates" in shown and "reward=0.25, searches=1.50" in shown
-    assert "loss" not in shown and "train_runtime" not in shown

@@ -1,4 +1,4 @@
-"""The console's table: means since the last one, by depth, as often as promised."""
+"""The console shows a named bar with known metrics, and a table of means by depth, as often as promised."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
+from transformers import TrainerControl, TrainerState
 
-from a2tgpo.run.summary import SUMMARIES, ConsoleSummary, summary_tables
+from a2tgpo.run.console import SUMMARIES, UPDATES, ConsoleSummary, StepProgress, summary_tables
 
 
 def rendered(*tables: object) -> str:
@@ -41,3 +42,17 @@ def test_means_since_the_last_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert text.count("reward") == SUMMARIES == 10
     assert all(f"{first + 0.5:.3f}" in text for first in range(1, 20, 2))
     assert "99.000" not in text and "77.000" not in text
+
+
+def test_the_bar_shows_names_and_known_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    """The bar carries its name and the metrics asked for, by their short names; a log without any of them, such as the
+    closing summary, changes nothing."""
+    progress = StepProgress("updates", UPDATES)
+    state = TrainerState(is_world_process_zero=True, max_steps=3)
+    progress.on_train_begin(None, state, TrainerControl())
+    progress.on_log(None, state, TrainerControl(), logs={"reward": 0.25, "rollout/searches": 1.5, "loss": 3.0})
+    progress.on_log(None, state, TrainerControl(), logs={"train_runtime": 3.0})
+    progress.on_train_end(None, state, TrainerControl())
+    shown = capsys.readouterr().err
+    assert "updates" in shown and "reward=0.25, searches=1.50" in shown
+    assert "loss" not in shown and "train_runtime" not in shown

@@ -1,26 +1,30 @@
-"""Greedy and sampled evaluation of a policy on held-out questions."""
+"""Evaluate a policy on a recipe's held-out questions, greedily and sampled, and lay the numbers out as a table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.table import Table
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, set_seed
 
+from a2tgpo.evaluate.intervals import Proportion
 from a2tgpo.evaluate.outcome import Outcome, read_outcomes, write_outcomes
 from a2tgpo.evaluate.questions import Summary, evaluate_questions
 from a2tgpo.rollout.agent import SearchAgent
 from a2tgpo.rollout.hf_generate_engine import transformers_engine
 from a2tgpo.rollout.protocol import STOP_STRINGS
+from a2tgpo.run.directory import MODES
+from a2tgpo.tables import Rows, markdown_table, terminal_table
 
 if TYPE_CHECKING:
     from a2tgpo.run.directory import RunDirectory
     from a2tgpo.run.recipe import RunConfig
 
-MODES = ("greedy", "sampled")
+_INLINE, _STACKED = "{:.3f} [{:.2f}, {:.2f}]", "{:.3f}\n{:.2f}–{:.2f}"
 
 
 def evaluate_policy(
@@ -31,7 +35,7 @@ def evaluate_policy(
     directory: RunDirectory,
     name: str,
 ) -> dict[str, Summary]:
-    """Summaries of `name` in both modes; outcomes already on disk are read, not computed again."""
+    """Return the summaries of `name` in both modes; outcomes already on disk are read, not computed again."""
     return {
         f"{name}, {mode}": Summary.of(
             _outcomes(model, agent, questions, config, directory.evaluation(f"{name}_{mode}"), mode)
@@ -63,7 +67,7 @@ def _outcomes(
 
 
 def sampling_config(agent: SearchAgent, config: RunConfig, mode: str) -> GenerationConfig:
-    """Greedy, or the sampling the policy is trained with.
+    """Return greedy settings, or those of the sampling the policy is trained with.
 
     What is left unset here, `generate` takes from the model's own defaults, which training overrides too.
     """
@@ -73,3 +77,37 @@ def sampling_config(agent: SearchAgent, config: RunConfig, mode: str) -> Generat
         return GenerationConfig(do_sample=False, **common)
     sampling = {name: getattr(training, name) for name in ("temperature", "top_p", "top_k", "min_p")}
     return GenerationConfig(do_sample=True, **common | sampling | (training.generation_kwargs or {}))
+
+
+def summary_rows(summaries: Mapping[str, Summary], share: str = _INLINE) -> tuple[list[str], Rows]:
+    """Return header and rows, a row a summary: exact match overall and by hops (95 % interval), searches, format rate.
+
+    `share` formats a proportion and the two ends of its interval.
+    """
+    hops = sorted({hop for summary in summaries.values() for hop in summary.by_hops})
+    header = ["", "exact match", *(f"{hop} hop" + "s" * (hop > 1) for hop in hops), "searches", "format"]
+    rows = [
+        [
+            name,
+            _format(share, summary.exact_match),
+            *(_format(share, summary.by_hops[hop]) if hop in summary.by_hops else "" for hop in hops),
+            f"{summary.searches:.2f}",
+            f"{summary.format_rate:.3f}",
+        ]
+        for name, summary in summaries.items()
+    ]
+    return header, rows
+
+
+def as_table(summaries: Mapping[str, Summary], title: str) -> Table:
+    """Lay out for the terminal: intervals below their shares, so that three hop counts fit into 80 columns."""
+    return terminal_table(title, *summary_rows(summaries, _STACKED))
+
+
+def as_markdown(summaries: Mapping[str, Summary]) -> str:
+    """Lay out for `summary.md`."""
+    return markdown_table(*summary_rows(summaries))
+
+
+def _format(template: str, share: Proportion) -> str:
+    return template.format(share.value, *share.interval)
