@@ -19,7 +19,7 @@ from a2tgpo.messages import warn_once
 from a2tgpo.rollout.decoding import Sampler
 from a2tgpo.rollout.engine import Continuation, TakeTurns, Turn, evaluating
 from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
-from a2tgpo.signals.answer_likelihood.support import why_not_cached
+from a2tgpo.signals.answer_likelihood.model_support import why_not_cached
 
 logger = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ from a2tgpo.pipeline.update_log import write_updates
 from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.signals import FrozenReference, ProcessSignal
 from a2tgpo.signals.answer_likelihood import AnswerScaffold, AnswerScorer, Scores, fused_forward, fused_reading
-from a2tgpo.signals.answer_likelihood.batch import IGNORED
+from a2tgpo.signals.answer_likelihood.trajectories import IGNORED
 
 __all__ = ["A2TGPOTrainer"]
 

@@ -1,4 +1,4 @@
-"""GiGPO: the episode against its prompt, and each step against steps taken from the same state."""
+"""Compare the episode with its prompt, and each step with steps taken from the same anchor state (GiGPO)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from a2tgpo.core._inputs import check_choice, check_range, check_values, full_precision
-from a2tgpo.core._scores import centred, dense_cells, standard_scores
-from a2tgpo.core.credit.batch import TurnBatch, TurnCredit, plain_credit
-from a2tgpo.core.groups import normalize_outcome
+from a2tgpo.core.groups import Std, centred, dense_cells, normalize_outcome, standard_scores
+from a2tgpo.core.turn_batch import TurnBatch, TurnCredit, plain_credit
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -21,31 +20,34 @@ Norm = Literal["mean", "std"]
 
 @dataclass(frozen=True)
 class GigpoCredit:
-    """Â_t = A^E + ω·A^S_t (GiGPO, arXiv 2505.10978).
+    """Give Â_t = A^E + ω·A^S_t (GiGPO, arXiv 2505.10978).
 
     A^E compares the outcome with the prompt's outcomes. A^S compares the discounted return γ^{T−1−t}·R of turn t
-    with the returns of all turns of the prompt that started from the same state; a state met once gives 0. The
-    published code's A^E counts an outcome once per step of its rollout; the paper, followed here, once.
+    with the returns of all turns of the prompt that started from the same anchor state; a state met once gives 0. A^E
+    counts every outcome once.
 
     Attributes:
         weight: ω.
         gamma: discount of the outcome per turn of distance, in [0, 1].
-        norm: "mean" subtracts the mean, "std" also divides by the standard deviation (of the population here, of
-            a sample in the published code).
+        norm: "mean" subtracts the mean, "std" also divides by the standard deviation + 1e-6. The published names are
+            mean_norm and mean_std_norm; their runs with search have the second.
+        std: of the "population" or of a "sample" (the published code), see `normalize_outcome`.
     """
 
     weight: float = 1.0
     gamma: float = 0.95
     norm: Norm = "mean"
+    std: Std = "population"
     reads: ClassVar[frozenset[str]] = frozenset({"state"})
 
     def __post_init__(self) -> None:
         check_range("weight", self.weight, 0.0, float("inf"))
         check_range("gamma", self.gamma, 0.0, 1.0)
         check_choice("norm", self.norm, get_args(Norm))
+        check_choice("std", self.std, get_args(Std))
 
     def __call__(self, batch: TurnBatch) -> TurnCredit:
-        """The credit of `batch`.
+        """Return the credit of `batch`.
 
         Raises:
             ValueError: a batch without states, or a state outside −1..B·T−1.
@@ -58,7 +60,8 @@ class GigpoCredit:
             (state >= -1) & (state <= last),
             f"number the states of a prompt from 0 to {last}; -1 is none",
         )
-        episode = normalize_outcome(batch.outcome, batch.group, valid=batch.valid)  # also checks the outcomes
+        # Checks the outcomes too.
+        episode = normalize_outcome(batch.outcome, batch.group, valid=batch.valid, std=self.std)
         outcome = torch.where(batch.is_valid, full_precision(batch.outcome), 0)
         if self.norm == "mean":
             episode = centred(outcome, batch.is_valid, batch.group, len(outcome))
@@ -74,4 +77,4 @@ class GigpoCredit:
     ) -> Float[Tensor, "B T"]:
         if self.norm == "mean":
             return centred(value, sample, cell, value.numel())
-        return standard_scores(value, sample, cell, value.numel(), eps=1e-6)
+        return standard_scores(value, sample, cell, value.numel(), 1e-6, self.std)

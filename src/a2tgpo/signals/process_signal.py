@@ -1,9 +1,10 @@
-"""What a process signal is, and the one door through which its numbers reach the credit."""
+"""Define a process signal, make one of a user's function, and check its numbers on their way to the credit."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -17,20 +18,20 @@ if TYPE_CHECKING:
 
 
 class ProcessSignal(Protocol):
-    """One number per process turn of each rollout, in order. The answer turn gets none; larger is better."""
+    """Give one number per process turn of each rollout, in order. The answer turn gets none; larger is better."""
 
     def __call__(self, rollouts: Sequence[Transcript]) -> Sequence[Sequence[float]]: ...
 
 
 def turn_numbers(signal: ProcessSignal, rollouts: Sequence[Transcript]) -> Float[Tensor, "B T"]:
-    """The signal's numbers as a tensor, in place of `core.information_gain`; 0 on every other turn.
+    """Return the signal's numbers as a tensor, in place of `core.information_gain`; 0 on every other turn.
 
     T is the largest number of turns in the batch, or 1, as in `Boundaries`.
 
     Raises:
         SignalError: the signal did not return one finite number for each process turn of each rollout.
     """
-    name = name_of(signal)
+    name = _name_of(signal)
     found = list(signal(rollouts))
     if len(found) != len(rollouts):
         raise SignalError(
@@ -39,7 +40,7 @@ def turn_numbers(signal: ProcessSignal, rollouts: Sequence[Transcript]) -> Float
         )
     numbers = torch.zeros(len(rollouts), max([1, *(len(rollout.turns) for rollout in rollouts)]))
     for i, (rollout, row) in enumerate(zip(rollouts, found, strict=True)):
-        checked = _finite(f"signal {name!r} returned {row!r} for {describe(i, rollout)}", rollout, row)
+        checked = _finite(f"signal {name!r} returned {row!r} for {_describe(i, rollout)}", rollout, row)
         numbers[i, : len(checked)] = torch.tensor(checked)
     return numbers
 
@@ -60,12 +61,45 @@ def _finite(said: str, rollout: Transcript, row: Any) -> list[float]:
     return numbers
 
 
-def name_of(signal: Any) -> str:
-    """What an error calls a signal: the name of the function, or of the class of an object."""
+def _name_of(signal: Any) -> str:
+    """Name a signal in an error: the name of the function, or of the class of an object."""
     function = getattr(signal, "function", signal)
     return getattr(function, "__name__", type(function).__name__)
 
 
-def describe(i: int, rollout: Transcript) -> str:
-    """Which rollout an error is about."""
+def _describe(i: int, rollout: Transcript) -> str:
+    """Say which rollout an error is about."""
     return f"rollout {i} (prompt ends in {rollout.prompt[-80:]!r})"
+
+
+@dataclass(frozen=True)
+class TurnFunction:
+    """Call `function(rollout)` for each rollout; it returns one number per process turn.
+
+        def found_answer(rollout: Transcript) -> list[float]:
+            return [float(rollout.answers[0] in step) for step in rollout.steps]
+
+    What it returns is checked by `turn_numbers`.
+
+    Raises:
+        SignalError: the function raised; the message names it and the rollout.
+    """
+
+    function: Callable[[Transcript], Sequence[float]]
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise ValueError(f"function is {self.function!r}; pass a function of one Transcript")
+
+    def __call__(self, rollouts: Sequence[Transcript]) -> list[Sequence[float]]:
+        """Ask the function about each rollout."""
+        return [self._call(i, rollout) for i, rollout in enumerate(rollouts)]
+
+    def _call(self, i: int, rollout: Transcript) -> Sequence[float]:
+        try:
+            return self.function(rollout)
+        except Exception as error:
+            raise SignalError(
+                f"signal {_name_of(self)!r} raised {type(error).__name__} for {_describe(i, rollout)}: {error}; "
+                "catch it in the function and return 0 for such a turn, or correct the function"
+            ) from error

@@ -1,4 +1,4 @@
-"""Which models can be scored from the cache of the trajectory's own pass."""
+"""Say which models can be scored from the KV cache of the trajectory's own pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 def why_not_cached(model_config: PreTrainedConfig) -> str | None:
     """Say why this model's cache cannot be cut at a turn boundary, or None when it can.
 
-    A probe must see exactly the keys before its boundary, with the values they would have if the text ended
+    An answer suffix must see exactly the keys before its boundary, with the values they would have if the text ended
     there. That holds when every layer keeps all its keys and values, attention takes a 4D mask, and a token's
     position enters through `position_ids` alone.
     """
@@ -46,5 +46,5 @@ def why_not_cached(model_config: PreTrainedConfig) -> str | None:
 
 
 def needs_additive_mask(model_config: PreTrainedConfig) -> bool:
-    """Whether this model's attention adds its mask to the scores, and so cannot take a boolean one."""
+    """Tell whether this model's attention adds its mask to the scores, and so cannot take a boolean one."""
     return bool(model_config.get_text_config(decoder=True)._attn_implementation == "eager")

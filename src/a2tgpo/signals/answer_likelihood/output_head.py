@@ -1,4 +1,4 @@
-"""A model's output head, applied only to hidden states whose next token is read."""
+"""Apply a model's output head only to hidden states whose next token is read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MULTIPLIERS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
 
 @dataclass(frozen=True)
 class OutputHead:
-    """log_softmax(f(W h) / temperature), where f is the scale and the soft cap that the model's config names.
+    """Compute log_softmax(f(W h) / temperature), f being the scale and the soft cap that the model's config names.
 
     f(x) = cap · tanh(m x / cap), or m x where the config has no `final_logit_softcapping`.
     """
@@ -61,7 +61,7 @@ class OutputHead:
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
     def logps(self, hidden: Float[Tensor, "N H"], targets: Integer[Tensor, " N"]) -> Float[Tensor, " N"]:
-        """Log-probability of each target in float32; `LOGITS_AT_ONCE` bounds the logits that exist at a time."""
+        """Read log-probabilities of the targets in float32; `LOGITS_AT_ONCE` bounds the logits that exist at a time."""
         positions = max(LOGITS_AT_ONCE // self.project.weight.shape[0], 1)
         chunks = zip(hidden.split(positions), targets.split(positions), strict=True)
         return torch.cat([self._chunk(*chunk) for chunk in chunks])
@@ -73,7 +73,7 @@ class OutputHead:
 
 @torch.no_grad()
 def _two_tokens(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
-    """Hidden states and logits of the same forward, so that dropout cannot tell them apart."""
+    """Take hidden states and logits of the same forward, so that dropout cannot tell them apart."""
     hidden: list[Tensor] = []
     hook = model.base_model.register_forward_hook(lambda *call: hidden.append(call[-1][0]))
     try:

@@ -1,20 +1,17 @@
-"""Tensors of one scoring batch, on the CPU: trajectories and the probes that are read at their boundaries."""
+"""Join the prompts and completions of one scoring batch, on the CPU, with what is read of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from a2tgpo.signals.answer_likelihood.device import upload
-from a2tgpo.signals.answer_likelihood.micro_batches import Extent, MicroBatch
-from a2tgpo.signals.answer_likelihood.scaffold import Probe
+from a2tgpo.signals.answer_likelihood.token_budget import Extent, MicroBatch
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Integer
+    from jaxtyping import Bool, Integer
 
 IGNORED = -100
 """The label of a column whose log-probability is not read, as in Hugging Face models."""
@@ -26,10 +23,18 @@ begin where they would in the whole row, which keeps the order of its sums."""
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Left-padded prompts joined to right-padded completions, S = P + L columns.
+    """Hold left-padded prompts joined to right-padded completions, S = P + L columns.
 
     `position_ids` is the number of attended tokens before each column, so that left padding moves nothing; the
     column's own index where padding counts. Past the first `ends[b]` columns of a row nobody reads anything.
+
+    Two rollouts, prompts `5 6` and `7`, completions `8 9 3` and `4 2` of which the policy wrote `8 9` and `4 2`:
+
+        input_ids       [[5, 6, 8, 9, 3], [0, 7, 4, 2, 0]]
+        attention_mask  [[1, 1, 1, 1, 1], [0, 1, 1, 1, 0]]
+        labels          [[-100, -100, 8, 9, -100], [-100, -100, 4, 2, -100]]
+        position_ids    [[0, 1, 2, 3, 4], [0, 0, 1, 2, 2]]
+        ends            [5, 4]
     """
 
     input_ids: Integer[Tensor, "B S"]
@@ -48,6 +53,7 @@ class Trajectories:
         model_mask: Bool[Tensor, "B L"],
         count_padding: bool = False,
     ) -> Trajectories:
+        """Join the parts; `count_padding` lets positions count left padding."""
         written = model_mask.bool() & completion_mask.bool()
         attended = torch.cat([prompt_mask.bool(), completion_mask.bool()], dim=1)
         counted = torch.ones_like(attended) if count_padding else attended
@@ -67,13 +73,14 @@ class Trajectories:
         return replace(self, labels=torch.full_like(self.labels, IGNORED), ends=ends)
 
     def extents(self, extra: Integer[Tensor, " B"]) -> list[Extent]:
-        """The columns of each row, its padding cut in multiples of `ALIGNMENT`, and its `extra` tokens."""
+        """Give the columns of each row, its padding cut in multiples of `ALIGNMENT`, and its `extra` tokens."""
         n_columns = self.attention_mask.shape[1]
         first = self.attention_mask.int().argmax(1) // ALIGNMENT * ALIGNMENT
         unread = (n_columns - self.ends) // ALIGNMENT * ALIGNMENT
         return [Extent(*row) for row in torch.stack([first, n_columns - unread, extra], dim=1).tolist()]
 
     def take(self, batch: MicroBatch) -> Trajectories:
+        """Cut a micro-batch out."""
         rows = list(batch.rows)
         return Trajectories(
             self.input_ids[rows, batch.columns],
@@ -82,45 +89,3 @@ class Trajectories:
             self.position_ids[rows, batch.columns],
             self.ends[rows] - batch.columns.start,
         )
-
-
-@dataclass(frozen=True)
-class ProbeBatch:
-    """The probes of B rollouts, A aliases each, right-padded to M tokens. A missing alias has no token."""
-
-    ids: Integer[Tensor, "B A M"]
-    is_token: Bool[Tensor, "B A M"]
-    is_answer: Bool[Tensor, "B A M"]
-
-    @classmethod
-    def stack(cls, probes: Sequence[Sequence[Probe]]) -> ProbeBatch:
-        n_aliases = max(len(aliases) for aliases in probes)
-        length = max(len(probe.ids) for aliases in probes for probe in aliases)
-        ids = torch.zeros(len(probes), n_aliases, length, dtype=torch.long)
-        is_token = torch.zeros_like(ids, dtype=torch.bool)
-        is_answer = torch.zeros_like(is_token)
-        for row, aliases in enumerate(probes):
-            for alias, probe in enumerate(aliases):
-                n_tokens = len(probe.ids)
-                ids[row, alias, :n_tokens] = torch.tensor(probe.ids)
-                is_token[row, alias, :n_tokens] = True
-                is_answer[row, alias, :n_tokens] = torch.tensor(probe.is_answer)
-        return cls(ids, is_token, is_answer)
-
-    @property
-    def n_tokens(self) -> Integer[Tensor, " B"]:
-        """Tokens of a rollout's probes after one boundary."""
-        return self.is_token.sum((1, 2))
-
-    @property
-    def labels(self) -> Integer[Tensor, "B A M"]:
-        return self.ids.masked_fill(~self.is_answer, IGNORED)
-
-    def mean(self, total: Float[Tensor, "B K A"]) -> Float[Tensor, "B K A"]:
-        """Divide summed log-probabilities by the number of answer tokens; a missing alias becomes −inf."""
-        n_answer = upload(self.is_answer.sum(-1)[:, None], total.device)
-        return (total / n_answer.clamp(min=1)).masked_fill(n_answer == 0, -torch.inf)
-
-    def take(self, rows: Sequence[int]) -> ProbeBatch:
-        index = list(rows)
-        return ProbeBatch(self.ids[index], self.is_token[index], self.is_answer[index])

@@ -1,4 +1,4 @@
-"""A²TGPO: gains compared within turn groups, accumulated, and added to the outcome."""
+"""Compare gains within turn groups, accumulate them, and add the outcome (A²TGPO)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from a2tgpo.core._inputs import check_choice, check_range, check_shapes
-from a2tgpo.core.accumulate import accumulate
 from a2tgpo.core.clip import clip_scale
-from a2tgpo.core.credit.batch import TurnBatch, TurnCredit, turn_mask
+from a2tgpo.core.gain import accumulate
 from a2tgpo.core.groups import Baseline, Pool, compared_turns, normalize_outcome, normalize_turn_groups
+from a2tgpo.core.turn_batch import TurnBatch, TurnCredit, turn_mask
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -35,7 +35,7 @@ def turn_credit(
     counted: Bool[Tensor, "B T"] | None = None,
     valid: Bool[Tensor, " B"] | None = None,
 ) -> TurnCredit:
-    """Â_t = α·D_t/√n_t + R̂ on process turns and R̂ on a rollout's other turns (A²TGPO, arXiv 2605.06200).
+    """Give Â_t = α·D_t/√n_t + R̂ on process turns and R̂ on a rollout's other turns (A²TGPO, arXiv 2605.06200).
 
     With `baseline="absorbing"` a rollout has a gain of 0 at every depth past its last process turn: D also sums
     these, normalised, and the turns that stopped have process credit.
@@ -55,7 +55,6 @@ def turn_credit(
             avoid a division by 0, 0.05 keeps gains that hardly differ from becoming advantages of ±1.
         counted: process turns that have a gain at all, by default all of them. A turn left out enters no
             turn group and no sum and keeps clip scale 1, but still receives the credit of the turns after it.
-            The authors' release leaves out the first turn and every gain of exactly 0.
         valid: rollouts to learn from. The others (a tool failed under them) enter no statistics, get
             advantage 0 and clip scale 1, and may hold NaN.
 
@@ -95,7 +94,7 @@ def turn_credit(
 
 @dataclass(frozen=True)
 class TurnGroupCredit:
-    """`turn_credit` as a rule: A²TGPO with the defaults, its ablations with other parameters (arXiv 2605.06200)."""
+    """Apply `turn_credit`: A²TGPO with the defaults, its ablations with other parameters (arXiv 2605.06200)."""
 
     pool: Pool = "turn"
     baseline: Baseline = "survivors"
@@ -115,7 +114,7 @@ class TurnGroupCredit:
         check_range("std_floor", self.std_floor, 1e-12, float("inf"))
 
     def __call__(self, batch: TurnBatch) -> TurnCredit:
-        """The credit of `batch`; see `turn_credit`."""
+        """Return the credit of `batch`; see `turn_credit`."""
         return turn_credit(
             batch.gain,
             batch.is_process,

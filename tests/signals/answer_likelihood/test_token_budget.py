@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a2tgpo.signals.answer_likelihood.micro_batches import Extent, cut_by_tokens
+from a2tgpo.signals.answer_likelihood.token_budget import Extent, cut_by_tokens
 
 CPU = torch.device("cpu")
 extents = st.lists(

@@ -1,4 +1,4 @@
-"""What a credit rule reads, what it returns, and what every rule is."""
+"""Say what a credit rule reads, what it returns, and what every rule is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TurnCredit(NamedTuple):
-    """What each turn is worth and how far it may move the policy."""
+    """Hold the worth of each turn, and how far it may move the policy."""
 
     advantage: Float[Tensor, "B T"]
     clip_scale: Float[Tensor, "B T"]
@@ -24,7 +24,12 @@ class TurnCredit(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TurnBatch:
-    """B rollouts of T turns at most; what a rule does not read may be left out or hold anything.
+    """Hold B rollouts of T turns at most; what a rule does not read may be left out or hold anything.
+
+    Two rollouts of one prompt, of which the first searches twice and answers and the second searches once:
+
+        gain        [[.2, −.1, 0], [.4, 0, 0]]     n_turns  [3, 2]
+        is_process  [[1, 1, 0], [1, 0, 0]]         outcome  [1., 0.]     group  [0, 0]
 
     Attributes:
         gain: the process signal of each turn; read on process turns only.
@@ -72,22 +77,22 @@ class TurnBatch:
 
     @property
     def is_valid(self) -> Bool[Tensor, " B"]:
-        """Rollouts to learn from."""
+        """Mark the rollouts to learn from."""
         return torch.ones_like(self.group, dtype=torch.bool) if self.valid is None else self.valid
 
     @property
     def learned(self) -> Bool[Tensor, "B T"]:
-        """Turns of rollouts to learn from."""
+        """Mark the turns of rollouts to learn from."""
         return turn_mask(self.n_turns, self.is_process) & self.is_valid[:, None]
 
     @property
     def has_gain(self) -> Bool[Tensor, "B T"]:
-        """Process turns of rollouts to learn from whose gain counts."""
+        """Mark the process turns of rollouts to learn from whose gain counts."""
         counted = self.is_process if self.counted is None else self.is_process & self.counted
         return counted & self.is_valid[:, None]
 
     def required(self, name: str) -> Tensor:
-        """An optional field that a rule cannot do without.
+        """Return an optional field that a rule cannot do without.
 
         Raises:
             ValueError: it was not given.
@@ -99,10 +104,10 @@ class TurnBatch:
 
 
 class CreditRule(Protocol):
-    """A credit rule: a frozen dataclass of its own parameters, called on a batch."""
+    """Turn a batch into credit: a frozen dataclass of its own parameters, called on a batch."""
 
     reads: ClassVar[frozenset[str]]
-    """The fields of `TurnBatch` it needs beside outcome, group and turns: gain, state, tree, entropy."""
+    """Fields of `TurnBatch` it needs beside outcome, group and turns: gain, state, tree, entropy."""
 
     def __call__(self, batch: TurnBatch) -> TurnCredit: ...
 
@@ -112,14 +117,14 @@ def plain_credit(
     learned: Bool[Tensor, "B T"],
     normalized_gain: Float[Tensor, "B T"] | None = None,
 ) -> TurnCredit:
-    """The advantage on the turns learned from, 0 elsewhere, and the plain clip range everywhere."""
+    """Return the advantage on the turns learned from, 0 elsewhere, and the plain clip range everywhere."""
     advantage = torch.where(learned, advantage, 0)
     gain = torch.zeros_like(advantage) if normalized_gain is None else normalized_gain
     return TurnCredit(advantage, torch.ones_like(advantage), gain)
 
 
 def turn_mask(n_turns: Int[Tensor, " B"], is_process: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-    """The turns that a rollout has.
+    """Mark the turns that a rollout has.
 
     Raises:
         ValueError: more turns than columns, or a process turn past the rollout's last turn.

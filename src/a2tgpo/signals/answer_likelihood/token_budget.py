@@ -1,4 +1,4 @@
-"""Which rows share a forward: rows of similar length, as many as a budget of tokens allows."""
+"""Choose which rows share a forward: rows of similar length, as many as a budget of tokens allows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import distributed
 
 
 class Extent(NamedTuple):
-    """What one row needs: columns first to end (exclusive), and a later forward over `extra` tokens more."""
+    """Say what one row needs: columns first to end (exclusive), and a later forward over `extra` tokens more."""
 
     first: int
     end: int
@@ -20,7 +20,7 @@ class Extent(NamedTuple):
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows of the batch that share a forward, and the columns it runs over."""
+    """Name rows of the batch that share a forward, and the columns it runs over."""
 
     rows: tuple[int, ...]
     columns: slice
