@@ -14,9 +14,10 @@ from a2tgpo.evaluate.outcome import Asked, Outcome
 from a2tgpo.evaluate.questions import evaluate_questions
 from a2tgpo.pretrained import open_model, resolve
 from a2tgpo.rollout.agent import SearchAgent
-from a2tgpo.rollout.backend import Backend
+from a2tgpo.rollout.engine import GenerationEngine, Turn
+from a2tgpo.rollout.hf_generate_engine import transformers_engine
+from a2tgpo.rollout.lockstep_engine import LockstepEngine, TurnSampling
 from a2tgpo.rollout.protocol import STOP_STRINGS
-from a2tgpo.rollout.transformers_backend import transformers_backend
 from a2tgpo.rollout.types import Termination
 
 
@@ -28,7 +29,7 @@ class LocalPolicy:
     """
 
     agent: SearchAgent
-    backend: Backend
+    backend: GenerationEngine
     batch_size: int
     seed: int
 
@@ -63,7 +64,7 @@ def _failed(question: Asked, reason: str) -> Outcome:
 
 def checkpoint_backend(
     name: str, tokenizer: PreTrainedTokenizerBase, *, temperature: float, rows_at_a_time: int
-) -> Backend:
+) -> GenerationEngine:
     """Return generation by the causal LM `name`: float32 on the CPU, in the checkpoint's own precision on a GPU.
 
     Nothing of the checkpoint's own sampling settings (top-k, top-p, penalties) applies.
@@ -73,7 +74,7 @@ def checkpoint_backend(
     """
     device, dtype = ("cuda", "auto") if torch.cuda.is_available() else ("cpu", "float32")
     model = open_model(name, dtype=dtype).to(device).eval()
-    return transformers_backend(model, tokenizer, _sampling(tokenizer, temperature), STOP_STRINGS, rows_at_a_time)
+    return transformers_engine(model, tokenizer, _sampling(tokenizer, temperature), STOP_STRINGS, rows_at_a_time)
 
 
 def _sampling(tokenizer: PreTrainedTokenizerBase, temperature: float) -> GenerationConfig:
@@ -84,25 +85,25 @@ def _sampling(tokenizer: PreTrainedTokenizerBase, temperature: float) -> Generat
 
 
 class OfflineEngine:
-    """Give `VLLMBackend` what it needs of TRL's engine, on a `vllm.LLM` of our own."""
+    """Generate turns with a `vllm.LLM`: a `TokenEngine`, for evaluation, which asks for no entropies."""
 
     def __init__(self, llm: Any, make_params: Any, temperature: float) -> None:
-        self._llm, self._make_params = llm, make_params
-        self.generation_kwargs: dict[str, Any] = {"temperature": temperature}
-        self.max_completion_length = 1
-        self.logprobs: int | None = None
+        self._llm, self._make_params, self._temperature = llm, make_params, temperature
 
-    def generate(
-        self, prompts: list[list[int]], images: None, num_generations: int
-    ) -> tuple[list[list[int]], list[list[int]], None, None]:
-        """Return one completion for each of `prompts`, with the attributes' settings."""
-        assert images is None and num_generations == 1 and self.logprobs is None
-        params = self._make_params(max_tokens=self.max_completion_length, **self.generation_kwargs)
+    def generate(self, prompts: list[list[int]], sampling: TurnSampling) -> list[Turn]:
+        """Write one turn after each of `prompts`."""
+        assert sampling.n_entropies == 0, "evaluation does not branch"
+        params = self._make_params(
+            temperature=self._temperature,
+            max_tokens=sampling.max_tokens,
+            stop=list(sampling.stop_strings),
+            include_stop_str_in_output=True,
+        )
         outputs = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
-        return prompts, [list(output.outputs[0].token_ids) for output in outputs], None, None
+        return [Turn(list(output.outputs[0].token_ids)) for output in outputs]
 
 
-def vllm_backend(name: str, *, temperature: float, max_tokens: int, seed: int) -> Backend:
+def vllm_backend(name: str, *, temperature: float, max_tokens: int, seed: int) -> GenerationEngine:
     """Return generation by the causal LM `name` with prefix caching: a turn only reads what is new in its context.
 
     Args:
@@ -117,10 +118,8 @@ def vllm_backend(name: str, *, temperature: float, max_tokens: int, seed: int) -
     """
     with needs_extra("vllm", "engine='vllm'"):
         from vllm import LLM, SamplingParams
-    from a2tgpo.rollout.vllm import VLLMBackend
-
     try:
         llm = LLM(model=resolve(name), max_model_len=max_tokens, enable_prefix_caching=True, seed=seed)
     except (OSError, ValueError) as error:
         raise RecipeError(f"model {name!r} cannot be loaded by vLLM: {str(error).strip().splitlines()[0]}") from error
-    return VLLMBackend(OfflineEngine(llm, SamplingParams, temperature), STOP_STRINGS)
+    return LockstepEngine(OfflineEngine(llm, SamplingParams, temperature), STOP_STRINGS)

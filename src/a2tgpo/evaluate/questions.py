@@ -10,13 +10,13 @@ from typing import Any
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.evaluate.statistics import Proportion
 from a2tgpo.rollout.agent import SearchAgent
-from a2tgpo.rollout.backend import Backend
+from a2tgpo.rollout.engine import GenerationEngine
 from a2tgpo.rollout.types import Rollout, Termination
 
 
 def evaluate_questions(
     agent: SearchAgent,
-    backend: Backend,
+    backend: GenerationEngine,
     questions: Sequence[dict[str, Any]],
     *,
     batch_size: int = 64,

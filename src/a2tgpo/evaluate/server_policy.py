@@ -13,8 +13,7 @@ from a2tgpo.evaluate.dialogue import Dialogue, Message, transcript
 from a2tgpo.evaluate.outcome import Asked, Outcome
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import BatchedSearch, RolloutLimits
-from a2tgpo.rollout.ending import Ending, judge_turn, tool_failure
-from a2tgpo.rollout.protocol import Search, render_result
+from a2tgpo.rollout.protocol import Ending, Search, judge_turn, render_result, tool_failure
 from a2tgpo.rollout.types import Termination
 
 _CHARACTERS_PER_TOKEN = 4

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel
 
-from a2tgpo.rollout.answers import AnswerReader
+from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.signals.answer_likelihood import Boundaries, Scores, fused_forward
 from a2tgpo.signals.answer_likelihood.model_support import needs_additive_mask
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a2tgpo.rollout.readings import cheapest_readings
+from a2tgpo.rollout.rows import cheapest_readings
 
 
 def cost(lengths: Sequence[int], readings: Sequence[Sequence[int]], price: int) -> int:

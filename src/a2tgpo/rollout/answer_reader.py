@@ -1,4 +1,4 @@
-"""The answer's likelihood at every turn boundary, read from the keys a rollout was written with."""
+"""Score the answer at every turn boundary on the KV cache that a rollout was written with."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from a2tgpo.rollout.row import Row
-from a2tgpo.rollout.slots import Aside, SlotCache
+from a2tgpo.rollout.rows import Row
+from a2tgpo.rollout.slot_cache import Aside, SlotCache
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries
 from a2tgpo.signals.answer_likelihood.forward import LabelLogps
 from a2tgpo.signals.answer_likelihood.kv_cache import cached_answer_logps
@@ -18,18 +18,18 @@ from a2tgpo.signals.answer_likelihood.scaffold import AnswerSuffix, SuffixBatch
 from a2tgpo.signals.answer_likelihood.trajectories import IGNORED, Trajectories
 
 TOKENS_AT_ONCE = 8192
-"""Padded tokens of probes in one forward."""
+"""Padded tokens of answer suffixes in one forward."""
 
 
 @dataclass
 class AnswerReader:
-    """Scores answers while the keys of a rollout are still there: no pass over its tokens is needed for them.
+    """Score answers while the KV cache of a rollout is still there: no pass over its tokens is needed for them.
 
-    What it finds is what `AnswerScorer` would find with the weights that wrote the rollouts.
+    It finds what `AnswerScorer` would find with the weights that wrote the rollouts.
 
     Args:
         forward: of the model that generates, under the temperature of the loss.
-        probes: the aliases of each row, by row number.
+        suffixes: the aliases of each row as answer suffixes, by row number.
         additive_mask: see `cached_answer_logps`.
 
     Attributes:
@@ -39,7 +39,7 @@ class AnswerReader:
     """
 
     forward: LabelLogps
-    probes: Sequence[Sequence[AnswerSuffix]]
+    suffixes: Sequence[Sequence[AnswerSuffix]]
     additive_mask: bool = False
     answer_logps: dict[int, list[float]] = field(default_factory=dict, init=False)
     seconds: float = field(default=0.0, init=False)
@@ -47,7 +47,9 @@ class AnswerReader:
     def __call__(self, rows: Sequence[Row], slots: Sequence[int], cache: SlotCache, device: torch.device) -> None:
         """Read the answers of `rows`, which live in `slots` of `cache`."""
         start = time.perf_counter()
-        per_row = max(len(row.turn_starts) * sum(len(probe.ids) for probe in self.probes[row.number]) for row in rows)
+        per_row = max(
+            len(row.turn_starts) * sum(len(suffix.ids) for suffix in self.suffixes[row.number]) for row in rows
+        )
         at_once = max(1, TOKENS_AT_ONCE // per_row)
         for first in range(0, len(rows), at_once):
             self._read(rows[first : first + at_once], slots[first : first + at_once], cache, device)
@@ -57,9 +59,9 @@ class AnswerReader:
         boundaries = _boundaries(rows)
         trajectories = _prefixes(rows)
         cache.placement = Aside(torch.tensor(slots).to(device), trajectories.input_ids.size(1))
-        probes = SuffixBatch.stack([self.probes[row.number] for row in rows])
+        suffixes = SuffixBatch.stack([self.suffixes[row.number] for row in rows])
         logps = cached_answer_logps(
-            self.forward, trajectories, boundaries, probes, device, cache, additive_mask=self.additive_mask
+            self.forward, trajectories, boundaries, suffixes, device, cache, additive_mask=self.additive_mask
         )
         for row, found in zip(rows, logps.amax(-1).tolist(), strict=True):
             self.answer_logps[row.number] = found[: len(row.turn_starts)]

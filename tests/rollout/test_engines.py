@@ -14,15 +14,14 @@ from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizer
 
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
-from a2tgpo.rollout.backend import Backend, Continuation, Turn
-from a2tgpo.rollout.kept_keys import KeptKeysBackend
+from a2tgpo.rollout.decoding import Sampler
+from a2tgpo.rollout.engine import Continuation, GenerationEngine, Turn
+from a2tgpo.rollout.hf_generate_engine import HFGenerateEngine, end_tokens, transformers_engine, why_no_cache_reuse
+from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 from a2tgpo.rollout.protocol import STOP_STRINGS
-from a2tgpo.rollout.rereading import RereadingBackend
-from a2tgpo.rollout.sampler import Sampler
-from a2tgpo.rollout.transformers_backend import end_tokens, transformers_backend, why_not_kept
 from a2tgpo.rollout.types import Termination
 from tests.integrations.parts import qwen_tokenizer, tiny_llama
-from tests.rollout.scripted import ScriptedBackend
+from tests.rollout.scripted import ScriptedEngine
 
 
 class Chain(LlamaForCausalLM):
@@ -47,22 +46,22 @@ def chain(tokenizer: PreTrainedTokenizerBase, *texts: list[int]) -> Chain:
     return model.follow({a: b for ids in texts for a, b in pairwise(ids)})
 
 
-@pytest.fixture(params=["kept keys", "rereading"])
-def backend(request: Any) -> Callable[..., Backend]:
+@pytest.fixture(params=["cache reuse", "generate"])
+def backend(request: Any) -> Callable[..., GenerationEngine]:
     """Makes a backend of either kind, greedy unless told otherwise."""
 
-    def make(model: Any, tokenizer: Any, *, rows: int = 256, **options: Any) -> Backend:
+    def make(model: Any, tokenizer: Any, *, rows: int = 256, **options: Any) -> GenerationEngine:
         config = GenerationConfig(
             **({"do_sample": False} | options), pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id
         )
-        if request.param == "rereading":
-            return RereadingBackend(model, tokenizer, config, STOP_STRINGS, rows)
-        return KeptKeysBackend(model, tokenizer, Sampler(model, config), STOP_STRINGS, rows)
+        if request.param == "generate":
+            return HFGenerateEngine(model, tokenizer, config, STOP_STRINGS, rows)
+        return KVCacheEngine(model, tokenizer, Sampler(model, config), STOP_STRINGS, rows)
 
     return make
 
 
-def one_turn(backend: Backend, contexts: list[list[int]], budgets: list[int]) -> list[list[int]]:
+def one_turn(backend: GenerationEngine, contexts: list[list[int]], budgets: list[int]) -> list[list[int]]:
     """The first turn of each context."""
     turns: dict[int, list[int]] = {}
 
@@ -160,7 +159,7 @@ def test_the_agent_reads_a_turn_that_goes_past_its_tag(tail: str, ending: Termin
     tokenizer = merging()
     turn = encode(tokenizer, f"<think>a</think><search>b</search{tail}")
     agent = SearchAgent(tokenizer, lambda queries: [], RolloutLimits(max_searches=0))
-    (rollout,) = agent.run(["Who?"], ScriptedBackend(tokenizer, [[turn]]))
+    (rollout,) = agent.run(["Who?"], ScriptedEngine(tokenizer, [[turn]]))
     assert rollout.termination is ending
     assert rollout.completion_ids == [*turn, tokenizer.eos_token_id]
     assert rollout.model_mask == [1] * len(turn) + [0]
@@ -221,18 +220,18 @@ def test_the_callers_sampling_parameters_stay_his(words: Any) -> None:
     """Length and stops are set on a copy: the generation config that is passed in is not changed."""
     config = GenerationConfig(do_sample=False, pad_token_id=words.pad_token_id, eos_token_id=words.eos_token_id)
     before, model = config.to_dict(), tiny_llama(words)
-    one_turn(RereadingBackend(model, words, config, STOP_STRINGS), [[5, 6]], [2])
-    one_turn(KeptKeysBackend(model, words, Sampler(model, config), STOP_STRINGS), [[5, 6]], [2])
+    one_turn(HFGenerateEngine(model, words, config, STOP_STRINGS), [[5, 6]], [2])
+    one_turn(KVCacheEngine(model, words, Sampler(model, config), STOP_STRINGS), [[5, 6]], [2])
     assert config.to_dict() == before
 
 
-def test_a_model_on_several_devices_is_reread(words: Any) -> None:
-    """Kept keys lie on one device, the model's first; a model whose layers do not is left to `generate`."""
+def test_a_model_on_several_devices_reuses_no_cache(words: Any) -> None:
+    """The KV cache lies on one device, the model's first; a model whose layers do not is left to `generate`."""
     model = tiny_llama(words)
     sampler = Sampler(model, GenerationConfig(pad_token_id=words.pad_token_id))
-    assert why_not_kept(model, sampler) is None
+    assert why_no_cache_reuse(model, sampler) is None
     model.model.layers[1].to("meta")
-    assert "several devices (cpu, meta)" in str(why_not_kept(model, sampler))
+    assert "several devices (cpu, meta)" in str(why_no_cache_reuse(model, sampler))
 
 
 @pytest.mark.parametrize("who", ["tokenizer", "model", "config"])
@@ -250,4 +249,4 @@ def test_a_turn_ends_on_any_end_token(who: str) -> None:
     model.generation_config.eos_token_id = [ends["model"]]
     config = GenerationConfig(do_sample=False, eos_token_id=ends["config"])
     assert end_tokens(model, tokenizer, config) == list(ends.values())
-    assert one_turn(transformers_backend(model, tokenizer, config, STOP_STRINGS), [[start]], [9]) == [[last, ends[who]]]
+    assert one_turn(transformers_engine(model, tokenizer, config, STOP_STRINGS), [[start]], [9]) == [[last, ends[who]]]

@@ -1,4 +1,4 @@
-"""A stand-in for TRL's `VLLMGeneration`, whose interface the contract test of the vLLM backend compares with TRL's."""
+"""A stand-in for TRL's `VLLMGeneration`, whose interface `tests/integrations/test_trl_vllm.py` compares with TRL's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 
-class Engine:
+class VLLM:
     """Generates greedily with the settings TRL's `VLLMGeneration` would give vLLM at each call.
 
     The log-probabilities it reports are those of the `n_possible` likeliest tokens alone, as after top-k; those of

@@ -1,13 +1,14 @@
-"""Drawing the next token as `transformers.generate` would."""
+"""Draw the next token as `transformers.generate` would, and tell where a turn ends."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation import GenerationMode
 from transformers.generation import logits_process as processors
 
@@ -32,7 +33,7 @@ _OF_THE_PROMPT = {"encoder_repetition_penalty": 1.0, "encoder_no_repeat_ngram_si
 
 
 class Sampler:
-    """Greedy or sampled choice under a generation config, completed as `generate` completes it from the model's own.
+    """Choose greedily or by sampling under a generation config, completed from the model's own as `generate` does it.
 
     The processors are transformers' own, in `generate`'s order, on float32 logits.
     """
@@ -46,7 +47,7 @@ class Sampler:
 
     @property
     def obstacle(self) -> str | None:
-        """Why rows at different depths cannot be drawn together under this config, or None where they can."""
+        """Say why rows at different depths cannot be drawn together; None where they can."""
         if self.config.num_beams != 1 or self.config.num_return_sequences != 1:
             return "the generation config asks for several beams or sequences per row"
         mode = self.config.get_generation_mode()
@@ -57,18 +58,18 @@ class Sampler:
         return f"the generation config uses {', '.join(foreign)}" if foreign else None
 
     def __call__(self, logits: Float[Tensor, "R V"], contexts: Sequence[list[int]]) -> list[int]:
-        """The next token of each row, whose tokens so far are `contexts[r]`."""
+        """Return the next token of each row, whose tokens so far are `contexts[r]`."""
         return self._draw(self._scores(logits, contexts))
 
     def with_entropies(
         self, logits: Float[Tensor, "R V"], contexts: Sequence[list[int]]
     ) -> tuple[list[int], list[float]]:
-        """The next token of each row, and the entropy in nats of the distribution that it was drawn from."""
+        """Return the next token of each row, and the entropy in nats of the distribution that it was drawn from."""
         scores = self._scores(logits, contexts)
         return self._draw(scores), self._entropies(scores)
 
     def entropies(self, logits: Float[Tensor, "R V"], contexts: Sequence[list[int]]) -> list[float]:
-        """The entropy in nats of the distribution that each row's next token is drawn from; 0 for a greedy choice."""
+        """Return the entropy in nats of the distribution that each row's next token is drawn from; 0 for greedy."""
         return self._entropies(self._scores(logits, contexts))
 
     def _scores(self, logits: Float[Tensor, "R V"], contexts: Sequence[list[int]]) -> Float[Tensor, "R V"]:
@@ -89,3 +90,59 @@ class Sampler:
         if not self.config.do_sample:
             return [0.0] * len(scores)
         return torch.special.entr(scores.softmax(-1)).sum(-1).tolist()
+
+
+class TurnEnd:
+    """Tell, token by token, whether a turn has just ended.
+
+    It has when its last token is an end-of-sequence token, or completes a stop string inside the turn: a stop string
+    in the context, or one that began there, ends nothing. A last token may hold more text than the stop string's end.
+
+    Args:
+        tokenizer: decodes the turn.
+        stop_strings: texts that close a turn; each ends in a printable ASCII character.
+        eos_token_id: the token or tokens that end a sequence; None for none.
+
+    Raises:
+        ValueError: a stop string that is empty or ends in another character.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        stop_strings: Sequence[str],
+        eos_token_id: int | Iterable[int] | None,
+    ) -> None:
+        for stop in stop_strings:
+            if not (stop and stop[-1].isascii() and stop[-1].isprintable() and stop[-1] != " "):
+                raise ValueError(f"stop string {stop!r}: must end in a visible ASCII character")
+        self.tokenizer = tokenizer
+        self.stop_strings = tuple(stop_strings)
+        eos = () if eos_token_id is None else (eos_token_id,) if isinstance(eos_token_id, int) else eos_token_id
+        self.eos_token_ids = frozenset(int(token) for token in eos)
+        self._closers = _tokens_with(tokenizer, frozenset(stop[-1] for stop in stop_strings))
+
+    def __call__(self, turn: Sequence[int]) -> bool:
+        """Tell whether the last token of `turn` ends it, given that no earlier one did."""
+        if turn[-1] in self.eos_token_ids:
+            return True
+        if turn[-1] not in self._closers:
+            return False
+        text = self.tokenizer.decode(turn)
+        return any(stop in text for stop in self.stop_strings)
+
+
+@functools.lru_cache(maxsize=8)
+def _tokens_with(tokenizer: PreTrainedTokenizerBase, characters: frozenset[str]) -> frozenset[int]:
+    """Return the tokens whose text has one of `characters`, and perhaps a few others.
+
+    Vocabularies spell visible ASCII characters as themselves, or as a byte (`<0x3E>`), so that none is missed;
+    decoding, which is slow, is left to the few tokens found here.
+    """
+    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    hexadecimal = {f"<0x{ord(c):02X}>" for c in characters}
+    return frozenset(
+        token
+        for token, piece in enumerate(pieces)
+        if piece is not None and (piece in hexadecimal or not characters.isdisjoint(piece))
+    )

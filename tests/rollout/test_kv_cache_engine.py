@@ -1,4 +1,4 @@
-"""Rollouts that keep their keys: the same tokens as re-reading everything, each token read once."""
+"""KV-cache reuse: the same tokens as reading everything anew, each token read once."""
 
 from __future__ import annotations
 
@@ -22,14 +22,12 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from a2tgpo.rollout.backend import Backend, Continuation, Turn
-from a2tgpo.rollout.kept_keys import KeptKeysBackend
+from a2tgpo.rollout.decoding import Sampler, TurnEnd
+from a2tgpo.rollout.engine import Continuation, GenerationEngine, Turn
+from a2tgpo.rollout.hf_generate_engine import HFGenerateEngine, transformers_engine
+from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 from a2tgpo.rollout.protocol import STOP_STRINGS
-from a2tgpo.rollout.rereading import RereadingBackend
-from a2tgpo.rollout.sampler import Sampler
-from a2tgpo.rollout.slots import Chunk, SlotCache
-from a2tgpo.rollout.transformers_backend import transformers_backend
-from a2tgpo.rollout.turn_end import TurnEnd
+from a2tgpo.rollout.slot_cache import Chunk, SlotCache
 from tests.integrations.parts import qwen_tokenizer, tiny_llama
 
 SMALL = dict(
@@ -70,7 +68,7 @@ def random_model(name: str, attention: str = "sdpa") -> Any:
 
 
 def sampling(tokenizer: Any, **options: Any) -> GenerationConfig:
-    """Greedy unless told otherwise; never the padding token, at which `RereadingBackend` has to cut."""
+    """Greedy unless told otherwise; never the padding token, at which `HFGenerateEngine` has to cut."""
     pad = tokenizer.pad_token_id
     return GenerationConfig(
         **({"do_sample": False, "suppress_tokens": [pad]} | options), pad_token_id=pad, eos_token_id=None
@@ -110,7 +108,7 @@ class Conversations:
             contexts = contexts + read + turn
         return found
 
-    def play(self, backend: Backend) -> list[list[list[int]]]:
+    def play(self, backend: GenerationEngine) -> list[list[list[int]]]:
         """The turns of each row."""
         backend(self.starts, self)
         return self.written
@@ -133,13 +131,13 @@ def test_conversations_equal_those_read_anew_at_every_turn(
     are token by token those of `generate` on the whole context; so too where rows must wait for a slot."""
     model, config = random_model(name, attention), sampling(tokenizer)
     backends = [
-        KeptKeysBackend(model, tokenizer, Sampler(model, config), STOP_STRINGS, n_slots, resting_share)
-        for resting_share in (0.0, 0.4, 1.0)
+        KVCacheEngine(model, tokenizer, Sampler(model, config), STOP_STRINGS, n_slots, waiting_share)
+        for waiting_share in (0.0, 0.4, 1.0)
     ]
     kept, later, together = (Conversations(23).play(backend) for backend in backends)
     assert kept == later == together
     model.config.output_router_logits = False  # `generate` itself fails with it
-    anew = Conversations(23).play(RereadingBackend(model, tokenizer, config, STOP_STRINGS))
+    anew = Conversations(23).play(HFGenerateEngine(model, tokenizer, config, STOP_STRINGS))
     assert kept == anew
     assert Counter(map(len, kept)).keys() == {1, 2, 3, 4}
     assert len({tuple(turn) for row in kept for turn in row}) > 20
@@ -150,9 +148,9 @@ def test_processors_see_what_generate_shows_them(tokenizer: Any, options: dict[s
     """A penalty on tokens already in the row, and a ban, act as in `generate`, whatever the neighbours' lengths."""
     model = random_model("qwen3")
     config = sampling(tokenizer, **options)
-    kept = Conversations(9).play(KeptKeysBackend(model, tokenizer, Sampler(model, config), STOP_STRINGS))
-    assert kept == Conversations(9).play(RereadingBackend(model, tokenizer, config, STOP_STRINGS))
-    plain = Conversations(9).play(KeptKeysBackend(model, tokenizer, Sampler(model, sampling(tokenizer)), STOP_STRINGS))
+    kept = Conversations(9).play(KVCacheEngine(model, tokenizer, Sampler(model, config), STOP_STRINGS))
+    assert kept == Conversations(9).play(HFGenerateEngine(model, tokenizer, config, STOP_STRINGS))
+    plain = Conversations(9).play(KVCacheEngine(model, tokenizer, Sampler(model, sampling(tokenizer)), STOP_STRINGS))
     assert kept != plain
 
 
@@ -184,7 +182,7 @@ def test_every_token_is_read_once(tokenizer: Any, monkeypatch: pytest.MonkeyPatc
         return {}
 
     config = sampling(tokenizer, do_sample=True)
-    KeptKeysBackend(model, tokenizer, Sampler(model, config), STOP_STRINGS)(
+    KVCacheEngine(model, tokenizer, Sampler(model, config), STOP_STRINGS)(
         [Continuation(prompt, budget) for budget in budgets], take_turns
     )
     assert sizes == budgets
@@ -212,11 +210,11 @@ def test_sampled_conversations_have_generates_distribution(tokenizer: Any) -> No
                 logps.append(logits.gather(1, torch.tensor(turn)[:, None]).mean().item())
         return lengths, logps
 
-    def kept(config: Any) -> Backend:
-        return KeptKeysBackend(model, tokenizer, Sampler(model, config), (), 64)
+    def kept(config: Any) -> GenerationEngine:
+        return KVCacheEngine(model, tokenizer, Sampler(model, config), (), 64)
 
     lengths, logps = sample(kept)
-    other_lengths, other_logps = sample(lambda config: RereadingBackend(model, tokenizer, config, STOP_STRINGS))
+    other_lengths, other_logps = sample(lambda config: HFGenerateEngine(model, tokenizer, config, STOP_STRINGS))
     assert ks_2samp(lengths, other_lengths).pvalue > 0.01
     assert ks_2samp(logps, other_logps).pvalue > 0.01
     assert ks_2samp(logps, sample(kept, temperature=1.3)[1]).pvalue < 0.01
@@ -228,7 +226,7 @@ def test_first_tokens_have_the_models_probabilities(tokenizer: Any) -> None:
     torch.manual_seed(0)
     config = GenerationConfig(do_sample=True, top_k=5, temperature=0.7, pad_token_id=260, eos_token_id=None)
     drawn: dict[int, Turn] = {}
-    KeptKeysBackend(model, tokenizer, Sampler(model, config), ())(
+    KVCacheEngine(model, tokenizer, Sampler(model, config), ())(
         [Continuation([40, 41, 42], 1)] * 2000, lambda finished: drawn.update(finished) or {}
     )
     with torch.no_grad():
@@ -239,26 +237,26 @@ def test_first_tokens_have_the_models_probabilities(tokenizer: Any) -> None:
     assert chisquare(observed, (2000 * best.values.double().softmax(0)).tolist()).pvalue > 0.001
 
 
-def test_a_backend_is_chosen_by_what_it_can_serve(
+def test_an_engine_is_chosen_by_what_it_can_serve(
     tokenizer: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model whose layers forget tokens, and sampling that looks at a row's length, are left to `generate`, and the
-    log says why; everything else keeps its keys."""
+    log says why; everything else reuses its KV cache."""
     model = tiny_llama(tokenizer)
-    plain = transformers_backend(model, tokenizer, sampling(tokenizer, do_sample=True, top_p=0.9), STOP_STRINGS)
-    assert isinstance(plain, KeptKeysBackend)
+    plain = transformers_engine(model, tokenizer, sampling(tokenizer, do_sample=True, top_p=0.9), STOP_STRINGS)
+    assert isinstance(plain, KVCacheEngine)
     ngrams = sampling(tokenizer, no_repeat_ngram_size=3)
-    assert isinstance(transformers_backend(model, tokenizer, ngrams, STOP_STRINGS), RereadingBackend)
+    assert isinstance(transformers_engine(model, tokenizer, ngrams, STOP_STRINGS), HFGenerateEngine)
     assert "NoRepeatNGram" in caplog.text
     beams = sampling(tokenizer, num_beams=2)
-    assert isinstance(transformers_backend(model, tokenizer, beams, STOP_STRINGS), RereadingBackend)
+    assert isinstance(transformers_engine(model, tokenizer, beams, STOP_STRINGS), HFGenerateEngine)
     sliding = AutoModelForCausalLM.from_config(
         Qwen3Config(**SMALL, use_sliding_window=True, sliding_window=8, max_window_layers=0)
     )
-    assert isinstance(transformers_backend(sliding, tokenizer, sampling(tokenizer), STOP_STRINGS), RereadingBackend)
+    assert isinstance(transformers_engine(sliding, tokenizer, sampling(tokenizer), STOP_STRINGS), HFGenerateEngine)
     assert "sliding window" in caplog.text
     monkeypatch.setattr(LlamaForCausalLM, "forward", lambda self, input_ids=None: None)
-    assert isinstance(transformers_backend(model, tokenizer, sampling(tokenizer), STOP_STRINGS), RereadingBackend)
+    assert isinstance(transformers_engine(model, tokenizer, sampling(tokenizer), STOP_STRINGS), HFGenerateEngine)
     assert "logits_to_keep" in caplog.text
 
 
@@ -281,7 +279,7 @@ def test_a_stop_string_is_found_wherever_tokens_split_it(tokenizer: Any) -> None
 def test_rows_may_start_from_nothing_but_one_token(tokenizer: Any) -> None:
     """The shortest context there is, alone and many times, and an empty batch."""
     model = random_model("gpt2")
-    backend = KeptKeysBackend(model, tokenizer, Sampler(model, sampling(tokenizer)), STOP_STRINGS)
+    backend = KVCacheEngine(model, tokenizer, Sampler(model, sampling(tokenizer)), STOP_STRINGS)
     turns: dict[int, Turn] = {}
     backend([Continuation([9], 4)] * 3, lambda finished: turns.update(finished) or {})
     assert turns[0] == turns[1] == turns[2] and len(turns[0].ids) == 4
@@ -289,7 +287,7 @@ def test_rows_may_start_from_nothing_but_one_token(tokenizer: Any) -> None:
     assert math.isfinite(model(torch.tensor([[9]])).logits.sum().item())
 
 
-def test_memory_of_the_keys_is_freed_with_the_batch() -> None:
+def test_memory_of_the_cache_is_freed_with_the_batch() -> None:
     """No circle of references holds a cache: its memory goes with the last that uses it, not when Python collects."""
     cache = SlotCache(2)
     gone = weakref.ref(cache)

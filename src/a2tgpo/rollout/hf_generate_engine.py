@@ -1,24 +1,32 @@
-"""Generation with `transformers.generate`, which re-reads the whole context at every turn.
+"""Generate with `transformers.generate`, or with KV-cache reuse where that draws the same.
 
-The reference for `KeptKeysBackend`, and what is left for models and sampling options that it cannot serve.
+`HFGenerateEngine` reads the whole context anew at every turn: the reference for `KVCacheEngine`, and what is left for
+models and sampling options that it cannot serve.
 """
 
 from __future__ import annotations
 
+import copy
+import inspect
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from a2tgpo.rollout.backend import Continuation, TakeTurns, Turn
-from a2tgpo.rollout.evaluating import evaluating
-from a2tgpo.rollout.sampler import Sampler
+from a2tgpo.messages import warn_once
+from a2tgpo.rollout.decoding import Sampler
+from a2tgpo.rollout.engine import Continuation, TakeTurns, Turn, evaluating
+from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
+from a2tgpo.signals.answer_likelihood.model_support import why_not_cached
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
-class RereadingBackend:
-    """`Backend` over a Hugging Face causal LM, all rows turn by turn in step.
+class HFGenerateEngine:
+    """Generate with a Hugging Face causal LM (a `GenerationEngine`), all rows turn by turn in step.
 
     Args:
         model: unwrapped causal LM.
@@ -78,7 +86,7 @@ class RereadingBackend:
         return [self._trim(ids) for ids in output[:, batch["input_ids"].size(1) :].tolist()]
 
     def _entropies(self, context: list[int], turn: list[int]) -> list[float]:
-        """Of the distributions that the tokens of `turn` were drawn from, by one more reading."""
+        """Return the entropies of the distributions that `turn` was drawn from, by one more reading."""
         if not turn:
             return []
         sampler = Sampler(self.model, self.generation_config)
@@ -99,3 +107,51 @@ class RereadingBackend:
         if length == len(ids) or any(stop in self.tokenizer.decode(ids[:length]) for stop in self.stop_strings):
             return ids[:length]
         return ids[: length + 1]
+
+
+def transformers_engine(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    generation_config: GenerationConfig,
+    stop_strings: Sequence[str],
+    rows_at_a_time: int = 256,
+) -> KVCacheEngine | HFGenerateEngine:
+    """Make a `KVCacheEngine` wherever it draws what `generate` would, else an `HFGenerateEngine`, with a warning why.
+
+    Args:
+        model: unwrapped causal LM.
+        tokenizer: with a padding token.
+        generation_config: sampling parameters; what it leaves unset comes from the model's own. Lengths and stops are
+            the engine's business: a turn ends on a stop string, or on any end token of the model, the tokenizer or
+            this config.
+        stop_strings: texts that close a turn.
+        rows_at_a_time: most rollouts generated together.
+    """
+    generation_config = copy.deepcopy(generation_config)
+    generation_config.eos_token_id = end_tokens(model, tokenizer, generation_config)
+    sampler = Sampler(model, generation_config)
+    obstacle = why_no_cache_reuse(model, sampler)
+    if obstacle is None:
+        return KVCacheEngine(model, tokenizer, sampler, stop_strings, rows_at_a_time)
+    warn_once(logger, f"No KV-cache reuse: every turn reads its whole context again, because {obstacle}.")
+    return HFGenerateEngine(model, tokenizer, generation_config, tuple(stop_strings), rows_at_a_time)
+
+
+def end_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig
+) -> list[int]:
+    """Return the tokens that end what `model` writes: the tokenizer's, the model's, and those asked for."""
+    named = (tokenizer.eos_token_id, model.generation_config.eos_token_id, generation_config.eos_token_id)
+    ends = [token for tokens in named for token in (tokens if isinstance(tokens, list) else [tokens])]
+    return list(dict.fromkeys(token for token in ends if token is not None))
+
+
+def why_no_cache_reuse(model: PreTrainedModel, sampler: Sampler) -> str | None:
+    """Say why `KVCacheEngine` would not draw what `generate` does; None where it does."""
+    if (obstacle := why_not_cached(model.config) or sampler.obstacle) is not None:
+        return obstacle
+    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        return f"{type(model).__name__}.forward takes no logits_to_keep"
+    if len(devices := {str(parameter.device) for parameter in model.parameters()}) > 1:
+        return f"its layers lie on several devices ({', '.join(sorted(devices))})"
+    return None

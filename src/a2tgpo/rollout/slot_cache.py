@@ -1,4 +1,4 @@
-"""A cache of keys and values in which every row has a length of its own."""
+"""Cache keys and values of rows, each with a length of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COLUMNS_AT_A_TIME = 256
 
 @dataclass(frozen=True)
 class Chunk:
-    """The next tokens of R rows as one forward of N columns, left-padded; row r lives in slot `slots[r]`.
+    """Lay out the next tokens of R rows as one forward of N columns, left-padded; row r lives in slot `slots[r]`.
 
     Left padding puts every row's last token in the last column, the only one whose logits are wanted.
     """
@@ -42,7 +42,7 @@ class Chunk:
     def pack(
         cls, tokens: Sequence[Sequence[int]], stored: Sequence[int], slots: Sequence[int], device: torch.device
     ) -> Chunk:
-        """`tokens[r]`, at least one, follow the `stored[r]` tokens that slot `slots[r]` holds."""
+        """Pack `tokens[r]`, at least one each, that follow the `stored[r]` tokens that slot `slots[r]` holds."""
         width = max(map(len, tokens))
         # A padding column repeats position 0: it must see some key, and what it computes is read by nobody.
         ids = [[0] * (width - len(row)) + list(row) for row in tokens]
@@ -64,7 +64,7 @@ class Chunk:
         )
 
     def attention_mask(self, dtype: torch.dtype) -> Float[Tensor, "R 1 N K"]:
-        """What is added to attention scores: 0 on a token's own row up to and with itself, else the lowest number.
+        """Return what is added to attention scores: 0 on a row's tokens up to the token itself, else the lowest number.
 
         Every layer would turn a boolean mask into this one.
         """
@@ -73,7 +73,7 @@ class Chunk:
         return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
     def place(self, store: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-        """The store with the chunk's `states` in their slots, and what the chunk's rows see of it."""
+        """Return the store with the chunk's `states` in their slots, and what the chunk's rows see of it."""
         store = _roomy(store, self.n_slots, self.n_keys)
         (rows, at), (slots, columns) = self.tokens, self.places
         store[slots, :, columns] = states[rows, :, at]
@@ -83,25 +83,25 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Aside:
-    """A forward whose rows see the first `n_columns` columns of `slots` and their own tokens, which nothing keeps."""
+    """Lay out a forward whose rows see `n_columns` columns of `slots` and their own tokens, which are not stored."""
 
     slots: Int[Tensor, " R"]
     n_columns: int
 
     def place(self, store: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-        """The store as it was, and what the rows see."""
+        """Return the store as it was, and what the rows see."""
         return store, torch.cat([store[self.slots, :, : self.n_columns], states], dim=2)
 
 
 @dataclass
 class _Forward:
-    """What all layers know of the forward that runs now."""
+    """Hold what all layers know of the forward that runs now."""
 
     placement: Chunk | Aside | None = None
 
 
 class SlotCache(Cache):
-    """Keys and values of rows, each stored from column 0 of its slot, with no padding between.
+    """Store keys and values of rows, each from column 0 of its slot, with no padding between.
 
     Set `placement` before every forward: it says which slots the forward's rows are and where its tokens go.
     """
@@ -113,7 +113,7 @@ class SlotCache(Cache):
 
     @property
     def placement(self) -> Chunk | Aside | None:
-        """Of the forward that runs now."""
+        """Return the placement of the forward that runs now."""
         return self._forward.placement
 
     @placement.setter
@@ -131,7 +131,7 @@ class SlotCache(Cache):
 
 
 class _SlotLayer(CacheLayerMixin):
-    """One layer: `keys` and `values` are [slots, heads, columns, head size]; slots and columns grow as needed.
+    """Store one layer: `keys` and `values` are [slots, heads, columns, head size]; slots and columns grow as needed.
 
     With columns inside heads attention reads a head's keys in one run, on the CPU twice as fast as the other way round.
     """

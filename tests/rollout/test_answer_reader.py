@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from a2tgpo.rollout import answers
-from a2tgpo.rollout.answers import AnswerReader
-from a2tgpo.rollout.kept_keys import KeptKeysBackend
-from a2tgpo.rollout.sampler import Sampler
+from a2tgpo.rollout import answer_reader
+from a2tgpo.rollout.answer_reader import AnswerReader
+from a2tgpo.rollout.decoding import Sampler
+from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 from a2tgpo.signals.answer_likelihood import AnswerSuffix, plain_forward
 from tests.integrations.parts import qwen_tokenizer
-from tests.rollout.test_kept_keys import ARCHITECTURES, Conversations, random_model, sampling
+from tests.rollout.test_kv_cache_engine import ARCHITECTURES, Conversations, random_model, sampling
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +25,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @torch.no_grad()
-def defined(model: Any, prefix: list[int], probe: AnswerSuffix, temperature: float) -> float:
+def defined(model: Any, prefix: list[int], suffix: AnswerSuffix, temperature: float) -> float:
     """Mean log-probability of the answer's tokens after `prefix`, from one plain forward of the whole."""
-    ids = torch.tensor([prefix + list(probe.ids)])
+    ids = torch.tensor([prefix + list(suffix.ids)])
     logps = (model(ids).logits[0].float() / temperature).log_softmax(-1)
-    scored = [len(prefix) + i for i, is_answer in enumerate(probe.is_answer) if is_answer]
+    scored = [len(prefix) + i for i, is_answer in enumerate(suffix.is_answer) if is_answer]
     return sum(logps[at - 1, ids[0, at]].item() for at in scored) / len(scored)
 
 
@@ -41,32 +41,32 @@ def test_every_boundary_of_every_row_is_read(
 ) -> None:
     """Rows of one to four turns, two aliases of which the second is the longer: what the definition gives, whichever
     rows end together, wait for a slot, or share a forward; and the turns are those written without a reader."""
-    monkeypatch.setattr(answers, "TOKENS_AT_ONCE", 90)
+    monkeypatch.setattr(answer_reader, "TOKENS_AT_ONCE", 90)
     model = random_model(name, attention)
-    probes = [
+    suffixes = [
         [
             AnswerSuffix((5, 7 + row, 9), (False, True, True)),
             AnswerSuffix((11, 3, 4, 6 + row), (False, False, True, True)),
         ]
         for row in range(9)
     ]
-    reader = AnswerReader(plain_forward(model, 0.7), probes, additive_mask=attention == "eager")
+    reader = AnswerReader(plain_forward(model, 0.7), suffixes, additive_mask=attention == "eager")
     played, unread = Conversations(9), Conversations(9)
-    backend = KeptKeysBackend(model, tokenizer, Sampler(model, sampling(tokenizer)), (), n_slots)
+    backend = KVCacheEngine(model, tokenizer, Sampler(model, sampling(tokenizer)), (), n_slots)
     turns = played.play(partial(backend, reader=reader))
 
-    assert turns == unread.play(KeptKeysBackend(model, tokenizer, Sampler(model, sampling(tokenizer)), (), n_slots))
+    assert turns == unread.play(KVCacheEngine(model, tokenizer, Sampler(model, sampling(tokenizer)), (), n_slots))
     assert sorted(reader.answer_logps) == list(range(9))
     for row, found in reader.answer_logps.items():
-        expected = [max(defined(model, prefix, p, 0.7) for p in probes[row]) for prefix in played.prefixes(row)]
+        expected = [max(defined(model, prefix, p, 0.7) for p in suffixes[row]) for prefix in played.prefixes(row)]
         assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_second_call_starts_from_nothing(tokenizer: Any) -> None:
     """The backend keeps the memory of its keys, not the keys: other rows in the same slots are as on a new backend."""
     model = random_model("qwen3")
-    backend = KeptKeysBackend(model, tokenizer, Sampler(model, sampling(tokenizer)), ())
+    backend = KVCacheEngine(model, tokenizer, Sampler(model, sampling(tokenizer)), ())
     long, short = Conversations(6, seed=3), Conversations(4, seed=4)
     long.play(backend)
-    fresh = KeptKeysBackend(model, tokenizer, Sampler(model, sampling(tokenizer)), ())
+    fresh = KVCacheEngine(model, tokenizer, Sampler(model, sampling(tokenizer)), ())
     assert short.play(backend) == Conversations(4, seed=4).play(fresh)
