@@ -30,12 +30,11 @@ from rich.console import Console
 from rich.table import Table
 
 from a2tgpo.data.formats import load_questions
-from a2tgpo.retrieval.base import PassageRetriever
 from a2tgpo.retrieval.dense import DenseRanker
 from a2tgpo.retrieval.encoder import Encoder
-from a2tgpo.retrieval.fusion import FusedRanker
-from a2tgpo.retrieval.index import open_index
 from a2tgpo.retrieval.manifest import Manifest
+from a2tgpo.retrieval.retriever import FusedRanker, PassageRetriever
+from a2tgpo.retrieval.source import open_index
 
 CUTS, BATCH = (1, 3, 5, 10), 32
 Questions = Sequence[Mapping[str, Any]]

@@ -26,6 +26,7 @@ MOVED = {
     "a2tgpo.sampling": "a2tgpo.rollout.strategies",
     "a2tgpo.scoring": "a2tgpo.signals.answer_likelihood",
     "a2tgpo.tools": "a2tgpo.environments",
+    "a2tgpo.warn_once": "a2tgpo.messages",
 }
 """Old name -> new name; a package's modules move with it."""
 

@@ -1,20 +1,49 @@
-"""Files and folders that are complete whenever they exist, however the process that writes them ends."""
+"""Read files of JSON, and write files and folders that are complete whenever they exist."""
 
 from __future__ import annotations
 
+import gzip
+import io
+import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from a2tgpo.errors import A2TGPOError
 
 UNFINISHED = "unfinished-"
 """How the names of half-written files and folders begin."""
 
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def read_jsonl(path: Path, error: type[A2TGPOError]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) for every line that is not blank.
+
+    Gzip is recognised by its content, so a file that lost its `.gz` is read too.
+
+    Raises:
+        error: the file cannot be opened or unpacked, or a line is not a JSON object; names file and line.
+    """
+    number = 0
+    try:
+        with _open(path) as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, _parse(line, f"{path}, line {number}", error)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as damage:
+        raise error(f"{path}: the gzip data is damaged after line {number}; download or compress it again") from damage
+    except OSError as failure:
+        raise error(f"{path} cannot be read ({failure.strerror}); give the path of a file") from failure
+
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` once the block has ended without an error."""
+    """Give a path to write to, which takes the place of `path` once the block has ended without an error."""
     unfinished = path.with_name(UNFINISHED + path.name)
     unfinished.unlink(missing_ok=True)  # never written into: it may be a link to somebody's file
     yield unfinished
@@ -25,7 +54,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill, which becomes `folder` once the block has ended without an error.
+    """Give an empty folder to fill, which becomes `folder` once the block has ended without an error.
 
     Where another process has finished the same folder first, that one stays.
     """
@@ -39,3 +68,19 @@ def new_folder(folder: Path) -> Iterator[Path]:
         except OSError:
             if not folder.is_dir():
                 raise
+
+
+def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
+    with path.open("rb") as file:
+        zipped = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    return gzip.open(path) if zipped else path.open("rb")
+
+
+def _parse(line: bytes, place: str, error: type[A2TGPOError]) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError as failure:
+        raise error(f"{place}: not JSON ({failure}); write one JSON object per line, in UTF-8") from failure
+    if not isinstance(value, dict):
+        raise error(f"{place}: a JSON {type(value).__name__}, not an object; write one JSON object per line")
+    return value

@@ -1,4 +1,4 @@
-"""How every table of this package looks, in the terminal and in Markdown."""
+"""Draw every table of this package alike, in the terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Rows = list[list[str]]
 
 
 def terminal_table(title: str, header: Sequence[str], rows: Rows) -> Table:
-    """A table that is narrow and has no frame; the first column names the rows."""
+    """Make a table that is narrow and has no frame; the first column names the rows."""
     table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, show_edge=False)
     for index, name in enumerate(header):
         table.add_column(name, justify="right" if index else "left", no_wrap=not index)
@@ -21,6 +21,6 @@ def terminal_table(title: str, header: Sequence[str], rows: Rows) -> Table:
 
 
 def markdown_table(header: Sequence[str], rows: Rows) -> str:
-    """A Markdown table; the first column names the rows."""
+    """Write a Markdown table; the first column names the rows."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from a2tgpo.compare.cell import Cell
-from a2tgpo.compare.matrix import Matrix
+from a2tgpo.compare.matrix import Cell, Matrix
 from a2tgpo.evaluate.outcome import write_outcomes
 from tests.evaluate.outcomes import outcome
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from a2tgpo.compare.matrix import Matrix
-from a2tgpo.compare.progress import Board, last_step
+from a2tgpo.compare.schedule import Board, last_step
 from tests.compare.runs import write_metrics
 
 

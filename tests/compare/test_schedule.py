@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from a2tgpo.compare.cell import Cell
-from a2tgpo.compare.matrix import Matrix
+from a2tgpo.compare.matrix import Cell, Matrix
 from a2tgpo.compare.schedule import run_cells
 from tests.compare import stand_in
 

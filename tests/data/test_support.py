@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from a2tgpo.data.support import demonstrate_support
+from a2tgpo.data.demonstrations import demonstrate_support
 from a2tgpo.errors import DataError
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.demonstration import Demonstration

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, Qwen3MoeCo
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.integrations.trl.checks import check_answers, check_model, check_rollouts, refuse_nan
-from a2tgpo.integrations.trl.dynamic_rows import open_dynamic_sampling
+from a2tgpo.integrations.trl.dynamic_rows import open_dynamic_sampler
 from a2tgpo.methods import METHODS
 from a2tgpo.rollout.strategies import Independent
 from tests.integrations.parts import config, questions, scripted_trainer, tiny_llama
@@ -119,7 +119,7 @@ def test_what_cannot_be_sampled_dynamically_is_refused(changes: dict[str, Any], 
     settings = {"environment_factories": None, "train_dataset": questions(), "num_generations": 4} | changes
     args = SimpleNamespace(per_device_train_batch_size=8, steps_per_generation=1)
     with pytest.raises(ValueError, match=message):
-        open_dynamic_sampling(SimpleNamespace(method=METHODS["dapo"], args=args, **settings))  # type: ignore[arg-type]
+        open_dynamic_sampler(SimpleNamespace(method=METHODS["dapo"], args=args, **settings))  # type: ignore[arg-type]
 
 
 def test_a_router_loss_is_refused_and_its_remedy_works(tmp_path: Path) -> None:

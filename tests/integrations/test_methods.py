@@ -13,10 +13,10 @@ from a2tgpo import A2TGPOConfig
 from a2tgpo.methods import METHODS
 from a2tgpo.pipeline import SingleProcess
 from a2tgpo.pipeline.anchor_states import number_states
-from a2tgpo.pipeline.dynamic_sampling import DynamicSampling
+from a2tgpo.pipeline.dynamic_sampling import DynamicSampler
 from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.protocol import answer_turn, search_turn
-from a2tgpo.rollout.strategies import Refill
+from a2tgpo.rollout.strategies import DynamicSampling
 from tests.integrations.parts import ScriptedRollout, build_tokenizer, config, questions, scripted_trainer, tiny_llama
 
 SEARCH = search_turn("find it", "Kelo mentor")
@@ -91,7 +91,7 @@ def test_a_method_scores_gains_only_where_it_reads_them(tmp_path: Path, name: st
     logged = trainer.state.log_history[0]
     assert ("gain/turn_1" in logged) == ("seconds/gain" in logged) == METHODS[name].signal
     assert METHODS[name].signal == ("gain" in METHODS[name].credit.reads)
-    assert ("rollout/sampled_batches" in logged) == isinstance(METHODS[name].sampling, Refill)
+    assert ("rollout/sampled_batches" in logged) == isinstance(METHODS[name].sampling, DynamicSampling)
 
 
 def test_an_option_changes_the_row_it_belongs_to() -> None:
@@ -142,10 +142,12 @@ class Prompts:
         numbers = [int(row["prompt"][1:]) for row in rows]
         return torch.tensor([float(n) - (n % 2) * (i % 2) for i, n in enumerate(numbers)])
 
-    def sampling(self, numbers: list[int], max_batches: int) -> DynamicSampling[str]:
+    def sampling(self, numbers: list[int], max_batches: int) -> DynamicSampler[str]:
         """Of two rollouts a prompt, with these prompts to draw from."""
         rows = [{"prompt": f"q{n}"} for n in numbers]
-        return DynamicSampling(Refill(max_batches), rows, 2, self.generate, self.rewards, SingleProcess(), seed=0)
+        return DynamicSampler(
+            DynamicSampling(max_batches), rows, 2, self.generate, self.rewards, SingleProcess(), seed=0
+        )
 
 
 def test_zero_variance_groups_are_replaced() -> None:
@@ -175,7 +177,7 @@ def test_groups_without_a_difference_are_replaceable() -> None:
         drawn.append(len(rows))
         return [row["prompt"] for row in rows]
 
-    sampling = DynamicSampling(Refill(), [{"prompt": "new"}], 4, generate, rewards, SingleProcess(), seed=0)
+    sampling = DynamicSampler(DynamicSampling(), [{"prompt": "new"}], 4, generate, rewards, SingleProcess(), seed=0)
     sampled = sampling.sample([{"prompt": f"old {i // 4}"} for i in range(20)])
     assert sampled.generated[::4] == ["new", "new", "new", "old 3", "new"] and drawn == [20, 20]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from a2tgpo.report.page import render_page
-from a2tgpo.report.read import read_runs
+from a2tgpo.report.run_data import read_runs
 from a2tgpo.report.terms import add_terms
 
 _FLAGS = [

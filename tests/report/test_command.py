@@ -17,12 +17,13 @@ import pytest
 from rich.console import Console
 
 from a2tgpo.errors import RecipeError
-from a2tgpo.report.command import add_report_command
-from a2tgpo.report.export import write_png
-from a2tgpo.report.figures import SECTIONS, Kind, arms_of, figures_of
+from a2tgpo.report.figure_export import write_png
+from a2tgpo.report.figures import SECTIONS, figures_of
+from a2tgpo.report.logged_rollout import Batch
 from a2tgpo.report.page import choose
-from a2tgpo.report.read import read_runs
-from a2tgpo.report.rollouts import Batch
+from a2tgpo.report.report_command import add_report_command
+from a2tgpo.report.run_data import read_runs
+from a2tgpo.report.series import Kind, arms_of
 from tests.report.runs import save_tokenizer, write_run
 from tests.report.test_figures import rollout
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from a2tgpo.report.figures import SECTIONS, Figure, arms_of, figures_of
-from a2tgpo.report.read import RunData, read_runs
-from a2tgpo.report.rollouts import Batch, Rollout, Segment
-from a2tgpo.report.similarity import context_similarity
+from a2tgpo.report.figures import SECTIONS, figures_of
+from a2tgpo.report.logged_rollout import Batch, Rollout, Segment
+from a2tgpo.report.run_data import RunData, read_runs
+from a2tgpo.report.series import Figure, arms_of
 from a2tgpo.report.terms import add_terms
+from a2tgpo.report.turn_figures import context_similarity
 from tests.report.runs import write_run
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from a2tgpo.report.read import RunData, read_runs
+from a2tgpo.report.run_data import RunData, read_runs
 from a2tgpo.report.terms import CreditSettings, add_terms
 from tests.report.runs import write_run
 

@@ -15,9 +15,9 @@ from filelock import FileLock
 from a2tgpo.errors import CorpusError, IndexMismatch, RecipeError
 from a2tgpo.retrieval import Passage, corpus_fingerprint
 from a2tgpo.retrieval.build import build_index
-from a2tgpo.retrieval.index import open_index
 from a2tgpo.retrieval.manifest import Manifest
 from a2tgpo.retrieval.settings import BM25Settings, DenseSettings, IndexSettings
+from a2tgpo.retrieval.source import open_index
 from tests.retrieval.worlds import write_corpus
 
 BM25 = IndexSettings.of("bm25")
@@ -25,13 +25,13 @@ BM25 = IndexSettings.of("bm25")
 # A process that kills itself in the middle of a stage, as a power cut would.
 KILLED = """
 import os, signal, sys
-from a2tgpo.retrieval import bm25, build, store, vectors
+from a2tgpo.retrieval import bm25, build, passage_store, vectors
 from a2tgpo.retrieval.settings import DenseSettings, IndexSettings
 
 die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 corpus, folder, stage, *encoder = sys.argv[1:]
 if stage == "passages":
-    store._check_ids = die
+    passage_store._check_ids = die
 elif stage == "words":
     bm25.bm25s.BM25.save = lambda self, folder, **_: ((folder / "data.csc.index.npy").write_bytes(b"half"), die())
 elif stage == "third shard":

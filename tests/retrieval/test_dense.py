@@ -18,9 +18,8 @@ import faiss
 
 from a2tgpo.errors import IndexMismatch, RecipeError
 from a2tgpo.retrieval import Passage
-from a2tgpo.retrieval.dense import DenseRanker
+from a2tgpo.retrieval.dense import DenseRanker, build_faiss, open_faiss, vectors_of
 from a2tgpo.retrieval.encoder import Encoder
-from a2tgpo.retrieval.faiss_index import build_faiss, open_faiss, vectors_of
 from a2tgpo.retrieval.settings import FAISS_TYPES, DenseSettings, FaissType
 from tests.retrieval.worlds import WORDS, write_encoder, write_static_encoder
 
@@ -219,7 +218,7 @@ def test_vectors_stay_on_disk(kind: FaissType, tmp_path: Path) -> None:
     assert size > 5e6
     script = (
         "import sys, faiss, numpy as np; from pathlib import Path\n"
-        "from a2tgpo.retrieval.faiss_index import open_faiss\n"
+        "from a2tgpo.retrieval.dense import open_faiss\n"
         "used = lambda: int(Path('/proc/self/status').read_text().split('RssAnon:')[1].split()[0]) * 1024\n"
         "before = used(); index = open_faiss(Path(sys.argv[1]))\n"
         "index.search(np.ones((1, 64), np.float32), 3); print(used() - before)"

@@ -1,1 +1,1 @@
-"""`a2tgpo compare`: methods × seeds of one recipe, and what tells the methods apart."""
+"""Train methods × seeds of one recipe and tell the methods apart (`a2tgpo compare`)."""

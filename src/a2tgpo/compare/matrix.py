@@ -1,8 +1,9 @@
-"""What a comparison consists of: runs by method and seed, in ordinary run directories."""
+"""Lay out a comparison: runs by method and seed, in ordinary run directories."""
 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,51 @@ from typing import Any
 
 import yaml
 
-from a2tgpo.compare.cell import Cell
 from a2tgpo.errors import RecipeError
 from a2tgpo.files import new_file
 from a2tgpo.methods import METHODS
-from a2tgpo.run.directory import RunDirectory
+from a2tgpo.run.directory import MODES, RunDirectory
 from a2tgpo.run.recipe_file import load_recipe
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Hold one run. `start`, where given, is the run whose warm start and evaluation before it takes over."""
+
+    directory: RunDirectory
+    flags: tuple[str, ...]
+    start: Cell | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.directory.root.parent.name}/{self.directory.root.name}"
+
+    @property
+    def log(self) -> Path:
+        return self.directory.root / "log.txt"
+
+    @property
+    def finished(self) -> bool:
+        return self.directory.finished
+
+    def prepare(self) -> None:
+        """Make the directory, with links to what the start has."""
+        self.directory.root.mkdir(parents=True, exist_ok=True)
+        if self.start is None:
+            return
+        ours, theirs = self.directory, self.start.directory
+        shared = [(ours.warm_start, theirs.warm_start)]
+        shared += [(ours.evaluation(f"before_{mode}"), theirs.evaluation(f"before_{mode}")) for mode in MODES]
+        for link, target in shared:
+            if target.exists() and not link.exists():
+                link.parent.mkdir(exist_ok=True)
+                link.symlink_to(os.path.relpath(target, link.parent), target_is_directory=target.is_dir())
+
+    def arguments(self, recipe: Path) -> list[str]:
+        """Return the arguments of `a2tgpo` that begin the run or go on with it."""
+        resume = ["--resume_from_checkpoint", "true"] if self.directory.config.exists() else []
+        return ["train", str(recipe), *self.flags, "--output_dir", str(self.directory.root), *resume]
+
 
 _OURS = {"method": "--methods", "seed": "--seeds", "output_dir": "--output_dir", "resume_from_checkpoint": None}
 """Recipe keys a comparison sets itself, and the flag to use instead."""
@@ -23,7 +63,7 @@ _OURS = {"method": "--methods", "seed": "--seeds", "output_dir": "--output_dir",
 
 @dataclass(frozen=True)
 class Matrix:
-    """Methods × seeds of one recipe in one folder.
+    """Hold methods × seeds of one recipe in one folder.
 
     recipe.yaml            what all runs have in common
     warm_start/seed_S/     warm start and evaluation before the updates, shared by the runs of a seed
@@ -41,7 +81,7 @@ class Matrix:
         return self.root / "recipe.yaml"
 
     def start(self, seed: int) -> Cell:
-        """The run without updates."""
+        """Return the run without updates."""
         return Cell(self._directory("warm_start", seed), ("--seed", str(seed), "--max_steps", "0"))
 
     def cell(self, method: str, seed: int) -> Cell:
@@ -49,7 +89,7 @@ class Matrix:
         return Cell(self._directory(method, seed), flags, self.start(seed))
 
     def cells(self) -> Iterator[Cell]:
-        """Seed by seed over all methods, so that a comparison that is stopped is balanced."""
+        """Yield runs seed by seed over all methods, so that a comparison that is stopped is balanced."""
         for seed in range(self.n_seeds):
             yield self.start(seed)
             for method in self.methods:
@@ -60,7 +100,7 @@ class Matrix:
 
 
 def open_matrix(recipe: str, methods: str, n_seeds: int, root: Path, overrides: Sequence[str]) -> Matrix:
-    """The comparison in `root`, begun there if it is new.
+    """Open the comparison in `root`, begun there if it is new.
 
     Raises:
         RecipeError: an unknown method, a method whose parts contradict the recipe, fewer than one seed, a flag that a

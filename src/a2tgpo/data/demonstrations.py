@@ -1,15 +1,18 @@
-"""Scripted search agents in generated worlds: what the warm start imitates, imperfect on purpose."""
+"""Script demonstrations for the warm start: in generated worlds, imperfect on purpose, and for real questions."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from a2tgpo.data.names import split_syllables
 from a2tgpo.data.world import Chain, Entity, World
 from a2tgpo.errors import DataError
 from a2tgpo.retrieval.bm25 import BM25Retriever
+from a2tgpo.retrieval.corpus import Passage
+from a2tgpo.rollout.agent import BatchedSearch
 from a2tgpo.rollout.demonstration import Demonstration, Lookup
 
 # A world lasts for a few demonstrations only: a policy that met the same names again would learn them by heart.
@@ -19,7 +22,7 @@ _TOP_K, _TITLE_WEIGHT = 3, 3
 
 @dataclass(frozen=True)
 class Imperfection:
-    """How often a demonstrated agent errs, each a probability.
+    """Say how often a demonstrated agent errs, each a probability.
 
     A warm start on these knows the format and can look things up, but often does not know what to do: that is left to
     reinforcement.
@@ -44,7 +47,7 @@ class Imperfection:
 def demonstrate_hops(
     n: int, seed: int = 0, hops: Sequence[int] = (1, 2, 3), imperfection: Imperfection | None = None
 ) -> Iterator[Demonstration]:
-    """`n` demonstrations, the hop counts in turn, in worlds of their own that no question is ever asked about.
+    """Yield `n` demonstrations, the hop counts in turn, in worlds of their own that no question is ever asked about.
 
     Each search is for a name and answered by BM25 over the passages of the world.
 
@@ -58,6 +61,37 @@ def demonstrate_hops(
         for index in range(first, min(n, first + _DEMONSTRATIONS_PER_WORLD)):
             (chain,) = world.chains(rng, "train", (hops[index % len(hops)],), 1)
             yield agent.demonstrate(chain)
+
+
+def demonstrate_support(
+    questions: Iterable[Mapping[str, Any]], passages: Mapping[str, Passage], search: BatchedSearch
+) -> Iterator[Demonstration]:
+    """Look up the title of each supporting passage in turn, then give the first answer.
+
+    The results are the search tool's own, so a demonstration shows what a rollout would see, found or not. Questions
+    without supporting passages in `passages` are passed over, and so are passages without a title to look up.
+
+    Raises:
+        DataError: no question names a supporting passage.
+    """
+    found = False
+    for row in questions:
+        support = [passages[key].title for key in row["supporting_ids"] if key in passages]
+        titles = list(dict.fromkeys(title for title in support if title.strip()))
+        if not titles:
+            continue
+        found = True
+        results = search(titles)
+        lookups = tuple(
+            Lookup(f"I need to look up {title}.", title, tuple(result))
+            for title, result in zip(titles, results, strict=True)
+        )
+        yield Demonstration(row["question"], lookups, row["answer"][0])
+    if not found:
+        raise DataError(
+            "no question has supporting_ids that are in the corpus, so there is nothing to demonstrate; "
+            "set warm_start_steps: 0"
+        )
 
 
 class _ScriptedAgent:
@@ -91,7 +125,7 @@ class _ScriptedAgent:
         return Lookup(thought, query, tuple(hit.passage for hit in hits))
 
     def _bystander(self, chain: Chain, hop: int) -> Entity:
-        """Where another fact of the passage read last leads."""
+        """Return where another fact of the passage read last leads."""
         others = [to for to in chain.entities[hop - 1].facts.values() if to != chain.entities[hop].id]
         return self._world[self._rng.choice(others)]
 
@@ -100,6 +134,6 @@ class _ScriptedAgent:
 
 
 def _swap_syllables(name: str) -> str:
-    """The first word with its first syllable last: `Kelo Mitu` gives `Loke`."""
+    """Put the first syllable of the first word last: `Kelo Mitu` gives `Loke`."""
     first, *others = split_syllables(name.split()[0])
     return "".join([*others, first]).capitalize()

@@ -1,4 +1,4 @@
-"""Loads questions in the FlashRAG and Search-R1 forms from disk or from the Hugging Face Hub."""
+"""Load questions in the FlashRAG and Search-R1 forms from disk or from the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from pyarrow import ArrowException
 
 from a2tgpo.errors import DataError
-from a2tgpo.jsonl import read_jsonl
+from a2tgpo.files import read_jsonl
 
 _FEATURES = datasets.Features(
     {
@@ -38,7 +38,7 @@ def load_questions(
     split: str = "train",
     where: Mapping[str, object] | None = None,
 ) -> datasets.Dataset:
-    """Loads questions with their accepted answers.
+    """Load questions with their accepted answers.
 
     A row has a `question`, its answers in `golden_answers` (FlashRAG), `answer`, or
     `reward_model.ground_truth.target` (Search-R1), one or a list of them, and may have `id`, `hops`, and
@@ -208,5 +208,5 @@ def _hops(value: Any, place: str) -> int | None:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy arrays and scalars, as parquet and formatted data sets hold them, as plain Python values."""
+    """Turn NumPy arrays and scalars, as parquet and formatted data sets hold them, into plain Python values."""
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value

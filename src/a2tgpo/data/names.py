@@ -1,4 +1,4 @@
-"""Invented names, made of syllables that end in their only vowel, so that each has one spelling in syllables."""
+"""Invent names, made of syllables that end in their only vowel, so that each has one spelling in syllables."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _ATTEMPTS = 1000
 
 
 def split_syllables(word: str) -> list[str]:
-    """`Trelo` gives `tre`, `lo`."""
+    """Split a word: `Trelo` gives `tre`, `lo`."""
     return re.findall(f"[^{VOWELS}]+[{VOWELS}]", word.lower())
 
 
 class Namer:
-    """Draws names that share no invented word with any earlier one.
+    """Draw names that share no invented word with any earlier one.
 
     Unshared words mean that a name is found by any of its words, and that no evaluation name was half seen in training.
 
@@ -36,15 +36,15 @@ class Namer:
         self._taken: set[str] = set()
 
     def person(self) -> str:
-        """Two words of two syllables: `Kelo Mitu`."""
+        """Draw two words of two syllables: `Kelo Mitu`."""
         return f"{self._word(2)} {self._word(2)}"
 
     def place(self) -> str:
-        """One word of three syllables: `Rupoka`."""
+        """Draw one word of three syllables: `Rupoka`."""
         return self._word(3)
 
     def organisation(self) -> str:
-        """Two syllables and a kind: `Besa Guild`."""
+        """Draw two syllables and a kind: `Besa Guild`."""
         return f"{self._word(2)} {self._rng.choice(ORGANISATION_KINDS)}"
 
     def _word(self, syllables: int) -> str:

@@ -1,4 +1,4 @@
-"""The generated world's tokenizer: one token per syllable, whole words for its phrases, ASCII for the rest."""
+"""Build the generated world's tokenizer: one token per syllable, whole words for its phrases, ASCII for the rest."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _READS_AS_NAME = re.compile(f"(?:(?:{_ONSET})[{VOWELS}])+(?:{_ONSET})?")
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A lower-casing WordPiece of about 450 tokens that gives offsets and never an unknown token for ASCII text.
+    """Build a lower-casing WordPiece of about 450 tokens that gives offsets and never an unknown token for ASCII text.
 
     Names are spelled the same wherever they stand (question, title, query, box), which makes copying one skill.
     White space is not kept: `decode(encode(text))` has the words of `text`, spaced anew.

@@ -1,4 +1,4 @@
-"""A generated world: people, places and organisations that exist nowhere else, and questions that chain their facts.
+"""Generate a world: people, places and organisations that exist nowhere else, and questions that chain their facts.
 
 Nothing about it can be known beforehand, so every answer has to be found by searching. It is the data of the demo and
 of the tests, and is the same on every machine for the same seed.
@@ -31,7 +31,10 @@ _ATTEMPTS_PER_QUESTION = 200
 
 @dataclass(frozen=True)
 class Entity:
-    """A person, place or organisation; `facts` maps each relation of its kind to the id of one entity of its split."""
+    """Hold a person, place or organisation.
+
+    `facts` maps each relation of its kind to the id of one entity of its split.
+    """
 
     id: str
     name: str
@@ -42,7 +45,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class Chain:
-    """A walk through the world: `entities[k + 1]` is the `relations[k]` of `entities[k]`.
+    """Hold a walk through the world: `entities[k + 1]` is the `relations[k]` of `entities[k]`.
 
     No entity and no relation comes twice, so the question alone tells which relation follows which.
     """
@@ -52,7 +55,7 @@ class Chain:
 
     @property
     def question(self) -> str:
-        """`Who is the mentor of the founder of Besa Guild?`"""
+        """Word it: `Who is the mentor of the founder of Besa Guild?`"""
         word = "Who" if self.entities[-1].kind == "person" else "What"
         path = "".join(f"the {relation} of " for relation in reversed(self.relations))
         return f"{word} is {path}{self.entities[0].name}?"
@@ -63,7 +66,7 @@ class Chain:
 
 
 class World:
-    """Entities of two splits that share no name, no fact and no question, in one corpus."""
+    """Hold entities of two splits that share no name, no fact and no question, in one corpus."""
 
     def __init__(self, entities: Sequence[Entity]) -> None:
         self.entities = tuple(entities)
@@ -91,7 +94,7 @@ class World:
         return self._by_id[entity_id]
 
     def passage(self, entity: Entity) -> Passage:
-        """All facts of one entity, a sentence each, under its name."""
+        """Write all facts of one entity, a sentence each, under its name."""
         facts = (
             f"The {relation} of {entity.name} is {self[target].name}." for relation, target in entity.facts.items()
         )
@@ -111,7 +114,7 @@ class World:
         return path
 
     def chain(self, rng: random.Random, split: str, hops: int) -> Chain | None:
-        """One random walk of `hops` relations; None where it would have to repeat an entity or a relation."""
+        """Draw one random walk of `hops` relations; None where it would have to repeat an entity or a relation."""
         entity = rng.choice(self._by_split[split])
         entities: list[Entity] = [entity]
         relations: list[str] = []
@@ -125,7 +128,7 @@ class World:
         return Chain(tuple(entities), tuple(relations))
 
     def chains(self, rng: random.Random, split: str, hops: Sequence[int], n: int) -> Iterator[Chain]:
-        """`n` different chains, the hop counts in turn.
+        """Draw `n` different chains, the hop counts in turn.
 
         Raises:
             DataError: the world has too few different chains, or the split or a hop count does not exist.
@@ -151,7 +154,10 @@ class World:
     def questions(
         self, split: str = "train", hops: Sequence[int] = (1, 2, 3), n: int = 100, seed: int = 0
     ) -> list[dict[str, Any]]:
-        """`n` different question rows, the hop counts in turn; `supporting_ids` are the passages read on the way."""
+        """Draw `n` different question rows, the hop counts in turn.
+
+        `supporting_ids` are the passages read on the way.
+        """
         return [
             {
                 "id": f"hops-{split}-{seed}-{index}",

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, wait
 
 from a2tgpo.errors import ToolError
-from a2tgpo.retrieval.base import Retriever
 from a2tgpo.retrieval.corpus import Passage
+from a2tgpo.retrieval.retriever import Retriever
 
 
 class SearchTool:

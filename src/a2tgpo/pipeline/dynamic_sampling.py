@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from a2tgpo.pipeline.collective import Collective
-from a2tgpo.rollout.strategies import Refill
+from a2tgpo.rollout.strategies import DynamicSampling
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -37,7 +37,7 @@ class Sampled(Generic[G]):
 
 
 @dataclass
-class DynamicSampling(Generic[G]):
+class DynamicSampler(Generic[G]):
     """Replace the prompts of a batch whose rollouts all earned the same (DAPO, arXiv 2503.14476).
 
     After `max_batches` batches the step goes on with what it has. Replacements walk through the training set in an
@@ -53,7 +53,7 @@ class DynamicSampling(Generic[G]):
         seed: of the replacements' order.
     """
 
-    bound: Refill
+    bound: DynamicSampling
     dataset: Sequence[Row]
     group_size: int
     generate: Callable[[list[Row]], list[G]]

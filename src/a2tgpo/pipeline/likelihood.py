@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from a2tgpo.pipeline.batch import RolloutBatch, concat_prompt_completion
 from a2tgpo.signals.answer_likelihood import AnswerScorer, LabelLogps, Scores, fused_reading, policy_logps
-from a2tgpo.signals.answer_likelihood.batch import IGNORED, Trajectories
+from a2tgpo.signals.answer_likelihood.trajectories import IGNORED, Trajectories
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -45,6 +45,7 @@ def score_answers(
         [task.answers for task in batch.tasks],
         old_logps=old_logps,
         tokens_per_batch=rows_per_forward * batch.ids.size(1),
+        boundaries=batch.boundaries,
     )
 
 

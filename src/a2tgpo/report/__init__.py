@@ -1,1 +1,1 @@
-"""`a2tgpo report`: what a run directory holds, as one offline page and as the numbers of its figures."""
+"""Show what run directories hold, as one offline page and as the numbers of its figures (`a2tgpo report`)."""

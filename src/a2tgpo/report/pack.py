@@ -1,4 +1,4 @@
-"""Rollouts and evaluations in the form the page reads: one compressed block of JSON for each thing it opens.
+"""Pack rollouts and evaluations for the page: one compressed block of JSON for each thing it opens.
 
 A block is base64 of gzip of JSON, so nothing a model or a passage says can end the script element that holds it, and
 the page decodes the texts of a batch only when somebody looks at it.
@@ -17,8 +17,8 @@ from typing import Any
 
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.evaluate.questions import Summary
-from a2tgpo.report.read import RunData
-from a2tgpo.report.rollouts import Batch, Rollout
+from a2tgpo.report.logged_rollout import Batch, Rollout
+from a2tgpo.report.run_data import RunData
 
 DISAGREE = 0.1
 """A rise or fall of the gold answer's likelihood over a rollout that its outcome should have followed."""
@@ -26,7 +26,7 @@ DISAGREE = 0.1
 
 @dataclass
 class Blocks:
-    """Packed JSON by name."""
+    """Hold packed JSON by name."""
 
     packed: dict[str, str] = field(default_factory=dict)
 
@@ -42,7 +42,7 @@ class Blocks:
 
 
 def plain(value: Any) -> Any:
-    """`value` as strict JSON: six digits of a float, null for one that is not finite."""
+    """Return `value` as strict JSON: six digits of a float, null for one that is not finite."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -55,7 +55,7 @@ def plain(value: Any) -> Any:
 
 
 def pack_rollouts(run: RunData, number: int, shown: list[Batch], blocks: Blocks) -> None:
-    """An index of all rollouts shown with their numbers, a block of texts per batch, the texts of single tokens."""
+    """Pack an index of all rollouts shown, a block of texts per batch, and the texts of single tokens."""
     index: list[dict[str, Any]] = []
     groups: dict[str, Any] = {}
     used: set[int] = set()
@@ -103,7 +103,7 @@ def _numbers(rollout: Rollout) -> dict[str, Any]:
 
 
 def _turn_groups(batch: Batch) -> dict[int, list[dict[str, float]]]:
-    """Number, mean and population standard deviation of the gains of each group at each depth."""
+    """Return number, mean and population standard deviation of each group's gains at each depth."""
     gains: dict[int, dict[int, list[float]]] = {}
     for rollout in batch.rollouts:
         depths = gains.setdefault(rollout.group, {})
@@ -116,7 +116,7 @@ def _turn_groups(batch: Batch) -> dict[int, list[dict[str, float]]]:
 
 
 def _texts(batch: Batch) -> dict[str, Any]:
-    """Segments, each distinct one once: the rollouts of a prompt read the same passages."""
+    """Return the segments, each distinct one once: the rollouts of a prompt read the same passages."""
     number: dict[tuple[str, tuple[int, ...]], int] = {}
     rollouts = [
         [[segment.turn, number.setdefault((segment.text, tuple(segment.ids)), len(number))] for segment in r.segments]
@@ -130,7 +130,7 @@ def _texts(batch: Batch) -> dict[str, Any]:
 
 
 def pack_evaluation(outcomes: list[Outcome], name: str, blocks: Blocks, *, texts: bool) -> dict[str, Any]:
-    """The outcomes in a block, with or without the texts of their rollouts; their summary."""
+    """Pack outcomes, with or without the texts of their rollouts, and return their summary."""
     left_out = {} if texts else {"text": "The texts of all evaluated questions would make this page too large."}
     blocks.add(name, [asdict(outcome) | left_out for outcome in outcomes])
     return {"block": name, "n": len(outcomes), **Summary.of(outcomes).as_json()}

@@ -1,4 +1,4 @@
-"""Runs to one HTML file that needs nothing else."""
+"""Render runs as one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import a2tgpo
-from a2tgpo.report.figures import SECTIONS, arms_of, figures_of
+from a2tgpo.report.figures import SECTIONS, figures_of
+from a2tgpo.report.logged_rollout import Batch
 from a2tgpo.report.pack import DISAGREE, Blocks, pack_evaluation, pack_rollouts
-from a2tgpo.report.read import RunData
-from a2tgpo.report.rollouts import Batch
+from a2tgpo.report.run_data import RunData
+from a2tgpo.report.series import arms_of
 
 TEXT_BYTES = 7_000_000
 """Most that the packed texts of a page may take, so that it opens at once and travels by mail."""
@@ -26,7 +27,7 @@ _SCRIPTS = (
 
 
 def render_page(runs: list[RunData], max_rollouts: int) -> str:
-    """The page of `runs`, with the texts of `max_rollouts` rollouts at most; figures use all of them."""
+    """Render the page of `runs`, with `max_rollouts` rollouts at most to read; figures use all of them."""
     arms = arms_of(runs)
     blocks = Blocks()
     evaluations = _evaluations(runs, blocks)
@@ -75,7 +76,7 @@ def _evaluations(runs: list[RunData], blocks: Blocks) -> list[dict[str, Any]]:
 
 
 def _rollouts(runs: list[RunData], max_rollouts: int, budget: int, blocks: Blocks) -> list[list[int]]:
-    """Pack as many rollouts as `max_rollouts` and `budget` bytes admit; the steps of each run that were chosen."""
+    """Pack as many rollouts as `max_rollouts` and `budget` bytes admit; return the steps chosen of each run."""
     limit = max_rollouts
     while True:
         packed = Blocks()
@@ -90,7 +91,7 @@ def _rollouts(runs: list[RunData], max_rollouts: int, budget: int, blocks: Block
 
 
 def choose(batches: list[Batch], limit: int) -> list[Batch]:
-    """Whole batches, evenly over the run, of `limit` rollouts at most; of a batch larger than that, whole groups."""
+    """Choose whole batches, evenly over the run, of `limit` rollouts at most; of a larger batch, whole groups."""
     for count in range(len(batches), 1, -1):
         chosen = [batches[round(i * (len(batches) - 1) / (count - 1))] for i in range(count)]
         if sum(len(batch.rollouts) for batch in chosen) <= limit:

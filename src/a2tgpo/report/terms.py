@@ -1,4 +1,4 @@
-"""The parts of each advantage, asked of `a2tgpo.core` again and checked against the advantage that was logged."""
+"""Ask `a2tgpo.core` again for the parts of each advantage, and check them against the advantage that was logged."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from a2tgpo.core import accumulate, normalize_outcome, turn_credit
-from a2tgpo.report.read import RunData
-from a2tgpo.report.rollouts import Batch, Rollout, Terms
+from a2tgpo.report.logged_rollout import Batch, Rollout, Terms
+from a2tgpo.report.run_data import RunData
 
 _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class CreditSettings:
-    """The recipe keys that credit depends on; what a recipe leaves out, or leaves to the method, is core's default."""
+    """Hold the recipe keys credit depends on; core's defaults stand where a recipe leaves them to the method."""
 
     gamma: float
     alpha: float

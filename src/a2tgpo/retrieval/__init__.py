@@ -1,11 +1,11 @@
-"""Corpora of passages and the retrievers over them."""
+"""Search corpora of passages: in memory, in an index folder, or behind a server."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from a2tgpo.retrieval.base import Hit, PassageRetriever, Ranker, Ranking, Retriever
 from a2tgpo.retrieval.corpus import Passage, corpus_fingerprint, read_corpus
+from a2tgpo.retrieval.retriever import Hit, PassageRetriever, Ranker, Ranking, Retriever
 
 if TYPE_CHECKING:
     from a2tgpo.retrieval.bm25 import BM25Retriever

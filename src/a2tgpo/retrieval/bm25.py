@@ -1,4 +1,4 @@
-"""BM25 over passages in memory or on disk."""
+"""Rank passages in memory or on disk by BM25."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from a2tgpo.errors import CorpusError
 from a2tgpo.files import new_folder
-from a2tgpo.retrieval.base import PassageRetriever, Ranking
 from a2tgpo.retrieval.corpus import Passage, corpus_fingerprint, read_corpus
+from a2tgpo.retrieval.retriever import PassageRetriever, Ranking
 from a2tgpo.retrieval.words import WORDS_VERSION, CorpusWords, make_stem, terms, without_jax
 
 with without_jax():
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class BM25Ranker:
-    """Ranks passages by BM25 (Lucene's variant, k1 = 1.5, b = 0.75) over English word stems.
+    """Rank passages by BM25 (Lucene's variant, k1 = 1.5, b = 0.75) over English word stems.
 
     A passage must share a word with the query to be found, and scores are positive. Stop words do not count, but a
     title or a query without any other word is taken as one word: "it" finds the film "It" and "The The" the band,
@@ -51,7 +51,7 @@ class BM25Ranker:
 
     @classmethod
     def of(cls, passages: Iterable[Passage], title_weight: int = 1) -> BM25Ranker:
-        """Indexes passages, one after another; their words wait in a temporary file.
+        """Index passages, one after another; their words wait in a temporary file.
 
         Raises:
             CorpusError: there is no passage, or none holds a word.
@@ -70,13 +70,13 @@ class BM25Ranker:
         return cls(index)
 
     def save(self, folder: Path) -> None:
-        """Writes beside `folder` and renames, so that `folder` is complete whenever it exists."""
+        """Write beside `folder` and renames, so that `folder` is complete whenever it exists."""
         with new_folder(folder) as unfinished:
             self.index.save(unfinished, show_progress=False)
 
     @classmethod
     def load(cls, folder: Path, *, mmap: bool = False) -> BM25Ranker:
-        """Reads what `save` wrote; with `mmap` the postings stay on disk and only the vocabulary is in memory.
+        """Read what `save` wrote; with `mmap` the postings stay on disk and only the vocabulary is in memory.
 
         Raises:
             OSError, EOFError, ValueError: a file is missing or damaged.
@@ -85,7 +85,7 @@ class BM25Ranker:
 
 
 class BM25Retriever(PassageRetriever):
-    """BM25 over passages in memory. Make one with `build` (a corpus file, index cached) or `from_passages`."""
+    """Search passages in memory by BM25. Make one with `build` (a corpus file, index cached) or `from_passages`."""
 
     ranker: BM25Ranker
 
@@ -93,7 +93,7 @@ class BM25Retriever(PassageRetriever):
     def build(
         cls, corpus_path: str | Path, *, cache_dir: str | Path | None = None, title_weight: int = 1
     ) -> BM25Retriever:
-        """Indexes a corpus file, or loads the index an earlier call left on disk for the very same content.
+        """Index a corpus file, or loads the index an earlier call left on disk for the very same content.
 
         Args:
             corpus_path: a file that `read_corpus` reads.
@@ -124,13 +124,13 @@ class BM25Retriever(PassageRetriever):
 
     @classmethod
     def from_passages(cls, passages: Sequence[Passage], title_weight: int = 1) -> BM25Retriever:
-        """Indexes passages that are in memory already; nothing is cached. Raises as `BM25Ranker.of`."""
+        """Index passages that are in memory already; nothing is cached. Raises as `BM25Ranker.of`."""
         passages = list(passages)
         return cls(passages, BM25Ranker.of(passages, title_weight))
 
 
 def check_title_weight(title_weight: int) -> None:
-    """Raises ValueError below 1."""
+    """Raise ValueError below 1."""
     if title_weight < 1:
         raise ValueError(f"title_weight={title_weight}: must be at least 1 (1 counts the title like the text)")
 

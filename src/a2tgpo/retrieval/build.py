@@ -1,4 +1,4 @@
-"""Builds an index folder, and goes on where an earlier build was stopped."""
+"""Build an index folder, and go on where an earlier build was stopped."""
 
 from __future__ import annotations
 
@@ -6,29 +6,24 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 from a2tgpo.errors import IndexMismatch
-from a2tgpo.files import UNFINISHED, new_file
-from a2tgpo.retrieval.adopted import AdoptedVectors
+from a2tgpo.files import UNFINISHED
 from a2tgpo.retrieval.bm25 import BM25Ranker
-from a2tgpo.retrieval.checks import check_probe
 from a2tgpo.retrieval.corpus import corpus_fingerprint
-from a2tgpo.retrieval.encoder import Encoder
-from a2tgpo.retrieval.faiss_index import build_faiss
-from a2tgpo.retrieval.layout import IndexFolder
-from a2tgpo.retrieval.manifest import Manifest
-from a2tgpo.retrieval.progress import passages_bar
+from a2tgpo.retrieval.dense import build_faiss
+from a2tgpo.retrieval.encoder import Encoder, record_probe
+from a2tgpo.retrieval.manifest import IndexFolder, Manifest
+from a2tgpo.retrieval.passage_store import PassageStore, passages_bar
 from a2tgpo.retrieval.settings import IndexSettings
-from a2tgpo.retrieval.store import PassageStore
-from a2tgpo.retrieval.vectors import encode_corpus
+from a2tgpo.retrieval.vectors import AdoptedVectors, encode_corpus
 
 
 def build_index(
     corpus: str | Path, folder: str | Path, settings: IndexSettings, *, faiss_index: str | Path | None = None
 ) -> Manifest:
-    """Indexes a corpus file into a folder of its own, which then needs the file no more.
+    """Index a corpus file into a folder of its own, which then needs the file no more.
 
     Stages that an earlier call finished, and shards of vectors that it encoded, are not done again; a finished folder
     is left as it is. The folder can be opened only after the last stage.
@@ -67,7 +62,7 @@ def build_index(
 
 
 def _check_ours(at: IndexFolder) -> None:
-    """Nothing is ever written into, or deleted from, a folder that holds anything but an index."""
+    """Raise IndexMismatch for a folder that holds anything but an index: nothing is written into it or deleted."""
     own = {at.lock.name, UNFINISHED + at.manifest.name}
     if at.manifest.exists():
         Manifest.read(at.root)
@@ -76,7 +71,7 @@ def _check_ours(at: IndexFolder) -> None:
 
 
 def _remove_torn(folder: Path) -> None:
-    """What a killed process left half written, which may be as large as the corpus."""
+    """Remove what a killed process left half written, which may be as large as the corpus."""
     for path in folder.glob(f"{UNFINISHED}*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -109,7 +104,7 @@ def _build(corpus: Path, at: IndexFolder, manifest: Manifest, faiss_index: Path 
         passages = passages_bar("counting words", store)
         BM25Ranker.of(passages, settings.bm25.title_weight).save(at.bm25)
     if settings.dense is not None and encoder is not None:
-        _record_probe(encoder, at)
+        record_probe(encoder, at)
         if not at.vectors.exists():
             if adopted:
                 adopted.write(store, encoder, at.vectors)
@@ -118,13 +113,3 @@ def _build(corpus: Path, at: IndexFolder, manifest: Manifest, faiss_index: Path 
         used = replace(settings.dense, query_prefix=encoder.query_prefix, passage_prefix=encoder.passage_prefix)
         manifest = replace(manifest, settings=replace(settings, dense=used), dimension=encoder.dimension)
     return replace(manifest, n_passages=len(store), n_bytes=store.n_bytes, finished=True)
-
-
-def _record_probe(encoder: Encoder, at: IndexFolder) -> None:
-    """Keeps what tells this encoder from another; a build that goes on must go on with the same."""
-    at.dense.mkdir(exist_ok=True)
-    if at.probe.exists():
-        check_probe(encoder, at)
-        return
-    with new_file(at.probe) as unfinished, unfinished.open("wb") as file:
-        np.save(file, encoder.probe)

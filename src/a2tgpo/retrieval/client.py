@@ -1,4 +1,4 @@
-"""A retriever that asks a server: `a2tgpo serve`, Search-R1's, or any other that speaks their JSON."""
+"""Ask a retrieval server: `a2tgpo serve`, Search-R1's, or any other that speaks their JSON."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from urllib3 import PoolManager, Retry
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from a2tgpo.errors import RetrieverError
-from a2tgpo.retrieval.base import Hit
-from a2tgpo.retrieval.server.wire import FINGERPRINT_HEADER, read_result
+from a2tgpo.retrieval.retriever import Hit
+from a2tgpo.retrieval.wire import FINGERPRINT_HEADER, read_result
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -28,7 +28,7 @@ _JITTER_S = 0.25
 
 
 class HTTPRetriever:
-    """Sends queries to a retrieval server in batches; any failure raises, so no result is empty by accident.
+    """Send queries to a retrieval server in batches; any failure raises, so no result is empty by accident.
 
     A connection that fails and the statuses 502, 503 and 504 are tried again: once at once, then after pauses that
     double (0.5, 1, 2, ... at most 10 seconds, plus jitter), or after the one that the server asks for with
@@ -81,7 +81,7 @@ class HTTPRetriever:
             self._cache = QueryCache(cache_dir)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """The server's k best passages for each query, best first; each distinct query is asked once.
+        """Return the server's k best passages for each query, best first; each distinct query is asked once.
 
         Raises:
             ValueError: k is below 1, or `queries` is one string.
@@ -118,7 +118,9 @@ class HTTPRetriever:
         return found
 
     def _known_index(self, cache: QueryCache) -> str:
-        """What the cache's keys begin with: asked of the server once; remembered from its last answer when it is gone.
+        """Return what the cache's keys begin with.
+
+        It is asked of the server once, and remembered from its last answer when it is gone.
 
         Should it come back with another index, its first answer to a query that is not cached will say so.
         """
@@ -145,7 +147,7 @@ class HTTPRetriever:
 
 
 class _Retry(Retry):
-    """urllib3's retries, except that a timeout ends them, and a pause the server asks for is bounded."""
+    """Try again as urllib3 does, except that a timeout ends it, and a pause the server asks for is bounded."""
 
     def increment(
         self,

@@ -1,4 +1,4 @@
-"""Reads a corpus of passages in the FlashRAG and Search-R1 form."""
+"""Read a corpus of passages in the FlashRAG and Search-R1 form."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from a2tgpo.errors import CorpusError
-from a2tgpo.jsonl import read_jsonl
+from a2tgpo.files import read_jsonl
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One unit of retrieval. `title` is empty where the corpus has none."""
+    """Hold one unit of retrieval. `title` is empty where the corpus has none."""
 
     id: str
     title: str
@@ -22,7 +22,7 @@ class Passage:
 
 
 def read_corpus(path: str | Path) -> list[Passage]:
-    """Reads every passage of a JSONL or gzipped JSONL file, in its order.
+    """Read every passage of a JSONL or gzipped JSONL file, in its order.
 
     A line is `{"id", "contents"}`, where the first line of `contents` is the title, in double quotes or not
     (contents of a single line has no title), or `{"id", "title", "text"}`. Integer ids become strings.
@@ -43,7 +43,7 @@ def read_corpus(path: str | Path) -> list[Passage]:
 
 
 def stream_corpus(path: str | Path) -> Iterator[tuple[int, Passage]]:
-    """Yields (line number from 1, passage), one after another, and keeps none: ids may repeat unnoticed.
+    """Yield (line number from 1, passage), one after another, and keeps none: ids may repeat unnoticed.
 
     Raises:
         CorpusError: as `read_corpus`, but for repeated ids.
@@ -58,14 +58,14 @@ def stream_corpus(path: str | Path) -> Iterator[tuple[int, Passage]]:
 
 
 def repeated_id(path: str | Path, identifier: str, earlier: int, number: int) -> CorpusError:
-    """The error of two lines with one id."""
+    """Make the error of two lines with one id."""
     return CorpusError(
         f'{path}, line {number}: id "{identifier}" is already on line {earlier}; give every passage its own id'
     )
 
 
 def corpus_fingerprint(path: str | Path) -> str:
-    """SHA-256 of the file's bytes as 64 hexadecimal digits, read in pieces."""
+    """Return the SHA-256 of the file's bytes as 64 hexadecimal digits, read in pieces."""
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -74,7 +74,7 @@ def corpus_fingerprint(path: str | Path) -> str:
 
 
 def passage_of(row: dict[str, Any], place: str) -> Passage:
-    """The passage that one object of a corpus states, in either form that `read_corpus` accepts.
+    """Read the passage that one object of a corpus states, in either form that `read_corpus` accepts.
 
     Raises:
         CorpusError: a field is missing or of the wrong kind; the message begins with `place`.

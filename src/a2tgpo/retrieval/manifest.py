@@ -1,4 +1,4 @@
-"""What an index folder says about itself."""
+"""Say where the parts of an index folder lie, and read and write what it says about itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 
 from a2tgpo.errors import IndexMismatch
 from a2tgpo.files import new_file
-from a2tgpo.retrieval.layout import IndexFolder
 from a2tgpo.retrieval.settings import IndexSettings
 from a2tgpo.retrieval.words import WORDS_VERSION
 
@@ -19,8 +18,47 @@ _FORMAT = 1  # raise it when a folder of before cannot be read any more
 
 
 @dataclass(frozen=True, slots=True)
+class IndexFolder:
+    """Name the paths below `root`; which of them exist depends on the back end and on how far a build has come."""
+
+    root: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
+
+    @property
+    def passages(self) -> Path:
+        return self.root / "passages"
+
+    @property
+    def bm25(self) -> Path:
+        return self.root / "bm25"
+
+    @property
+    def dense(self) -> Path:
+        return self.root / "dense"
+
+    @property
+    def vectors(self) -> Path:
+        return self.dense / "vectors.faiss"
+
+    @property
+    def probe(self) -> Path:
+        return self.dense / "probe.npy"
+
+    @property
+    def shards(self) -> Path:
+        return self.root / "shards"
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """`manifest.json` of an index folder, written when a build begins and again, as finished, when it ends.
+    """Hold `manifest.json` of an index folder, written when a build begins and again, as finished, when it ends.
 
     Attributes:
         settings: as asked for; once finished, with the prefixes that were used.
@@ -44,17 +82,17 @@ class Manifest:
 
     @classmethod
     def begin(cls, settings: IndexSettings, corpus_sha256: str) -> Manifest:
-        """The manifest of a build that begins now."""
+        """Make the manifest of a build that begins now."""
         return cls(settings, corpus_sha256, versions=_versions())
 
     def write(self, folder: Path) -> None:
-        """Replaces the folder's manifest in one step."""
+        """Replace the folder's manifest in one step."""
         with new_file(IndexFolder(folder).manifest) as unfinished:
             unfinished.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """The manifest of an index folder, finished or not.
+        """Read the manifest of an index folder, finished or not.
 
         Raises:
             IndexMismatch: there is none, it is damaged, or another version of a2tgpo wrote it.

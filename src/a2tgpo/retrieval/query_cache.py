@@ -1,4 +1,4 @@
-"""Answered queries on disk, for clients of a retrieval server."""
+"""Keep answered queries on disk, for clients of a retrieval server."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from a2tgpo.errors import RetrieverError
-from a2tgpo.retrieval.base import Hit
 from a2tgpo.retrieval.corpus import Passage
+from a2tgpo.retrieval.retriever import Hit
 
 # Part of every key: raise it when the form of the entries changes.
 _FORMAT = 1
 
 
 class QueryCache:
-    """Hits by (index, k, query) in a diskcache folder; safe for threads and processes.
+    """Keep hits by (index, k, query) in a diskcache folder; safe for threads and processes.
 
     Raises:
         RetrieverError: diskcache is missing, or the folder cannot be used; every method may raise the latter.
@@ -34,20 +34,20 @@ class QueryCache:
             self._entries = diskcache.Cache(str(folder))
 
     def get(self, index: str, k: int, queries: Sequence[str]) -> dict[str, list[Hit]]:
-        """The hits of those queries that were answered before."""
+        """Return the hits of those queries that were answered before."""
         with self._usable():
             entries = {query: self._entries.get(_key(index, k, query)) for query in queries}
         return {query: _hits(entry) for query, entry in entries.items() if entry is not None}
 
     def put(self, index: str, k: int, found: Mapping[str, Sequence[Hit]], url: str) -> None:
-        """Keeps the answers, all or none, and that `url` served `index`."""
+        """Keep the answers, all or none, and that `url` served `index`."""
         with self._usable(), self._entries.transact():
             self._entries.set(_key("url", 0, url), index)
             for query, hits in found.items():
                 self._entries.set(_key(index, k, query), _entry(hits))
 
     def last_index(self, url: str) -> str | None:
-        """The index that `url` served when it last answered."""
+        """Return the index that `url` served when it last answered."""
         with self._usable():
             index: str | None = self._entries.get(_key("url", 0, url))
         return index

@@ -1,4 +1,4 @@
-"""What an index is built with."""
+"""Describe what an index is built with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 @dataclass(frozen=True, slots=True)
 class BM25Settings:
-    """How words are counted.
+    """Say how words are counted.
 
     Attributes:
         title_weight: how many times the title counts; 1 or more.
@@ -32,7 +32,7 @@ class BM25Settings:
 
 @dataclass(frozen=True, slots=True)
 class DenseSettings:
-    """How texts become vectors, and how vectors are kept.
+    """Say how texts become vectors, and how vectors are kept.
 
     Attributes:
         encoder: Hub name or folder of a sentence-transformers model.
@@ -63,7 +63,7 @@ class DenseSettings:
 
 @dataclass(frozen=True, slots=True)
 class IndexSettings:
-    """A back end and its parts: `bm25` for bm25 and hybrid, `dense` for dense and hybrid, None for what it has not."""
+    """Name a back end and its parts: `bm25` for bm25 and hybrid, `dense` for dense and hybrid, else None."""
 
     backend: Backend
     bm25: BM25Settings | None
@@ -73,7 +73,7 @@ class IndexSettings:
     def of(
         cls, backend: Backend, bm25: BM25Settings | None = None, dense: DenseSettings | None = None
     ) -> IndexSettings:
-        """The settings of a back end; its parts are the defaults unless given.
+        """Make the settings of a back end; its parts are the defaults unless given.
 
         Raises:
             ValueError: no such back end, or a part that it does not have.
@@ -92,7 +92,7 @@ class IndexSettings:
         )
 
     def differences(self, built: IndexSettings) -> list[str]:
-        """What is asked for here and was built otherwise, in words. What is None here was left to the encoder."""
+        """Say in words what is asked for here and was built otherwise. What is None here was left to the encoder."""
         if self.backend != built.backend:
             return [f"backend {built.backend}, not {self.backend}"]
         return [
@@ -105,7 +105,7 @@ class IndexSettings:
 
     @classmethod
     def parse(cls, data: dict[str, Any]) -> IndexSettings:
-        """From the dictionary that `dataclasses.asdict` gives.
+        """Read the dictionary that `dataclasses.asdict` gives.
 
         Raises:
             KeyError, TypeError, ValueError: it is not one.

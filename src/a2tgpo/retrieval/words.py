@@ -1,4 +1,4 @@
-"""The words of texts as BM25 counts them."""
+"""Split texts into words as BM25 counts them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from a2tgpo.retrieval.corpus import Passage
 
 @contextmanager
 def without_jax() -> Iterator[None]:
-    """Hides JAX from an import. bm25s runs a JAX kernel as it is imported, which reserves most of a GPU."""
+    """Hide JAX from an import. bm25s runs a JAX kernel as it is imported, which reserves most of a GPU."""
     loaded = sys.modules.get("jax.lax")
     sys.modules["jax.lax"] = None  # type: ignore[assignment]  # how Python spells "this import fails"
     try:
@@ -34,7 +34,7 @@ with without_jax():
 
 # The first number is to be raised when the words of a text change here; another PyStemmer may give other stems.
 WORDS_VERSION = f"1/{Stemmer.version()}"
-"""An index of words by another version is built anew or refused."""
+"""The version of the rules; an index of words by another one is built anew or refused."""
 
 # Single characters are words too ("Malcolm X"), unless they follow an apostrophe ("Ann's").
 _WORD = re.compile(r"\w\w+|(?<!['’])\w")
@@ -45,13 +45,13 @@ Stem = Callable[[str], str]
 
 
 def make_stem(*, cached: bool = False) -> Stem:
-    """An English stemmer for one thread; `cached` keeps every word it has seen, which pays for a whole corpus."""
+    """Make an English stemmer for one thread; `cached` keeps every word it has seen, which pays for a whole corpus."""
     stem: Stem = Stemmer.Stemmer("english").stemWord
     return cache(stem) if cached else stem
 
 
 def terms(text: str, stem: Stem) -> list[str]:
-    """Stems of the words of `text` in their order, without stop words.
+    """Return the stems of the words of `text` in their order, without stop words.
 
     A text of stop words alone is one term in capitals, which no stem can equal: "its" has the stem "it".
     """
@@ -63,7 +63,7 @@ def terms(text: str, stem: Stem) -> list[str]:
 
 
 class CorpusWords:
-    """The words of passages as the numbers that bm25s counts.
+    """Turn the words of passages into the numbers that bm25s counts.
 
     Attributes:
         vocab: the number of each term.
@@ -85,7 +85,7 @@ class CorpusWords:
 
 
 class _Lists:
-    """Lists of numbers that lie end to end in one array."""
+    """Give lists of numbers that lie end to end in one array."""
 
     def __init__(self, flat: np.ndarray, ends: np.ndarray) -> None:
         self._flat, self._ends = flat, ends

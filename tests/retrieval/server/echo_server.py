@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from a2tgpo.retrieval.server.app import make_app
 from a2tgpo.retrieval.server.limits import ServerLimits
-from a2tgpo.retrieval.server.run import serve
+from a2tgpo.retrieval.server.serve_command import serve
 from tests.retrieval.server.parts import Echo
 
 if __name__ == "__main__":

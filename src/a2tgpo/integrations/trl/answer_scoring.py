@@ -7,13 +7,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from a2tgpo.integrations.trl.collective import sharded_by
 from a2tgpo.integrations.trl.config import A2TGPOConfig
 from a2tgpo.pipeline import RolloutBatch
 from a2tgpo.pipeline.likelihood import score_answers
-from a2tgpo.rollout.answers import AnswerReader
+from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.signals import FrozenReference, ProcessSignal, process_reward_model
 from a2tgpo.signals.answer_likelihood import AnswerScaffold, AnswerScorer, Scores, fused_forward
-from a2tgpo.signals.answer_likelihood.support import needs_additive_mask
+from a2tgpo.signals.answer_likelihood.model_support import needs_additive_mask
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -59,13 +60,13 @@ class AnswerScoring:
             policy: with TRL's fused output head, before its first update and before it is wrapped for training.
 
         Raises:
-            ValueError: a signal that the method does not read, or two of them.
+            ValueError: a signal that the method does not read, or two of them; a frozen reference of a sharded policy.
         """
         if given is not None and not method.signal:
             raise ValueError(f"turn_signal={given!r}: method {args.method!r} reads no process signal; leave it out")
         if given is not None and args.process_signal != "policy":
             raise ValueError(f"turn_signal={given!r} and process_signal={args.process_signal!r}: give one of them")
-        reference = FrozenReference.of(policy, accelerator) if args.process_signal == "reference" else None
+        reference = _freeze(policy, accelerator) if args.process_signal == "reference" else None
         if args.process_signal == "reward_model":
             assert args.process_reward_model is not None, "the configuration checks that they come together"
             given = process_reward_model(
@@ -101,7 +102,7 @@ class AnswerScoring:
         if not self.by_policy or self.shares_turns or self.scorer.method == "rows" or self.scorer.cut_last_result:
             return None
         forward = fused_forward(model, self.autocast)
-        suffixes = self.scorer.probes(answers)
+        suffixes = self.scorer.suffixes(answers)
         return AnswerReader(forward, suffixes, additive_mask=needs_additive_mask(model.config))
 
     def score(
@@ -115,3 +116,12 @@ class AnswerScoring:
         return score_answers(
             batch, self.scorer, forward, config, rows_per_forward=rows_per_forward, old_logps=old_logps
         )
+
+
+def _freeze(policy: PreTrainedModel, accelerator: Accelerator) -> FrozenReference:
+    if (kind := sharded_by(accelerator)) is not None:
+        raise ValueError(
+            f"process_signal='reference' copies the whole policy, which {kind} keeps in shards; score information "
+            "gain with the policy itself (process_signal='policy'), or train without sharding"
+        )
+    return FrozenReference.of(policy, device=accelerator.device, autocast=accelerator.autocast)

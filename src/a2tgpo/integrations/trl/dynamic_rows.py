@@ -10,15 +10,15 @@ from datasets import Dataset
 from trl import GRPOTrainer
 
 from a2tgpo.integrations.trl.generation_batch import GeneratedRollout, join_rollouts, split_rollouts, weigh_rewards
-from a2tgpo.pipeline.dynamic_sampling import DynamicSampling, Row
-from a2tgpo.rollout.strategies import Refill
+from a2tgpo.pipeline.dynamic_sampling import DynamicSampler, Row
+from a2tgpo.rollout.strategies import DynamicSampling
 from a2tgpo.rollout.types import NOT_THE_POLICYS, Rollout
 
 if TYPE_CHECKING:
     from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
 
 
-def open_dynamic_sampling(trainer: A2TGPOTrainer) -> DynamicSampling[GeneratedRollout] | None:
+def open_dynamic_sampler(trainer: A2TGPOTrainer) -> DynamicSampler[GeneratedRollout] | None:
     """Return the sampling of `trainer`'s method, or None where it keeps its prompts.
 
     Raises:
@@ -26,7 +26,7 @@ def open_dynamic_sampling(trainer: A2TGPOTrainer) -> DynamicSampling[GeneratedRo
             environments, which TRL resets once for a batch and asks for their rewards when it is whole.
     """
     bound, name = trainer.method.sampling, trainer.method.name
-    if not isinstance(bound, Refill):
+    if not isinstance(bound, DynamicSampling):
         return None
     if trainer.environment_factories is not None:
         raise ValueError(
@@ -58,7 +58,7 @@ def open_dynamic_sampling(trainer: A2TGPOTrainer) -> DynamicSampling[GeneratedRo
         return own.masked_fill(torch.tensor([_failed(row.get("rollout")) for row in known]), torch.nan)
 
     seed = trainer.args.seed + collective.rank
-    return DynamicSampling(bound, trainer.train_dataset, trainer.num_generations, generate, rewards, collective, seed)
+    return DynamicSampler(bound, trainer.train_dataset, trainer.num_generations, generate, rewards, collective, seed)
 
 
 def _failed(record: Any) -> bool:

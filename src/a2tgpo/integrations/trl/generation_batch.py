@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from a2tgpo.pipeline import RolloutBatch, TaskRow
-from a2tgpo.rollout.answers import AnswerReader
+from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.rollout.types import Rollout
 from a2tgpo.signals.answer_likelihood import AnswerScorer, Scores
 

@@ -18,13 +18,13 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
 from a2tgpo.integrations.trl.collective import sharded_by
 from a2tgpo.integrations.trl.generation import generating
-from a2tgpo.rollout.answers import AnswerReader
-from a2tgpo.rollout.backend import Continuation
+from a2tgpo.messages import warn_once
+from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.rollout.conversation import Conversation
-from a2tgpo.rollout.kept_keys import KeptKeysBackend
-from a2tgpo.rollout.sampler import Sampler
-from a2tgpo.rollout.transformers_backend import why_not_kept
-from a2tgpo.warn_once import warn_once
+from a2tgpo.rollout.decoding import Sampler
+from a2tgpo.rollout.engine import Continuation
+from a2tgpo.rollout.hf_generate_engine import why_no_cache_reuse
+from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 
 if TYPE_CHECKING:
     from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
@@ -46,7 +46,7 @@ class ToolLoopCache:
 
     def __init__(self, trainer: A2TGPOTrainer) -> None:
         self._trainer = trainer
-        self._engine: KeptKeysBackend | None = None
+        self._engine: KVCacheEngine | None = None
         self._decided_for: tuple[object, object] = (None, None)
         self._batch: _ToolLoopBatch | None = None
 
@@ -128,19 +128,19 @@ class ToolLoopCache:
         # The pass that scores instead is one of all processes.
         return not self._trainer.collective.any(not complete)
 
-    def _engine_of(self, model: PreTrainedModel) -> KeptKeysBackend | None:
+    def _engine_of(self, model: PreTrainedModel) -> KVCacheEngine | None:
         config = self._trainer.generation_config
         if self._decided_for != (model, config):
             # A copy: a callback may change the trainer's.
             self._decided_for = model, copy.deepcopy(config)
             sampler = Sampler(model, self._with_all_ends(config))
-            obstacle = _why_generate(model, sampler.config) or why_not_kept(model, sampler)
+            obstacle = _why_generate(model, sampler.config) or why_no_cache_reuse(model, sampler)
             if obstacle is not None:
                 _say_why(obstacle)
                 self._engine = None
             else:
                 tokenizer = self._trainer._tokenizer
-                self._engine = KeptKeysBackend(model, tokenizer, sampler, (), _ALL_ROWS, resting_share=1.0)
+                self._engine = KVCacheEngine(model, tokenizer, sampler, (), _ALL_ROWS, waiting_share=1.0)
         return self._engine
 
     def _with_all_ends(self, config: GenerationConfig) -> GenerationConfig:

@@ -27,7 +27,7 @@ from a2tgpo.integrations.trl.checks import (
 from a2tgpo.integrations.trl.clock import StepClock
 from a2tgpo.integrations.trl.collective import AccelerateCollective
 from a2tgpo.integrations.trl.config import A2TGPOConfig
-from a2tgpo.integrations.trl.dynamic_rows import open_dynamic_sampling
+from a2tgpo.integrations.trl.dynamic_rows import open_dynamic_sampler
 from a2tgpo.integrations.trl.generation_batch import Generated, GenerationBatch, join_rollouts
 from a2tgpo.integrations.trl.tool_loop import ToolLoopCache
 from a2tgpo.pipeline import LossInputs, RolloutBatch, add_overlong_penalty, assign_credit, collect_signals
@@ -36,7 +36,7 @@ from a2tgpo.pipeline.loss import tokens_per_process, turn_loss
 from a2tgpo.pipeline.metrics import credit_metrics, rollout_metrics
 from a2tgpo.pipeline.microbatches import count_tokens_by_update, sort_by_length, trim_padding
 from a2tgpo.pipeline.rollout_log import RolloutLog
-from a2tgpo.rollout.answers import AnswerReader
+from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.signals import ProcessSignal
 from a2tgpo.signals.answer_likelihood import Scores, fused_forward
 
@@ -94,7 +94,7 @@ class A2TGPOTrainer(GRPOTrainer):
         if self._scoring.needs_answers:
             for dataset in (self.train_dataset, self.eval_dataset):
                 check_answers(dataset, self._scoring.scorer)
-        self._dynamic_sampling = open_dynamic_sampling(self)
+        self._dynamic_sampler = open_dynamic_sampler(self)
         self._rollout_log = RolloutLog(args.rollouts_dir, self.collective) if args.rollouts_dir else None
         self._tool_loop = ToolLoopCache(self)
         self._generation: GenerationBatch | None = None
@@ -127,8 +127,8 @@ class A2TGPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor | Any]:
         group_size = self.num_generations if self.model.training else self.num_generations_eval
         generated, rows = None, inputs
-        if self._dynamic_sampling is not None and self.model.training:
-            sampled = self._dynamic_sampling.sample(inputs)
+        if self._dynamic_sampler is not None and self.model.training:
+            sampled = self._dynamic_sampler.sample(inputs)
             self._metrics["train"]["rollout/sampled_batches"].append(sampled.batches)
             generated, rows = join_rollouts(sampled.generated), sampled.rows
         answers = aliases_of_rows(rows, required=self._scoring.needs_answers)

@@ -1,4 +1,4 @@
-"""The FastAPI application: `/retrieve`, `/health`, `/metrics`."""
+"""Answer `/retrieve`, `/health` and `/metrics` in a FastAPI application."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -15,22 +16,20 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-import a2tgpo
-from a2tgpo.retrieval.base import Hit, Retriever
+from a2tgpo.retrieval.retriever import Hit, Retriever
+from a2tgpo.retrieval.server.admission import Gate, Metrics, refusal
 from a2tgpo.retrieval.server.batcher import Batcher
-from a2tgpo.retrieval.server.gate import Gate
 from a2tgpo.retrieval.server.limits import ServerLimits
-from a2tgpo.retrieval.server.metrics import Metrics
-from a2tgpo.retrieval.server.refusal import refusal
-from a2tgpo.retrieval.server.wire import FINGERPRINT_HEADER, write_result
+from a2tgpo.retrieval.wire import FINGERPRINT_HEADER, write_result
 
 logger = logging.getLogger(__name__)
 
+_VERSION = version("a2tgpo")
 _CLIENT_GONE = 499  # what servers log for it by custom; nobody reads the answer
 
 
 class RetrieveRequest(BaseModel):
-    """The body of `POST /retrieve`. A `topk` of null or 0 means the server's own."""
+    """Parse the body of `POST /retrieve`. A `topk` of null or 0 means the server's own."""
 
     queries: list[str]
     topk: int | None = None
@@ -38,7 +37,7 @@ class RetrieveRequest(BaseModel):
 
 
 def make_app(retriever: Retriever, limits: ServerLimits, index: Mapping[str, Any] | None = None) -> FastAPI:
-    """An application that answers `POST /retrieve` as Search-R1's retrieval server does.
+    """Make an application that answers `POST /retrieve` as Search-R1's retrieval server does.
 
     Args:
         retriever: any `Retriever`; called from one thread of the server.
@@ -56,7 +55,7 @@ def make_app(retriever: Retriever, limits: ServerLimits, index: Mapping[str, Any
         with batcher:
             yield
 
-    app = FastAPI(title="a2tgpo retrieval", version=a2tgpo.__version__, lifespan=lifespan)
+    app = FastAPI(title="a2tgpo retrieval", version=_VERSION, lifespan=lifespan)
     app.add_middleware(Gate, limits=limits, metrics=metrics)
 
     @app.post("/retrieve")
@@ -79,7 +78,7 @@ def make_app(retriever: Retriever, limits: ServerLimits, index: Mapping[str, Any
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        return {"status": "ready", "version": a2tgpo.__version__, "fingerprint": fingerprint, "index": index}
+        return {"status": "ready", "version": _VERSION, "fingerprint": fingerprint, "index": index}
 
     @app.get("/metrics")
     async def scrape() -> Response:
@@ -104,7 +103,7 @@ def _too_much(queries: list[str], k: int, limits: ServerLimits) -> tuple[int, st
 
 
 async def _unless_gone(pieces: asyncio.Future[list[list[list[Hit]]]], request: Request) -> list[list[list[Hit]]] | None:
-    """The pieces, or None when the client hangs up first; what is not yet searched for it is then dropped."""
+    """Return the pieces, or None when the client hangs up first; what is not yet searched for it is then dropped."""
     gone = asyncio.ensure_future(_hang_up(request))
     try:
         either: set[asyncio.Future[Any]] = {gone, pieces}

@@ -1,4 +1,4 @@
-"""Merges the queries of many requests into few calls of the retriever."""
+"""Merge the queries of many requests into few calls of the retriever."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from a2tgpo.errors import RetrieverError
-from a2tgpo.retrieval.base import Hit, Retriever
+from a2tgpo.retrieval.retriever import Hit, Retriever
 
 
 @dataclass(eq=False, slots=True)
@@ -23,7 +23,7 @@ class _Job:
 
 
 class Batcher:
-    """A queue and one thread that searches what waits in it, up to `max_batch` queries at a time.
+    """Search in one thread what waits in a queue, up to `max_batch` queries at a time.
 
     Only requests of one k share a call: a retriever may find other passages for another k (approximate
     indexes, rank fusion), and an answer must not depend on who else asked. Within a call each distinct query
@@ -62,12 +62,12 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Queries that no call has taken yet."""
+        """Count the queries that no call has taken yet."""
         with self._changed:
             return self._n_waiting()
 
     def submit(self, queries: Sequence[str], k: int) -> list[Future[list[list[Hit]]]]:
-        """Queues the queries in pieces of at most `max_batch`; the futures are in their order.
+        """Queue the queries in pieces of at most `max_batch`; the futures are in their order.
 
         A future that is cancelled before its call is not searched. One whose call raised fails with a
         `RetrieverError` that chains the cause.
@@ -86,7 +86,7 @@ class Batcher:
                 self._search(running)
 
     def _take(self) -> list[_Job] | None:
-        """The next batch, waiting for one; None when closed and empty."""
+        """Wait for the next batch and return it; None when closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closed)
             if not self._jobs:
@@ -124,7 +124,7 @@ class Batcher:
 
 
 def _wrapped(failure: BaseException) -> RetrieverError:
-    """SystemExit or StopIteration in a future would end the event loop or hang it; this does not."""
+    """Wrap a failure: SystemExit or StopIteration in a future would end the event loop or hang it; this does not."""
     error = RetrieverError(f"{type(failure).__name__}: {failure}")
     error.__cause__ = failure
     return error

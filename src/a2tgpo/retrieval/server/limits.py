@@ -1,4 +1,4 @@
-"""What a retrieval server accepts, and how it forms batches."""
+"""Bound what a retrieval server accepts, and say how it forms batches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """Bounds of one server; every one is a flag of `a2tgpo serve`. All are above 0; `batch_wait_ms` may be 0.
+    """Hold the bounds of one server; every one is a flag of `a2tgpo serve`. All are above 0; `batch_wait_ms` may be 0.
 
     The defaults let Search-R1's trainer send all rollouts of a step in one request (512 questions x 5), and
     verl's 120 search workers one request each.

@@ -1,0 +1,46 @@
+"""Collect every figure of the page, in order; exports and page draw the same numbers."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from a2tgpo.report.series import Arm, Figure
+from a2tgpo.report.step_figures import LOGGED, envelope, logged, per_batch, step_time
+from a2tgpo.report.turn_figures import BY_TURN, by_turn, similarity
+
+SECTIONS = {
+    "Outcome": ("reward", "exact_match", "likelihood", "searches", "format", "length"),
+    "Credit": ("gain_raw", "gain_normalized", "gain_accumulated", "advantage", "similarity"),
+    "Update": ("entropy", "clipped", "kl", "grad_norm", "step_time"),
+}
+"""Figures by id, in the order of the page."""
+
+
+def figures_of(arms: list[Arm]) -> list[Figure]:
+    """Return every figure that has data, in the order of `SECTIONS`."""
+    figures = [
+        *(logged(arms, *row) for row in LOGGED),
+        per_batch(
+            arms,
+            "exact_match",
+            "Exact match in training",
+            "Share of the batch's rollouts whose answer matches a gold alias after SQuAD normalisation.",
+            {"": lambda rollouts: fmean(rollout.correct for rollout in rollouts)},
+        ),
+        per_batch(
+            arms,
+            "length",
+            "Response length",
+            "Tokens per rollout: what the policy wrote, and the whole context after the prompt.",
+            {
+                "policy": lambda rollouts: fmean(rollout.n_policy_tokens for rollout in rollouts),
+                "with results": lambda rollouts: fmean(rollout.n_tokens for rollout in rollouts),
+            },
+        ),
+        envelope(arms),
+        *(by_turn(arms, *row) for row in BY_TURN),
+        step_time(arms),
+        similarity(arms),
+    ]
+    drawn = {figure.id: figure for figure in figures if figure.series}
+    return [drawn[id] for ids in SECTIONS.values() for id in ids if id in drawn]

@@ -1,0 +1,141 @@
+"""The numbers of a comparison, against hand-computed ones, and the tables they stand in."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from a2tgpo.compare.comparison import GAIN_SHARE, SECONDS, Comparison, _of_updates, read_metrics
+from a2tgpo.compare.comparison_table import as_markdown, as_tables
+from a2tgpo.compare.matrix import Matrix
+from tests.compare.runs import write_matrix
+
+T_975_DF2 = 4.302652729911275
+"""97.5 % point of Student's t with 2 degrees of freedom, from a table."""
+
+
+@pytest.fixture
+def matrix(tmp_path: Path) -> Matrix:
+    """Three seeds; IGPO lacks one."""
+    return write_matrix(tmp_path)
+
+
+def found(matrix: Matrix) -> dict[str, Any]:
+    """`summary.json`, refusing what is not strict JSON."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(Comparison.of(matrix).as_json(), parse_constant=refuse)
+
+
+def test_means_over_seeds(matrix: Matrix) -> None:
+    """GRPO answered 1, 2 and 3 of 4: mean 0.5, s = 0.25, interval 0.5 ± t·s/√3. By hops, searches, tokens and seconds
+    are means over questions, then over seeds; where seeds agree there is a mean and no interval."""
+    grpo = found(matrix)["methods"]["grpo"]
+    half = T_975_DF2 * 0.25 / math.sqrt(3)
+    mean = grpo["mean"]["greedy/exact_match"]
+    assert mean == {"value": 0.5, "low": pytest.approx(0.5 - half), "high": pytest.approx(0.5 + half)}
+    values = {name: mean["value"] for name, mean in grpo["mean"].items()}
+    assert values["greedy/exact_match/2_hops"] == pytest.approx((0.5 + 1 + 1) / 3)
+    assert values["greedy/exact_match/3_hops"] == pytest.approx((0 + 0 + 0.5) / 3)
+    assert values["sampled/exact_match"] == 0.0
+    assert values["greedy/searches"] == 1.5
+    assert values["greedy/policy_tokens"] == 15.0 and values["greedy/total_tokens"] == 100.0
+    assert values["seconds_per_step"] == 2.0
+    assert values["gain_share_of_seconds"] == 4 * 0.5 / 16.0
+    assert grpo["mean"]["greedy/searches"]["low"] is None
+    assert grpo["runs"]["2"]["greedy/exact_match"] == 0.75
+
+
+def test_seconds_where_some_steps_are_logged(tmp_path: Path) -> None:
+    """With a log every third step and at the last, a line's `step_time` is the mean of the steps since the one before
+    and its `seconds/gain` their sum: (3·2 + 3·4 + 1·9)/7 seconds a step, and a third of them for the gain."""
+    path = tmp_path / "metrics.jsonl"
+    lines = [(3, 2.0, 2.0), (6, 4.0, 4.0), (7, 9.0, 3.0)]
+    path.write_text("".join(f'{{"step": {s}, "step_time": {t}, "seconds/gain": {g}}}\n' for s, t, g in lines))
+    assert _of_updates(read_metrics(path)) == pytest.approx({SECONDS: 27 / 7, GAIN_SHARE: 1 / 3})
+
+
+def test_react_is_the_evaluation_before(matrix: Matrix) -> None:
+    """Its row holds the seeds' evaluations before the updates, and no seconds."""
+    react = found(matrix)["methods"]["react"]
+    assert react["mean"]["greedy/exact_match"]["value"] == pytest.approx(1 / 12)
+    assert "seconds_per_step" not in react["mean"] and react["complete"]
+
+
+def test_differences_from_grpo(matrix: Matrix) -> None:
+    """A²TGPO − GRPO by seed: 1/4, 1/4, 0. Mean 1/6, s = √3/12, t = 2, and with 2 degrees of freedom
+    p = 1 − t/√(t² + 2). By question, means over seeds differ by 0, 1/3, 1/3, 0: mean 1/6, t = √3."""
+    tests = found(matrix)["minus_grpo"]["greedy"]["a2tgpo"]
+    half = T_975_DF2 / 12
+    expected = {"value": pytest.approx(1 / 6), "low": pytest.approx(1 / 6 - half), "high": pytest.approx(1 / 6 + half)}
+    assert tests["seeds"] == {"mean": expected, "p": pytest.approx(1 - 2 / math.sqrt(6))}
+    assert tests["questions"]["mean"]["value"] == pytest.approx(1 / 6)
+    # With 3 degrees of freedom and x = t/√3 the tail is 1/2 − (x/(1 + x²) + atan x)/π; here x = 1.
+    assert tests["questions"]["p"] == pytest.approx(1 - 2 * (0.5 + math.pi / 4) / math.pi)
+
+
+def test_p_is_adjusted_for_every_comparison(matrix: Matrix) -> None:
+    """ReAct − GRPO by seed is −1/4, −1/4, −3/4: t = −5/2. Of the two comparisons the smaller p doubles, and the larger
+    keeps at least that."""
+    tests = found(matrix)["minus_grpo"]["greedy"]
+    react, a2tgpo = 1 - 2.5 / math.sqrt(2.5**2 + 2), 1 - 2 / math.sqrt(6)
+    assert tests["react"]["seeds"]["p"] == pytest.approx(react)
+    assert tests["react"]["p_holm"] == pytest.approx(2 * react)
+    assert tests["a2tgpo"]["p_holm"] == pytest.approx(max(2 * react, a2tgpo))
+
+
+def test_an_incomplete_method_is_not_averaged(matrix: Matrix) -> None:
+    """IGPO, with two of three seeds, has its runs and no mean, no difference and no p; both tables say so."""
+    comparison = found(matrix)
+    igpo = comparison["methods"]["igpo"]
+    assert igpo["complete"] is False and igpo["seeds_finished"] == [0, 1]
+    assert igpo["mean"] == {} and igpo["runs"]["1"]["greedy/exact_match"] == 1.0
+    assert "igpo" not in comparison["minus_grpo"]["greedy"]
+    row = next(line for line in as_markdown(Comparison.of(matrix)).splitlines() if line.startswith("| igpo"))
+    assert row == "| igpo | incomplete |  |  |  |  |  | 2 of 3 |"
+
+
+def test_without_the_baseline_nothing_is_compared(tmp_path: Path) -> None:
+    """Where GRPO lacks a seed, or is not asked for, there are means and no differences."""
+    matrix = write_matrix(tmp_path, {"grpo": {0: "10"}, "a2tgpo": {0: "10", 1: "10", 2: "11"}})
+    comparison = found(matrix)
+    assert comparison["minus_grpo"] == {"greedy": {}, "sampled": {}}
+    assert comparison["methods"]["a2tgpo"]["mean"]["greedy/exact_match"]["value"] == pytest.approx(2 / 3)
+    assert "minus grpo" not in as_markdown(Comparison.of(matrix)).split("Means over seeds")[0]
+
+
+def test_equal_runs_have_no_p(matrix: Matrix) -> None:
+    """Sampled, every answer is wrong: the difference is 0 with neither interval nor p, not a division by zero."""
+    tests = found(matrix)["minus_grpo"]["sampled"]["a2tgpo"]
+    assert tests["seeds"] == {"mean": {"value": 0.0, "low": None, "high": None}, "p": None}
+    assert tests["p_holm"] is None
+
+
+def test_markdown(matrix: Matrix) -> None:
+    """Three kinds of tables, each with rows as long as its header; the numbers are those above."""
+    text = as_markdown(Comparison.of(matrix))
+    assert "| a2tgpo | 0.667 [0.308, 1.025] | 0.000 | 1.50 | 15.0 | 2.00 | 12.5% | 3 |" in text
+    assert "| a2tgpo | +0.167 [-0.192, +0.525] | 0.1835 | 0.2592 | 0.1817 |" in text
+    assert "|  | 2 hops | 3 hops | seeds |" in text
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
+def test_it_fits_a_terminal(matrix: Matrix) -> None:
+    """80 columns show every number whole, each interval below its mean."""
+    console = Console(width=80, record=True, file=io.StringIO())
+    for table in as_tables(Comparison.of(matrix)):
+        console.print(table)
+    text = console.export_text()
+    assert "…" not in text
+    for cell in ("0.667", "0.31–1.03", "12.5%", "incomplete", "2 of 3", "+0.167", "-0.19 to +0.53", "0.1835"):
+        assert cell in text
