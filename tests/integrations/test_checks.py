@@ -108,18 +108,20 @@ def test_adapters_that_write_into_the_prompt_are_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"environment_factories": {None: object}}, r"environment_factory.*pass tools= or rollout_func="),
-        ({"train_dataset": questions().to_iterable_dataset()}, r"train_dataset is IterableDataset.*with a length"),
-        ({"num_generations": 3}, r"num_generations=3.*a process generates 8 rollouts"),
+        ({"in_environments": True}, r"environment_factory.*pass tools= or rollout_func="),
+        ({"dataset": questions().to_iterable_dataset()}, r"train_dataset is IterableDataset.*with a length"),
+        ({"group_size": 3}, r"num_generations=3.*a process generates 8 rollouts"),
     ],
 )
 def test_what_cannot_be_sampled_dynamically_is_refused(changes: dict[str, Any], message: str) -> None:
     """dapo replaces whole prompts by others of a training set, after their rollouts: not in environments, which TRL
     resets once a batch, not from a stream, and not where a prompt lies on two processes."""
-    settings = {"environment_factories": None, "train_dataset": questions(), "num_generations": 4} | changes
-    args = SimpleNamespace(per_device_train_batch_size=8, steps_per_generation=1)
+    never: Any = None
+    settings: dict[str, Any] = {"dataset": questions(), "group_size": 4, "in_environments": False} | changes
     with pytest.raises(ValueError, match=message):
-        open_dynamic_sampler(SimpleNamespace(method=METHODS["dapo"], args=args, **settings))  # type: ignore[arg-type]
+        open_dynamic_sampler(
+            METHODS["dapo"], rows_per_batch=8, generate=never, rewards=never, collective=never, seed=0, **settings
+        )
 
 
 def test_a_router_loss_is_refused_and_its_remedy_works(tmp_path: Path) -> None:

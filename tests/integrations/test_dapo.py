@@ -10,7 +10,6 @@ import torch
 
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.integrations.trl.generation_batch import weigh_rewards
 from a2tgpo.integrations.trl.rollout_func import rollout_columns
 from a2tgpo.methods import METHODS
 from a2tgpo.pipeline import RolloutBatch, TaskRow, add_overlong_penalty
@@ -71,7 +70,7 @@ def test_length_is_charged_towards_the_limit() -> None:
     mask = (torch.arange(400) < lengths[:, None]).long()
     tasks = [TaskRow(None, "Who?")] * 4
     batch = RolloutBatch.of(ids[:, :1], mask[:, :1], ids, mask, mask.bool(), group_size=4, tasks=tasks)
-    rewards = weigh_rewards(torch.tensor([[1.0, 0.5]]).expand(4, 2), torch.tensor([2.0, 1.0]))
+    rewards = torch.full((4,), 2.5)
     charged = add_overlong_penalty(rewards, batch, METHODS["dapo"], 400)
     assert charged.tolist() == pytest.approx([2.5, 2.5, 2.25, 1.5])
     assert add_overlong_penalty(rewards, batch, METHODS["grpo"], 400).tolist() == [2.5] * 4

@@ -1,73 +1,75 @@
-"""Dynamic sampling of TRL's rows: what TRL generates and rewards, rollout by rollout."""
+"""Dynamic sampling of TRL's rows: what it needs of a training set, and rollouts generated outside TRL's own batch."""
 
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from datasets import Dataset
-from trl import GRPOTrainer
 
-from a2tgpo.integrations.trl.generation_batch import GeneratedRollout, join_rollouts, split_rollouts, weigh_rewards
+from a2tgpo.integrations.trl.generation_batch import GeneratedRollout
+from a2tgpo.methods import Method
+from a2tgpo.pipeline import Collective
 from a2tgpo.pipeline.dynamic_sampling import DynamicSampler, Row
 from a2tgpo.rollout.strategies import DynamicSampling
 from a2tgpo.rollout.types import NOT_THE_POLICYS, Rollout
 
-if TYPE_CHECKING:
-    from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
 
+def open_dynamic_sampler(
+    method: Method,
+    dataset: Any,
+    *,
+    group_size: int,
+    rows_per_batch: int,
+    in_environments: bool,
+    generate: Callable[[list[Row]], list[GeneratedRollout]],
+    rewards: Callable[[list[Row], list[GeneratedRollout]], torch.Tensor],
+    collective: Collective,
+    seed: int,
+) -> DynamicSampler[GeneratedRollout] | None:
+    """Return the sampler of `method`, or None where it keeps its prompts; see `DynamicSampler`.
 
-def open_dynamic_sampler(trainer: A2TGPOTrainer) -> DynamicSampler[GeneratedRollout] | None:
-    """Return the sampling of `trainer`'s method, or None where it keeps its prompts.
+    Args:
+        rows_per_batch: rollouts that a process generates together.
+        in_environments: whether TRL runs the rollouts in environments.
 
     Raises:
         ValueError: a training set that cannot be walked through, a prompt whose rollouts lie in two processes, or
             environments, which TRL resets once for a batch and asks for their rewards when it is whole.
     """
-    bound, name = trainer.method.sampling, trainer.method.name
+    bound = method.sampling
     if not isinstance(bound, DynamicSampling):
         return None
-    if trainer.environment_factories is not None:
+    if in_environments:
         raise ValueError(
-            f"environment_factory is given: method {name!r} replaces prompts after their rollouts, when "
+            f"environment_factory is given: method {method.name!r} replaces prompts after their rollouts, when "
             "their environments are used up; pass tools= or rollout_func=, or another method"
         )
-    if not isinstance(trainer.train_dataset, Dataset):
+    if not isinstance(dataset, Dataset):
         raise ValueError(
-            f"train_dataset is {type(trainer.train_dataset).__name__}: method {name!r} draws "
+            f"train_dataset is {type(dataset).__name__}: method {method.name!r} draws "
             "replacement prompts from it; pass a Dataset with a length"
         )
-    rows = trainer.args.per_device_train_batch_size * trainer.args.steps_per_generation
-    if rows % trainer.num_generations:
+    if rows_per_batch % group_size:
         raise ValueError(
-            f"num_generations={trainer.num_generations}: method {name!r} replaces whole prompts, and a "
-            f"process generates {rows} rollouts; make that a multiple of num_generations"
+            f"num_generations={group_size}: method {method.name!r} replaces whole prompts, and a "
+            f"process generates {rows_per_batch} rollouts; make that a multiple of num_generations"
         )
-    collective = trainer.collective
-
-    def generate(rows: list[Row]) -> list[GeneratedRollout]:
-        _give_tools(trainer, len(rows))
-        return split_rollouts(trainer._generate_once([row["prompt"] for row in rows]))
-
-    def rewards(rows: list[Row], generated: list[GeneratedRollout]) -> torch.Tensor:
-        known = [row | one.extra_fields for row, one in zip(rows, generated, strict=True)]
-        prompts, joined = [row["prompt"] for row in known], join_rollouts(generated)
-        per_func = GRPOTrainer._calculate_rewards(trainer, known, prompts, joined.completions, joined.completion_ids)
-        own = weigh_rewards(per_func, trainer.reward_weights)[collective.rank * len(rows) :][: len(rows)].cpu()
-        return own.masked_fill(torch.tensor([_failed(row.get("rollout")) for row in known]), torch.nan)
-
-    seed = trainer.args.seed + collective.rank
-    return DynamicSampler(bound, trainer.train_dataset, trainer.num_generations, generate, rewards, collective, seed)
+    return DynamicSampler(bound, dataset, group_size, generate, rewards, collective, seed + collective.rank)
 
 
-def _failed(record: Any) -> bool:
-    return isinstance(record, Rollout) and record.termination in NOT_THE_POLICYS
+def without_failed(rewards: torch.Tensor, rows: list[Row]) -> torch.Tensor:
+    """Return `rewards` with NaN for rollouts that tool or server failed."""
+    records = [row.get("rollout") for row in rows]
+    failed = [isinstance(record, Rollout) and record.termination in NOT_THE_POLICYS for record in records]
+    return rewards.cpu().masked_fill(torch.tensor(failed), torch.nan)
 
 
-def _give_tools(trainer: A2TGPOTrainer, n_rows: int) -> None:
-    """Give each of `n_rows` rollouts the tools that TRL's loop looks up by rollout, as TRL does for its own batch."""
+def tool_dicts(tools: list[Any] | None, n_rows: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the synchronous and the asynchronous tools of each of `n_rows` rollouts, as TRL's loop looks them up."""
     by_kind: dict[bool, dict[str, Any]] = {True: {}, False: {}}
-    for tool in trainer.tools or ():
+    for tool in tools or ():
         by_kind[inspect.iscoroutinefunction(tool)][tool.__name__] = tool
-    trainer._sync_tool_dicts, trainer._async_tool_dicts = [by_kind[False]] * n_rows, [by_kind[True]] * n_rows
+    return [by_kind[False]] * n_rows, [by_kind[True]] * n_rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -154,15 +153,3 @@ class GenerationBatch:
             answer_logps[row, :n_found] = torch.tensor(found[:n_found])
         likelihood = scorer.likelihood_of(answer_logps.to(boundaries.exists.device), boundaries)
         return Scores(likelihood, None, boundaries, seconds_logps=0.0, seconds_gain=self.reader.seconds)
-
-    def rewards(self, weights: Float[Tensor, " F"], rank: int) -> Float[Tensor, " B"]:
-        """Sum the rewards of this process's rollouts by TRL's `weights`; NaN where no function applied."""
-        assert self.rewards_per_func is not None, "TRL rewards a batch before it returns it"
-        n_rows = len(self.rows)
-        return weigh_rewards(self.rewards_per_func, weights)[rank * n_rows : (rank + 1) * n_rows]
-
-
-def weigh_rewards(rewards_per_func: Float[Tensor, "B F"], weights: Float[Tensor, " F"]) -> Float[Tensor, " B"]:
-    """Sum rewards by TRL's `weights`; NaN where none of the functions applied."""
-    rewards = (rewards_per_func * weights.to(rewards_per_func.device)).nansum(dim=1)
-    return rewards.masked_fill(rewards_per_func.isnan().all(dim=1), math.nan)

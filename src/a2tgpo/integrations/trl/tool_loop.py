@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from a2tgpo.integrations.trl.collective import sharded_by
 from a2tgpo.integrations.trl.generation import generating
 from a2tgpo.messages import warn_once
+from a2tgpo.pipeline import Collective
 from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.rollout.conversation import Conversation
 from a2tgpo.rollout.decoding import Sampler
@@ -27,7 +28,7 @@ from a2tgpo.rollout.hf_generate_engine import why_no_cache_reuse
 from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 
 if TYPE_CHECKING:
-    from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
+    from trl import GRPOTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +43,26 @@ class ToolLoopCache:
     `generate` draws from in evaluation mode, each token read once. A turn after a tool's answer gets no more tokens
     than the rollout has left; TRL cuts what `generate` writes beyond. Answers are read from the cache as rollouts end
     (see `AnswerReader`).
+
+    Args:
+        trainer: whose loop it is; only what TRL sets on it is read.
+        answer_reader: makes what reads the answers of a batch of so many rollouts, or None.
+        collective: the processes that share a batch.
+        enabled: false leaves every turn to TRL.
     """
 
-    def __init__(self, trainer: A2TGPOTrainer) -> None:
+    def __init__(
+        self,
+        trainer: GRPOTrainer,
+        answer_reader: Callable[[PreTrainedModel, int], AnswerReader | None],
+        collective: Collective,
+        *,
+        enabled: bool,
+    ) -> None:
         self._trainer = trainer
+        self._answer_reader = answer_reader
+        self._collective = collective
+        self._enabled = enabled
         self._engine: KVCacheEngine | None = None
         self._decided_for: tuple[object, object] = (None, None)
         self._batch: _ToolLoopBatch | None = None
@@ -65,7 +82,7 @@ class ToolLoopCache:
         The first call of a batch starts a rollout from each; each later one goes on with some of them, in order.
         """
         batch = self._batch
-        if batch is None or batch.handed_back or not self._trainer.args.tool_loop_kv_cache:
+        if batch is None or batch.handed_back or not self._enabled:
             return None
         if not _asked_by_tool_loop(self._trainer):
             return None
@@ -80,7 +97,7 @@ class ToolLoopCache:
                 batch.prompt_lengths = [len(ids) for ids in contexts]
                 batch.contexts = [[]] * len(contexts)
                 going = list(range(len(contexts)))
-                batch.reader = self._trainer.answer_reader(model, len(contexts))
+                batch.reader = self._answer_reader(model, len(contexts))
                 starts = [self._continuation(batch, *both) for both in enumerate(contexts)]
                 batch.conversation = engine.open(starts, reader=batch.reader)
                 turns = batch.conversation.begin()
@@ -126,7 +143,7 @@ class ToolLoopCache:
             {row: found[n] for row, n in enumerate(numbers) if n is not None} if complete else {}
         )
         # The pass that scores instead is one of all processes.
-        return not self._trainer.collective.any(not complete)
+        return not self._collective.any(not complete)
 
     def _engine_of(self, model: PreTrainedModel) -> KVCacheEngine | None:
         config = self._trainer.generation_config
@@ -204,7 +221,7 @@ def _begins(context: list[int], start: list[int]) -> bool:
     return context[: len(start)] == start
 
 
-def _asked_by_tool_loop(trainer: A2TGPOTrainer) -> bool:
+def _asked_by_tool_loop(trainer: GRPOTrainer) -> bool:
     """Return whether TRL would call `generate` from the prompts on, with tools."""
     elsewhere = trainer.rollout_func is not None or trainer.use_vllm or trainer.use_transformers_continuous_batching
     return bool(trainer.tools) and not elsewhere

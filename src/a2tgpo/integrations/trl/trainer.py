@@ -27,8 +27,14 @@ from a2tgpo.integrations.trl.checks import (
 from a2tgpo.integrations.trl.clock import StepClock
 from a2tgpo.integrations.trl.collective import AccelerateCollective
 from a2tgpo.integrations.trl.config import A2TGPOConfig
-from a2tgpo.integrations.trl.dynamic_rows import open_dynamic_sampler
-from a2tgpo.integrations.trl.generation_batch import Generated, GenerationBatch, join_rollouts
+from a2tgpo.integrations.trl.dynamic_rows import open_dynamic_sampler, tool_dicts, without_failed
+from a2tgpo.integrations.trl.generation_batch import (
+    Generated,
+    GeneratedRollout,
+    GenerationBatch,
+    join_rollouts,
+    split_rollouts,
+)
 from a2tgpo.integrations.trl.tool_loop import ToolLoopCache
 from a2tgpo.pipeline import LossInputs, RolloutBatch, add_overlong_penalty, assign_credit, collect_signals
 from a2tgpo.pipeline.likelihood import read_update, score_policy
@@ -94,9 +100,19 @@ class A2TGPOTrainer(GRPOTrainer):
         if self._scoring.needs_answers:
             for dataset in (self.train_dataset, self.eval_dataset):
                 check_answers(dataset, self._scoring.scorer)
-        self._dynamic_sampler = open_dynamic_sampler(self)
+        self._dynamic_sampler = open_dynamic_sampler(
+            self.method,
+            self.train_dataset,
+            group_size=self.num_generations,
+            rows_per_batch=args.per_device_train_batch_size * args.steps_per_generation,
+            in_environments=self.environment_factories is not None,
+            generate=self._generate_rows,
+            rewards=self._reward_rows,
+            collective=self.collective,
+            seed=args.seed,
+        )
         self._rollout_log = RolloutLog(args.rollouts_dir, self.collective) if args.rollouts_dir else None
-        self._tool_loop = ToolLoopCache(self)
+        self._tool_loop = ToolLoopCache(self, self.answer_reader, self.collective, enabled=args.tool_loop_kv_cache)
         self._generation: GenerationBatch | None = None
         self._clock = StepClock()
         self.add_callback(self._clock)
@@ -141,6 +157,24 @@ class A2TGPOTrainer(GRPOTrainer):
             return self._add_credit(self._generation, output)
         finally:
             self._generation = None
+
+    def _generate_rows(self, rows: list[dict[str, Any]]) -> list[GeneratedRollout]:
+        """Generate a rollout for each row, before TRL has set up a batch of them."""
+        self._sync_tool_dicts, self._async_tool_dicts = tool_dicts(self.tools, len(rows))
+        return split_rollouts(self._generate_once([row["prompt"] for row in rows]))
+
+    def _reward_rows(self, rows: list[dict[str, Any]], generated: list[GeneratedRollout]) -> Tensor:
+        """Reward rollouts that TRL has not got yet; NaN for those that their tool failed."""
+        known = [row | one.extra_fields for row, one in zip(rows, generated, strict=True)]
+        joined, prompts = join_rollouts(generated), [row["prompt"] for row in known]
+        per_func = super()._calculate_rewards(known, prompts, joined.completions, joined.completion_ids)
+        return without_failed(self._local_rewards(per_func, len(rows)), known)
+
+    def _local_rewards(self, rewards_per_func: Tensor, n_rows: int) -> Tensor:
+        """Sum the rewards of this process's rollouts by TRL's weights; NaN where no function applied."""
+        rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
+        rewards = rewards.masked_fill(rewards_per_func.isnan().all(dim=1), math.nan)
+        return rewards[self.collective.rank * n_rows :][:n_rows]
 
     def _generate(self, prompts: list[Any]) -> Any:
         generation = self._generation
@@ -234,7 +268,8 @@ class A2TGPOTrainer(GRPOTrainer):
             process_signal=self._scoring.process_signal,
             entropies=self._entropies(batch) if "entropy" in self.method.credit.reads else None,
         )
-        rewards = generation.rewards(self.reward_weights, self.collective.rank)
+        assert generation.rewards_per_func is not None, "TRL rewards a batch before it returns it"
+        rewards = self._local_rewards(generation.rewards_per_func, len(generation.rows))
         credit = assign_credit(
             batch,
             signals,
