@@ -29,7 +29,7 @@ def test_imports_where_no_engine_can_be_imported() -> None:
         def hidden(name, path=None, target=None):
             return None if name.split(".")[0] in {ENGINES!r} else found(name, path, target)
 
-        PathFinder.find_spec = hidden
+        PathFinder.find_spec = staticmethod(hidden)
         import a2tgpo.pipeline as pipeline
         for module in pkgutil.iter_modules(pipeline.__path__, "a2tgpo.pipeline."):
             importlib.import_module(module.name)
