@@ -42,7 +42,7 @@ class Method:
         name: what `METHODS` and a recipe call it.
         credit: from rewards and gains to advantages.
         source: where its numbers come from.
-        ratio, eps_low, eps_high, upper, aggregate: see `core.policy_loss`.
+        ratio, eps_low, eps_high, upper, aggregate, dual_clip: see `core.policy_loss`.
         sampling: how a prompt's rollouts are made.
         overlong: the share of the token limit over which the length penalty grows, see `core.overlong_penalty`.
 
@@ -60,6 +60,7 @@ class Method:
     aggregate: Aggregate = "rollout"
     sampling: Sampling = field(default_factory=Independent)
     overlong: float | None = None
+    dual_clip: float | None = None
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -100,7 +101,7 @@ class Method:
     @property
     def loss_options(self) -> dict[str, Any]:
         """Keyword arguments of `core.policy_loss`."""
-        return {name: getattr(self, name) for name in ("ratio", "eps_low", "eps_high", "upper", "aggregate")}
+        return {name: getattr(self, name) for name in ("ratio", "eps_low", "eps_high", "upper", "aggregate", "dual_clip")}
 
 
 def _turn_groups(name: str, credit: TurnGroupCredit, source: str) -> Method:
@@ -137,29 +138,26 @@ _TABLE = {method.name: method for method in _ROWS}
 METHODS: Mapping[str, Method] = MappingProxyType(_TABLE)
 
 
-def resolve_method(name: str, *, eps_low: float | None = None, eps_high: float | None = None, **credit: Any) -> Method:
-    """Return the row `name` with other clip bounds or other parameters of its credit.
+def resolve_method(name: str, **changes: Any) -> Method:
+    """Return the row `name` with other values of its own fields or of its credit's parameters.
 
     Args:
-        eps_low, eps_high: bounds in place of the row's; None keeps those.
-        credit: fields of the row's credit rule and their values.
+        changes: fields of `Method` or of the row's credit rule; None keeps the row's value.
 
     Raises:
-        ValueError: there is no such row, its credit has no such parameter, or parts contradict each other.
+        ValueError: there is no such row, neither it nor its credit has such a parameter, or parts contradict each
+            other.
     """
     if name not in _TABLE:
         raise ValueError(f"method {name!r}: choose one of {', '.join(_TABLE)}")
-    row = _TABLE[name]
-    known = [f.name for f in fields(row.credit)]  # type: ignore[arg-type]  # every rule is a dataclass
-    for parameter in credit:
-        if parameter not in known:
-            raise ValueError(f"{parameter}={credit[parameter]!r}: method {name!r} has no such parameter; leave it out")
-    return replace(
-        row,
-        credit=replace(row.credit, **credit),  # type: ignore[type-var]
-        eps_low=row.eps_low if eps_low is None else eps_low,
-        eps_high=row.eps_high if eps_high is None else eps_high,
-    )
+    row, given = _TABLE[name], {key: value for key, value in changes.items() if value is not None}
+    own = {f.name for f in fields(Method)}
+    of_credit = {f.name for f in fields(row.credit)}  # type: ignore[arg-type]  # every rule is a dataclass
+    for key, value in given.items():
+        if key not in own | of_credit:
+            raise ValueError(f"{key}={value!r}: method {name!r} has no such parameter; leave it out")
+    credit = replace(row.credit, **{k: v for k, v in given.items() if k not in own})  # type: ignore[type-var]
+    return replace(row, **({"credit": credit} | {k: v for k, v in given.items() if k in own}))
 
 
 def register(method: Method) -> Method:
