@@ -10,7 +10,7 @@ import torch
 
 from a2tgpo import core, methods
 from a2tgpo.methods import METHODS, Method, resolve_method
-from a2tgpo.rollout.strategies import EntropyBranch, Independent, Refill, Tree
+from a2tgpo.rollout.strategies import DynamicSampling, EntropyBranch, Independent, Tree
 
 from .core.batches import log_probabilities, model_masks, pack
 from .core.slow import Rollout
@@ -100,7 +100,7 @@ def test_a2tgpo_is_turn_credit():
 
 CONTRADICTIONS = {
     "tree": (lambda: Method("mine", core.TreeCredit(), "me"), "sampling=Tree"),
-    "refill": (lambda: Method("mine", core.IgpoCredit(), "me", sampling=Refill()), "sampling=Independent"),
+    "refill": (lambda: Method("mine", core.IgpoCredit(), "me", sampling=DynamicSampling()), "sampling=Independent"),
     "ratio": (lambda: Method("mine", core.OutcomeCredit(), "me", ratio="word"), "'turn', 'token', 'sequence'"),
     "range": (lambda: Method("mine", core.OutcomeCredit(), "me", eps_low=1.0), r"eps_low in \[0, 1\)"),
     "overlong": (lambda: Method("mine", core.OutcomeCredit(), "me", overlong=2.0), "share above 0"),
@@ -116,7 +116,7 @@ CONTRADICTIONS = {
     "no parameter": (lambda: resolve_method("grpo", alpha=0.3), "no such parameter; it has std, ratio"),
     "not a name": (lambda: resolve_method("grpo", source="me"), "no such parameter"),
     "out of range": (lambda: resolve_method("a2tgpo", gamma=2.0), "gamma is 2.0"),
-    "no refill": (lambda: Refill(max_batches=0), "max_batches is 0; pass at least 1"),
+    "no dynamic sampling": (lambda: DynamicSampling(max_batches=0), "max_batches is 0; pass at least 1"),
     "no tree": (lambda: Tree(branches=0), "branches is 0; pass at least 1"),
     "no beam": (lambda: EntropyBranch(beam=1), "beam is 1; pass at least 2"),
     "damping": (lambda: EntropyBranch(damping=1.5), "damping is 1.5; pass"),
@@ -176,8 +176,8 @@ def test_a_row_of_ones_own(credit):
     mine = Method("mine", credit, "a test", ratio="turn", eps_low=0.01, eps_high=0.02)
     try:
         assert methods.register(mine) is METHODS["mine"]
-        assert A2TGPOConfig("x", method="mine", use_cpu=True, bf16=False).chosen == mine
-        chosen = A2TGPOConfig("x", method="mine", gain_alpha=0.5, use_cpu=True, bf16=False).chosen
+        assert A2TGPOConfig("x", method="mine", use_cpu=True, bf16=False).resolve_method() == mine
+        chosen = A2TGPOConfig("x", method="mine", gain_alpha=0.5, use_cpu=True, bf16=False).resolve_method()
         assert chosen.credit == dataclasses.replace(credit, alpha=0.5) and chosen.signal
         chosen.credit(core.TurnBatch(**pack(BATCH)))
         with pytest.raises(ValueError, match="'mine' has a row already"):

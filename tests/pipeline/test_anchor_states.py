@@ -5,13 +5,13 @@ from difflib import SequenceMatcher
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a2tgpo.pipeline.anchor_states import observation_states
+from a2tgpo.pipeline.anchor_states import number_states
 
 
 def test_the_new_text_comes_first():
     """difflib's ratio depends on the order: of "diet" to a known "tide" it is 1/2, of "tide" to a known "diet" 1/4."""
-    assert observation_states([["tide"], ["diet"]], 2, 1, similarity=0.5).tolist() == [[0], [0]]
-    assert observation_states([["diet"], ["tide"]], 2, 1, similarity=0.5).tolist() == [[0], [1]]
+    assert number_states([["tide"], ["diet"]], 2, 1, similarity=0.5).tolist() == [[0], [0]]
+    assert number_states([["diet"], ["tide"]], 2, 1, similarity=0.5).tolist() == [[0], [1]]
 
 
 def test_common_characters_of_long_texts_are_ignored():
@@ -19,7 +19,7 @@ def test_common_characters_of_long_texts_are_ignored():
     a text of 120 characters is compared in full."""
     for length, states in ((80, [[0], [1]]), (40, [[0], [0]])):
         text = "ab " * length
-        assert observation_states([[text], ["x" + text]], 2, 1, similarity=0.9).tolist() == states
+        assert number_states([[text], ["x" + text]], 2, 1, similarity=0.9).tolist() == states
 
 
 @given(
@@ -36,4 +36,4 @@ def test_clusters_as_published(texts, similarity):
             clusters.append([])
         clusters[number].append(text)
         expected.append(number)
-    assert observation_states([texts], 1, len(texts), similarity).tolist() == [expected]
+    assert number_states([texts], 1, len(texts), similarity).tolist() == [expected]
