@@ -129,12 +129,12 @@ def test_only_rollouts_of_the_same_update_change_places(tmp_path: Path, accumula
         before = self._buffered_inputs
         result = prepare(self, batch)
         if self._buffered_inputs is not before:
-            shuffled.extend(one["turn_advantages"].sum(1).tolist() for one in self._buffered_inputs)
+            shuffled.extend(one["advantages"].sum(1).tolist() for one in self._buffered_inputs)
         return result
 
     def keep(model: Any, inputs: Any, *rest: Any) -> Any:
         prepared = trainer._prepare_inputs(inputs)
-        taken.append(prepared["turn_advantages"].sum(1).tolist())
+        taken.append(prepared["advantages"].sum(1).tolist())
         trainer._prepare_inputs = lambda _: prepared
         try:
             return step(model, inputs, *rest)

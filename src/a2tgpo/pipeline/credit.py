@@ -77,16 +77,13 @@ def assign_credit(
     method: Method,
     collective: Collective,
     *,
-    state_similarity: float = 1.0,
-    skip_first_gain: bool = False,
-    drop_zero_gains: bool = False,
+    normalized_outcome: Float[Tensor, " B"] | None = None,
 ) -> BatchCredit:
     """Give every turn of all processes its credit by `method`.
 
     Args:
         rewards: the outcome of each rollout of this process; NaN where no reward applied.
-        state_similarity: see `number_states`.
-        skip_first_gain, drop_zero_gains: leave out gains that the authors' published code leaves out.
+        normalized_outcome: R̂ of each, where an engine compares outcomes in a way of its own.
 
     Returns:
         The credit of the joined batch; `local` of it has this process's rows.
@@ -107,11 +104,11 @@ def assign_credit(
         outcome=outcome,
         group=torch.arange(len(outcome), device=outcome.device) // batch.group_size,
         n_turns=collective.gather(boundaries.n_turns),
-        counted=_counted(is_process, gain, skip_first_gain, drop_zero_gains),
         valid=valid,
-        state=_states(batch, signals, collective, state_similarity),
+        state=_states(batch, signals, collective, method.state_similarity),
         tree=tree,
         entropy=entropy,
+        normalized_outcome=None if normalized_outcome is None else collective.gather(normalized_outcome),
     )
     credit, shared = method.credit(turns), None
     if signals.node is not None:
@@ -150,15 +147,3 @@ def _states(
     everywhere = collective.gather_objects(signals.observations)
     n_columns = max(1, *map(len, everywhere))
     return number_states(everywhere, batch.group_size, n_columns, similarity).to(batch.turn_ids.device)
-
-
-def _counted(
-    is_process: Bool[Tensor, "B T"], gain: Float[Tensor, "B T"] | None, skip_first: bool, drop_zero: bool
-) -> Bool[Tensor, "B T"]:
-    """Mark the process turns whose gain enters the credit."""
-    counted = is_process.clone()
-    if skip_first:
-        counted[:, 0] = False
-    if drop_zero and gain is not None:
-        counted &= gain != 0
-    return counted

@@ -84,7 +84,8 @@ class LossInputs:
 
         An advantage that a user put in place of ours may also be one number per rollout, `[B]`.
         """
-        found = cls(**{name: columns.get(column) for name, column in _COLUMNS.items()})
+        given = {name: columns[column] for name, column in _COLUMNS.items() if column in columns}
+        found = cls(**given)
         if found.advantage.dim() == 1:
             return replace(found, advantage=found.advantage[:, None].expand(found.turn_ids.shape))
         return found

@@ -38,6 +38,10 @@ class A2TGPOConfig(GRPOConfig):
     )
     epsilon: float | None = field(default=None, metadata={"help": "Lower clip bound ε_low; none = the method's."})
     epsilon_high: float | None = field(default=None, metadata={"help": "Upper clip bound ε_high; none = the method's."})
+    beta: float | None = field(
+        default=None,
+        metadata={"help": "Coefficient of the KL penalty towards the starting policy; none = the method's, 0 = none."},
+    )
     loss_type: str | None = field(
         default=None,
         metadata={
@@ -64,9 +68,12 @@ class A2TGPOConfig(GRPOConfig):
     std_floor: float | None = field(
         default=None, metadata={"help": "Added to a turn group's standard deviation; none = the method's, 1e-6."}
     )
-    state_similarity: float = field(
-        default=1.0,
-        metadata={"help": "GiGPO: observations at least this similar, in (0, 1], are one state; 1 = equal ones only."},
+    state_similarity: float | None = field(
+        default=None,
+        metadata={
+            "help": "GiGPO: observations at least this similar, in (0, 1], are one anchor state; none = the method's, "
+            "0.9; 1 = equal ones only."
+        },
     )
     process_signal: Signal = field(
         default="policy",
@@ -91,11 +98,11 @@ class A2TGPOConfig(GRPOConfig):
     answer_alias: Alias = field(
         default="first", metadata={"help": "Alias scored where there are several: 'first' or 'best'."}
     )
-    likelihood: Likelihood = field(
-        default="probability",
+    likelihood: Likelihood | None = field(
+        default=None,
         metadata={
             "help": "'probability': exp of the answer's mean token log-probability (the paper). "
-            "'log_probability': the mean itself (the authors' code)."
+            "'log_probability': the mean itself (the authors' code). None = the method's."
         },
     )
     gain_method: GainMethod = field(
@@ -104,10 +111,6 @@ class A2TGPOConfig(GRPOConfig):
             "help": "'cached': one small forward over the trajectory's own keys. 'rows': one full forward per "
             "boundary. 'auto': cached wherever the model's cache can be cut at a position."
         },
-    )
-    skip_first_gain: bool = field(default=False, metadata={"help": "Give turn 1 no gain, as the authors' code does."})
-    drop_zero_gains: bool = field(
-        default=False, metadata={"help": "Leave gains of exactly 0 out of the credit: a fault of the authors' code."}
     )
     cut_last_result: bool = field(
         default=False,
@@ -128,8 +131,12 @@ class A2TGPOConfig(GRPOConfig):
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(repr, allowed))}")
+        row = METHODS[self.method]
         if self.loss_type is None:
-            self.loss_type = "dapo" if METHODS[self.method].aggregate == "token" else "grpo"
+            self.loss_type = "dapo" if row.aggregate == "token" else "grpo"
+        self.beta = row.kl_beta if self.beta is None else self.beta
+        self.likelihood = row.likelihood if self.likelihood is None else self.likelihood
+        self.state_similarity = row.state_similarity if self.state_similarity is None else self.state_similarity
         super().__post_init__()
         if self.turn_gamma is not None and not 0.0 <= self.turn_gamma <= 1.0:
             raise ValueError(f"turn_gamma={self.turn_gamma}: a discount lies in [0, 1]; 1 is the paper's")
@@ -171,7 +178,8 @@ class A2TGPOConfig(GRPOConfig):
         """Return the method's row with what this configuration changes of it."""
         row = METHODS[self.method]
         changes = {ours: getattr(self, name) for name, ours in _CREDIT_OPTIONS.items() if _has(row, ours)}
-        changes |= {"eps_low": self.epsilon, "eps_high": self.epsilon_high}
+        changes |= {"eps_low": self.epsilon, "eps_high": self.epsilon_high, "kl_beta": self.beta}
+        changes |= {"likelihood": self.likelihood, "state_similarity": self.state_similarity}
         if self.loss_type in AGGREGATES:
             changes["aggregate"] = AGGREGATES[self.loss_type]
         if self.importance_sampling_level == "sequence":
@@ -195,16 +203,15 @@ class A2TGPOConfig(GRPOConfig):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r}: method {self.method!r} has no such parameter; leave it out"
                 )
-        for name in ("skip_first_gain", "drop_zero_gains", "cut_last_result"):
-            if getattr(self, name) and not row.signal:
-                raise ValueError(f"{name}=True: method {self.method!r} reads no gain; leave it out")
+        if self.cut_last_result and not row.signal:
+            raise ValueError(f"cut_last_result=True: method {self.method!r} reads no gain; leave it out")
         self.resolve_method()  # raises for parts that contradict each other
 
 
 _CHOICES: dict[str, Collection[Any]] = {
     "method": METHODS,
     "answer_alias": get_args(Alias),
-    "likelihood": get_args(Likelihood),
+    "likelihood": (None, *get_args(Likelihood)),
     "gain_method": get_args(GainMethod),
     "turn_baseline": (None, *get_args(Baseline)),
     "process_signal": get_args(Signal),

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from a2tgpo.methods import Method
-from a2tgpo.pipeline import LossInputs
+from a2tgpo.pipeline import LossInputs, TurnLoss, turn_loss
+from a2tgpo.pipeline.likelihood import read_update
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -32,12 +33,31 @@ class Contradiction:
     remedy: str
 
 
+def _adds_outcome(method: Method) -> bool:
+    return getattr(method.credit, "adds_outcome", False)
+
+
 def _not_plain(args: Any, method: Method) -> bool:
     """Return whether the method's loss has more than TRL's: a turn's ratio, shared turns, or another clipping."""
     return method.ratio == "turn" or method.shares_turns or method.upper != "clip" or method.dual_clip is not None
 
 
+def normalizes_otherwise(args: Any) -> bool:
+    """Return whether outcomes are compared otherwise than each prompt's weighted sum in its own group."""
+    return args.scale_rewards not in ("group", True) or args.multi_objective_aggregation != "sum_then_normalize"
+
+
 CONTRADICTIONS = (
+    Contradiction(
+        "scale_rewards",
+        lambda args, method: args.scale_rewards not in ("group", True) and not _adds_outcome(method),
+        "this method normalises outcomes together with its turns' numbers; keep scale_rewards='group'",
+    ),
+    Contradiction(
+        "multi_objective_aggregation",
+        lambda args, method: args.multi_objective_aggregation != "sum_then_normalize" and not _adds_outcome(method),
+        "this method normalises outcomes together with its turns' numbers; keep 'sum_then_normalize'",
+    ),
     Contradiction(
         "loss_type",
         lambda args, method: args.loss_type in OTHER_OBJECTIVES and _not_plain(args, method),
@@ -66,6 +86,51 @@ def check_options(args: Any, method: Method) -> None:
     for one in CONTRADICTIONS:
         if one.holds(args, method):
             raise ValueError(f"{one.option}={getattr(args, one.option)!r} with method={method.name!r}: {one.remedy}")
+
+
+def update_loss(
+    trainer: GRPOTrainer, model: Any, columns: dict[str, Any], method: Method, window: int
+) -> tuple[Float[Tensor, ""], LossInputs, TurnLoss, dict[str, Tensor]]:
+    """Return the loss of a micro-batch, divided as TRL's accumulation wants it, and what is logged of it.
+
+    The method's loss, less TRL's entropy bonus, plus its load-balancing loss.
+
+    Args:
+        columns: TRL's micro-batch with the columns of `LossInputs`.
+        window: consecutive micro-batches of one generation that feed one update.
+    """
+    training = trainer.model.training
+    accumulation = trainer.current_gradient_accumulation_steps if training else 1
+    inputs = LossInputs.from_columns(columns)
+    written = inputs.turn_ids >= 0
+    autocast = trainer.accelerator.autocast
+    logps, entropies, aux_loss = read_update(model, columns, written, autocast, aux_loss=trainer.aux_loss_enabled)
+    # There are none where the policy that learns is the one that wrote: the ratio is then 1.
+    old_logps = columns.get("old_per_token_logps", logps.detach())
+    sampled = columns.get("sampling_per_token_logps", old_logps)
+    importance = columns.get("importance_sampling_ratio")
+    # An update may take in several windows, and the last one of an epoch fewer micro-batches than one.
+    of_update = inputs.over_tokens(inputs.n_tokens * (accumulation / window if training else 1))
+    found = turn_loss(
+        logps,
+        old_logps,
+        inputs.over_tokens(divisor(trainer.loss_type, of_update, trainer.max_completion_length)),
+        method,
+        token_weight=token_weights(trainer, inputs, logps, sampled, entropies, importance),
+        ref_logps=columns.get("ref_per_token_logps"),
+        kl_beta=trainer.beta,
+        kl_bias_correction=trainer.args.use_bias_correction_kl,
+    )
+    logged = found.diagnostics | {"entropy": (entropies * written).sum().detach() / written.sum().clamp(min=1)}
+    # A mean over an update's tokens adds up over its micro-batches by itself.
+    loss = found.loss if trainer.loss_type == "dapo" else found.loss / accumulation
+    if trainer._entropy_bonus_enabled:
+        logged["policy_loss"] = found.loss.detach()
+        loss = loss - entropy_bonus(trainer, entropies, written) / accumulation
+    if aux_loss is not None:
+        logged["aux_loss"] = aux_loss.detach()
+        loss = loss + trainer.router_aux_loss_coef * aux_loss / accumulation
+    return loss, inputs, found, logged
 
 
 def divisor(loss_type: str, inputs: LossInputs, max_completion_length: int) -> Float[Tensor, ""]:
