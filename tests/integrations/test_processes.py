@@ -198,7 +198,7 @@ def test_credit_of_two_processes_is_that_of_one(results: list[dict[str, Any]]) -
     whole = joined_credit()
     for process, result in enumerate(results):
         rows = slice(process * ROWS, (process + 1) * ROWS)
-        for name in (f.name for f in fields(BatchCredit) if f.name != "owned"):
+        for name in (f.name for f in fields(BatchCredit) if f.name != "shared"):
             wanted, got = getattr(whole, name)[rows], result["credit"][name]
             assert torch.equal(torch.nan_to_num(got, nan=-9.0), torch.nan_to_num(wanted, nan=-9.0)), name
     prompt = torch.tensor([0] * 4 + [1] * 4 + [2] * 4)

@@ -317,8 +317,9 @@ def other_reward(completions: list[str], **_: Any) -> list[float]:
     return [7.0 - i % 3 * 7 for i in range(len(completions))]
 
 
+@pytest.mark.parametrize("iterations", [1, 2])
 @pytest.mark.parametrize("reward", [exact_match_reward, [exact_match_reward, other_reward]])
-def test_a_failed_tool_is_left_out_of_every_statistic(tmp_path: Path, reward: Any) -> None:
+def test_a_failed_tool_is_left_out_of_every_statistic(tmp_path: Path, reward: Any, iterations: int) -> None:
     """Rollouts the tool failed have no turns to train on, and the others are credited as if they were not there,
     whatever a second reward function says of them."""
     state = {"calls": 0}
@@ -330,7 +331,11 @@ def test_a_failed_tool_is_left_out_of_every_statistic(tmp_path: Path, reward: An
         return [[] for _ in queries]
 
     trainer = scripted_trainer(
-        tmp_path, [[SEARCH, answer_turn("x")], [answer_turn("bora")], [answer_turn("x")]], search=flaky, reward=reward
+        tmp_path,
+        [[SEARCH, answer_turn("x")], [answer_turn("bora")], [answer_turn("x")]],
+        search=flaky,
+        reward=reward,
+        num_iterations=iterations,
     )
     batch = one_batch(trainer)
     failed = torch.tensor([i % 3 == 0 for i in range(8)])
