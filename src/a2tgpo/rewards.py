@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from a2tgpo.gold import gold_aliases
 from a2tgpo.rollout.protocol import unbox
 from a2tgpo.rollout.types import Rollout, Termination
 from a2tgpo.text_match import exact_match
@@ -29,7 +30,7 @@ def exact_match_reward(
         answer: gold answer or its aliases, per rollout.
         rollout: our record of each conversation, present with `TagRollout`.
     """
-    golds = [[gold] if isinstance(gold, str) else list(gold) for gold in answer]
+    golds = [gold_aliases(gold, f"rollout {number}") for number, gold in enumerate(answer)]
     if rollout is not None:
         return [_score(record, gold) for record, gold in zip(rollout, golds, strict=True)]
     predictions = [unbox(_last_text(completion)) for completion in completions]
