@@ -10,7 +10,7 @@ import torch
 
 from a2tgpo import core, methods
 from a2tgpo.methods import METHODS, Method
-from a2tgpo.rollout.strategies import EntropyBranch, Independent, Refill, Tree
+from a2tgpo.rollout.strategies import DynamicSampling, EntropyBranch, Independent, Tree
 
 from .core.batches import log_probabilities, model_masks, pack
 from .core.slow import Rollout
@@ -71,11 +71,11 @@ def test_a2tgpo_is_turn_credit():
 
 CONTRADICTIONS = {
     "tree": (lambda: Method("mine", core.TreeCredit(), "me"), "sampling=Tree"),
-    "refill": (lambda: Method("mine", core.IgpoCredit(), "me", sampling=Refill()), "sampling=Independent"),
+    "refill": (lambda: Method("mine", core.IgpoCredit(), "me", sampling=DynamicSampling()), "sampling=Independent"),
     "ratio": (lambda: Method("mine", core.OutcomeCredit(), "me", ratio="word"), "'turn', 'token', 'sequence'"),
     "range": (lambda: Method("mine", core.OutcomeCredit(), "me", eps_low=1.0), r"eps_low in \[0, 1\)"),
     "overlong": (lambda: Method("mine", core.OutcomeCredit(), "me", overlong=2.0), "share above 0"),
-    "no refill": (lambda: Refill(max_batches=0), "max_batches is 0; pass at least 1"),
+    "no refill": (lambda: DynamicSampling(max_batches=0), "max_batches is 0; pass at least 1"),
     "no tree": (lambda: Tree(branches=0), "branches is 0; pass at least 1"),
     "no beam": (lambda: EntropyBranch(beam=1), "beam is 1; pass at least 2"),
     "damping": (lambda: EntropyBranch(damping=1.5), "damping is 1.5; pass"),

@@ -31,7 +31,7 @@ from a2tgpo.core import (
 from a2tgpo.core.clip import Upper
 from a2tgpo.core.loss import Aggregate
 from a2tgpo.core.ratio import Level
-from a2tgpo.rollout.strategies import EntropyBranch, Independent, Refill, Sampling, Tree
+from a2tgpo.rollout.strategies import DynamicSampling, EntropyBranch, Independent, Sampling, Tree
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Method:
                 f"{self.name}: credit {self.credit} compares the leaves of a tree, and sampling {self.sampling} grows "
                 "none; pass sampling=Tree(...) or another credit"
             )
-        if isinstance(self.sampling, Refill) and self.signal:
+        if isinstance(self.sampling, DynamicSampling) and self.signal:
             raise ValueError(
                 f"{self.name}: sampling {self.sampling} drops prompts of equal rewards, from which credit "
                 f"{self.credit} still learns through gains; pass sampling=Independent() or credit=OutcomeCredit()"
@@ -115,7 +115,7 @@ _ROWS = (
         "DAPO, arXiv 2503.14476",
         eps_high=0.28,
         aggregate="token",
-        sampling=Refill(),
+        sampling=DynamicSampling(),
         overlong=0.2,
     ),
     Method("gspo", OutcomeCredit(), "GSPO, arXiv 2507.18071", ratio="sequence", eps_low=3e-4, eps_high=4e-4),

@@ -73,7 +73,7 @@ def mica(rollouts, weight, gamma):
     def value(i, t):
         if not rollouts[i].has_gain(t):
             return reward[i]
-        return weight * delayed[i][t] + (1 - weight) * immediate[i][t] + reward[i]
+        return weight * delayed[i][t] + (1 - weight) * immediate[i][t]
 
     return per_turn(rollouts, value)
 

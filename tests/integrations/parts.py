@@ -17,7 +17,7 @@ from a2tgpo.integrations.trl.rollout_func import rollout_columns
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
-from tests.rollout.scripted import ScriptedBackend
+from tests.rollout.scripted import ScriptedEngine
 
 
 def qwen_tokenizer() -> PreTrainedTokenizerFast:
@@ -98,7 +98,7 @@ class ScriptedRollout:
 
     def __call__(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         scripts = [self.scripts[i % len(self.scripts)] for i in range(len(prompts))]
-        return rollout_columns(self.agent.run(prompts, ScriptedBackend(self.agent.tokenizer, scripts)))
+        return rollout_columns(self.agent.run(prompts, ScriptedEngine(self.agent.tokenizer, scripts)))
 
 
 def scripted_trainer(tmp_path: Path, scripts: list[list[str]], **changes: Any) -> A2TGPOTrainer:

@@ -17,7 +17,7 @@ from a2tgpo.pipeline.outcome import outcome_of
 from a2tgpo.rollout.protocol import answer_turn
 from a2tgpo.rollout.types import Rollout
 from tests.integrations.parts import ScriptedRollout, config, questions, tiny_llama
-from tests.rollout.scripted import ScriptedBackend
+from tests.rollout.scripted import ScriptedEngine
 
 
 class ByPrompt(ScriptedRollout):
@@ -26,7 +26,7 @@ class ByPrompt(ScriptedRollout):
     def __call__(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
         right = ["Mitu" in prompt and i % 2 == 0 for i, prompt in enumerate(prompts)]
         scripts = [[answer_turn("bora" if hit else "kelo")] for hit in right]
-        return rollout_columns(self.agent.run(prompts, ScriptedBackend(self.agent.tokenizer, scripts)))
+        return rollout_columns(self.agent.run(prompts, ScriptedEngine(self.agent.tokenizer, scripts)))
 
 
 def test_the_batch_is_that_of_the_replacements(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from a2tgpo.pipeline.answer_scores import score_answers
 from a2tgpo.pipeline.turn_signals import whole
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
-from a2tgpo.rollout.kept_keys import KeptKeysBackend
+from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 from a2tgpo.rollout.types import Rollout, Termination
 from a2tgpo.signals.answer_likelihood import Scores, fused_forward
 from tests.integrations.parts import config, questions, qwen_tokenizer, tiny_llama
@@ -114,7 +114,7 @@ def test_adapters_keep_their_keys(tmp_path: Path) -> None:
     made.current_gradient_accumulation_steps = 1
     output = made._generate_and_score_completions([dict(made.train_dataset[i // 4]) for i in range(8)])
     rollout_func: Any = made.rollout_func
-    assert isinstance(rollout_func._generator, KeptKeysBackend)
+    assert isinstance(rollout_func._generator, KVCacheEngine)
     with disable_gradient_checkpointing(made.model, made.args.gradient_checkpointing_kwargs):
         expected = expected_of(made, output)
         with made.model.disable_adapter():

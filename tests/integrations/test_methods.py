@@ -15,7 +15,7 @@ from a2tgpo.pipeline.anchor_states import observation_states
 from a2tgpo.pipeline.dynamic_sampling import Refiller
 from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.protocol import answer_turn, search_turn
-from a2tgpo.rollout.strategies import Refill
+from a2tgpo.rollout.strategies import DynamicSampling
 from tests.integrations.parts import ScriptedRollout, build_tokenizer, config, questions, scripted_trainer, tiny_llama
 
 SEARCH = search_turn("find it", "Kelo mentor")
@@ -90,7 +90,7 @@ def test_a_method_scores_gains_only_where_it_reads_them(tmp_path: Path, name: st
     logged = trainer.state.log_history[0]
     assert ("gain/turn_1" in logged) == ("seconds/gain" in logged) == METHODS[name].signal
     assert METHODS[name].signal == ("gain" in METHODS[name].credit.reads)
-    assert ("rollout/refill_batches" in logged) == isinstance(METHODS[name].sampling, Refill)
+    assert ("rollout/refill_batches" in logged) == isinstance(METHODS[name].sampling, DynamicSampling)
 
 
 def test_an_option_changes_the_row_it_belongs_to() -> None:
@@ -145,7 +145,7 @@ def test_prompts_that_teach_nothing_are_replaced() -> None:
     ones of the training set that differ; what taught stays where it was."""
     world = Prompts()
     dataset = questions(2).from_list([{"prompt": f"q{n}"} for n in (4, 6, 7, 8, 9, 11)])
-    refiller = Refiller(Refill(max_batches=10), dataset, 2, world.rewards, bool, seed=0)
+    refiller = Refiller(DynamicSampling(max_batches=10), dataset, 2, world.rewards, bool, seed=0)
     rows = [{"prompt": f"q{n}"} for n in (2, 2, 3, 3, 10, 10)]
     generated = world.generate([row["prompt"] for row in rows])
     batches = refiller.run(rows, generated, world.generate)
@@ -161,7 +161,9 @@ def test_a_prompt_without_a_difference_is_dull() -> None:
     """Equal rewards teach nothing, also where some rollouts have none (a failed tool); two that differ do."""
     nan = float("nan")
     groups = [[1, 1, 1, 1], [1, 1, nan, 1], [nan] * 4, [1, nan, 0, nan], [nan, nan, nan, 0]]
-    made = Refiller(Refill(), questions(2), 4, lambda rows, generated: torch.tensor(groups).flatten(), bool, seed=0)
+    made = Refiller(
+        DynamicSampling(), questions(2), 4, lambda rows, generated: torch.tensor(groups).flatten(), bool, seed=0
+    )
     assert made._dull([], []) == [0, 1, 2, 4]
 
 
@@ -171,5 +173,10 @@ def test_refilling_is_bounded() -> None:
     dataset = questions(2).from_list([{"prompt": "q4"}, {"prompt": "q6"}])
     rows = [{"prompt": "q2"}, {"prompt": "q2"}]
     generated = world.generate(["q2", "q2"])
-    assert Refiller(Refill(max_batches=4), dataset, 2, world.rewards, bool, 0).run(rows, generated, world.generate) == 4
+    assert (
+        Refiller(DynamicSampling(max_batches=4), dataset, 2, world.rewards, bool, 0).run(
+            rows, generated, world.generate
+        )
+        == 4
+    )
     assert rows == [{"prompt": "q2"}, {"prompt": "q2"}] and len(world.asked) == 4

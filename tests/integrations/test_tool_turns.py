@@ -14,10 +14,10 @@ import torch
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.integrations.trl import tool_loop as tool_turns
 from a2tgpo.integrations.trl.tool_loop import ToolTurns
-from a2tgpo.rollout.slots import Chunk
+from a2tgpo.rollout.slot_cache import Chunk
 from tests.integrations.parts import config, questions, qwen_tokenizer, tiny_llama
 from tests.integrations.test_kept_answers import expected_of
-from tests.rollout.test_kept_keys import count_reading
+from tests.rollout.test_kv_cache_engine import count_reading
 
 TURN, LONGEST = 12, 420
 
@@ -276,7 +276,7 @@ def test_settings_may_change_between_batches(tmp_path: Path) -> None:
     batch(made)
     second = made._tool_turns._backend
     assert first is not None and second is not None
-    assert (first.sampler.config.temperature, second.sampler.config.temperature) == (0.8, 0.3)
+    assert (first.decoding.sampler.config.temperature, second.decoding.sampler.config.temperature) == (0.8, 0.3)
 
 
 def test_tools_after_rollouts_of_the_users_own(tmp_path: Path) -> None:

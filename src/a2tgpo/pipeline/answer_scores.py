@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from a2tgpo.signals.answer_likelihood import LabelLogps, Scores, policy_logps
-from a2tgpo.signals.answer_likelihood.batch import Trajectories
+from a2tgpo.signals.answer_likelihood.trajectories import Trajectories
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -54,9 +54,7 @@ def score_old_logps(
     return policy_logps(forward, rows, input_ids.device, tokens_per_batch=budget)[:, -completion_length:]
 
 
-def _parts(
-    trainer: A2TGPOTrainer, input_ids: Tensor, attention_mask: Tensor, completion_length: int
-) -> dict[str, Tensor]:
+def _parts(trainer: A2TGPOTrainer, input_ids: Tensor, attention_mask: Tensor, completion_length: int) -> dict[str, Any]:
     prompt_ids, completion_ids = input_ids.tensor_split([input_ids.size(1) - completion_length], dim=1)
     prompt_mask, completion_mask = attention_mask.tensor_split([attention_mask.size(1) - completion_length], dim=1)
     return {

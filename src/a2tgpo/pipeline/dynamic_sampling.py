@@ -15,7 +15,7 @@ from trl import GRPOTrainer
 
 from a2tgpo.pipeline.collective import any_process
 from a2tgpo.pipeline.outcome import tool_failed, weighted
-from a2tgpo.rollout.strategies import Refill
+from a2tgpo.rollout.strategies import DynamicSampling
 
 if TYPE_CHECKING:
     from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
@@ -41,7 +41,7 @@ class Refiller:
         seed: of the replacements' order.
     """
 
-    refill: Refill
+    refill: DynamicSampling
     dataset: Dataset
     group_size: int
     rewards: Callable[[list[dict[str, Any]], Generated], torch.Tensor]
@@ -109,7 +109,7 @@ def refiller(trainer: A2TGPOTrainer) -> Refiller | None:
             environments, which TRL resets once for a batch and asks for their rewards when it is whole.
     """
     sampling = trainer.method.sampling
-    if not isinstance(sampling, Refill):
+    if not isinstance(sampling, DynamicSampling):
         return None
     if trainer.environment_factories is not None:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from a2tgpo.signals.answer_likelihood.batch import ALIGNMENT
+from a2tgpo.signals.answer_likelihood.trajectories import ALIGNMENT
 
 if TYPE_CHECKING:
     from jaxtyping import Int

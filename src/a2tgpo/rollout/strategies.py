@@ -1,4 +1,4 @@
-"""How the rollouts of a prompt are made: the choices. `a2tgpo.rollout` carries them out."""
+"""Choose how the rollouts of a prompt are made; the rest of `a2tgpo.rollout` carries it out."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Independent:
-    """Every rollout of a prompt is sampled from the question on."""
+    """Sample every rollout of a prompt from the question on."""
 
 
 @dataclass(frozen=True)
-class Refill:
-    """Prompts whose rollouts all have the same reward are replaced by new ones (DAPO, arXiv 2503.14476).
+class DynamicSampling:
+    """Replace zero-variance groups (prompts whose rollouts all have one reward) by new ones (DAPO, arXiv 2503.14476).
 
     Attributes:
         max_batches: batches sampled at most, the first included, before a step goes on with what it has.
@@ -21,12 +21,12 @@ class Refill:
     max_batches: int = 10
 
     def __post_init__(self) -> None:
-        _at_least("max_batches", self.max_batches, 1, "1 samples no refill; Independent() says that")
+        _at_least("max_batches", self.max_batches, 1, "1 replaces nothing; Independent() says that")
 
 
 @dataclass(frozen=True)
 class Tree:
-    """M rollouts per prompt, then L rounds of N branches from random nodes of each (Tree-GRPO, arXiv 2509.21240).
+    """Sample M rollouts per prompt, then L rounds of N branches at random nodes of each (Tree-GRPO, arXiv 2509.21240).
 
     A node is the prompt, or a search with its result after which a turn was sampled. Every round draws the N nodes of
     a tree uniformly and with replacement among all it has by then, as the published code does; a branch is sampled anew
@@ -48,13 +48,13 @@ class Tree:
 
     @property
     def n_rollouts(self) -> int:
-        """Rollouts per prompt: M·(L·N + 1)."""
+        """Return the rollouts per prompt: M·(L·N + 1)."""
         return self.trees * (self.rounds * self.branches + 1)
 
 
 @dataclass(frozen=True)
 class EntropyBranch:
-    """Rollouts branch, more readily the less sure the policy is (AEPO, arXiv 2510.14545; ARPO, arXiv 2507.19849).
+    """Branch rollouts, more readily the less sure the policy is (AEPO, arXiv 2510.14545; ARPO, arXiv 2507.19849).
 
     Where a turn is followed by an observation, the rollout may branch there: each of `beam − 1` copies of it, prefix
     and result included, goes on by itself with probability
@@ -98,14 +98,14 @@ class EntropyBranch:
                 raise ValueError(f"{name} is {getattr(self, name)}; pass a number between 0, {remedy}, and 1")
 
     def probability(self, rise: float, consecutive: int) -> float:
-        """p of a turn whose entropy is `rise` = H − H₁ nats above the first one's, `consecutive` = l."""
+        """Return p of a turn whose entropy is `rise` = H − H₁ nats above the first one's, `consecutive` = l."""
         kept = 1 - self.damping * consecutive
         if kept <= 0:
             return 0.0
         return min(1.0, max(0.0, 1 - self.threshold / kept + self.weight * rise))
 
 
-Sampling = Independent | Refill | Tree | EntropyBranch
+Sampling = Independent | DynamicSampling | Tree | EntropyBranch
 
 
 def check_group_size(sampling: Sampling, num_generations: int) -> None:

@@ -1,4 +1,4 @@
-"""What a rollout is: the tokens the policy and the environment wrote, and how it ended."""
+"""Record rollouts: the tokens that the policy and the environment wrote, and how each ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 
 
 class Termination(StrEnum):
-    """Why a rollout ended. Every way is counted; only ANSWERED keeps the format."""
+    """Say why a rollout ended. Every way is counted; only ANSWERED keeps the format."""
 
     ANSWERED = "answered"
     OUT_OF_TURNS = "out_of_turns"  # asked for another search with the tool-call budget spent
@@ -25,7 +25,7 @@ NOT_THE_POLICYS = (Termination.TOOL_FAILED, Termination.MODEL_FAILED)
 
 @dataclass(frozen=True)
 class ToolCall:
-    """One search: the query as written and the ids of the passages shown."""
+    """Record one search: the query as written and the ids of the passages shown."""
 
     query: str
     passage_ids: tuple[str, ...]
@@ -33,7 +33,7 @@ class ToolCall:
 
 @dataclass
 class Rollout:
-    """One conversation, token by token.
+    """Record one conversation, token by token.
 
     `completion_ids` holds everything after the prompt in order; `model_mask[i]` is 1 where the policy sampled
     token i and 0 where the environment wrote it (observations, the closing end-of-sequence token). Tokens are never
@@ -58,7 +58,7 @@ class Rollout:
     tree: int = 0
 
     def before_turn(self, turn: int, tree: int) -> Rollout:
-        """A rollout of `tree` that stands where this one stood before its turn `turn`, 0 for the prompt alone."""
+        """Begin a rollout of `tree` that stands where this one stood before its turn `turn`, 0 for the prompt alone."""
         starts = [i for i, (last, own) in enumerate(pairwise([0, *self.model_mask])) if own > last]
         end = [*starts, len(self.completion_ids)][turn]
         return Rollout(
@@ -86,5 +86,5 @@ class Rollout:
 
     @property
     def ids(self) -> list[int]:
-        """The whole context: prompt and completion."""
+        """Return the whole context: prompt and completion."""
         return self.prompt_ids + self.completion_ids

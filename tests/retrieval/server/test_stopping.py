@@ -63,6 +63,6 @@ def test_killed_server(tmp_path: Path) -> None:
             client.search(["a", "b"], 2)
         for reader in (client, HTTPRetriever(server.url, retries=0, cache_dir=tmp_path)):
             assert reader.search(["a", "nothing", "a"], 2) == [echoed("a", 2), [], echoed("a", 2)]
-        with pytest.raises(ToolError, match="search 'b' failed: http.*cannot be reached") as error:
+        with pytest.raises(ToolError, match=r"search 'b' failed: http.*cannot be reached") as error:
             SearchTool(client, k=2)(["b", "a"])
         assert isinstance(error.value.__cause__, RetrieverError)

@@ -12,6 +12,7 @@ from datasets import Dataset
 from trl.trainer.utils import is_async_callable
 
 from a2tgpo.errors import DataError
+from a2tgpo.gold import gold_aliases as read_gold
 
 if TYPE_CHECKING:
     from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
@@ -79,11 +80,7 @@ def check_answers(dataset: Any, scorer: AnswerScorer) -> None:
 
 def gold_aliases(row: Mapping[str, Any], number: int) -> list[str]:
     """The aliases of a row's answer, canonical first; `DataError` where there is none."""
-    answer = row.get("answer")
-    aliases = [answer] if isinstance(answer, str) else list(answer or ())
-    if not aliases or not all(isinstance(alias, str) and alias.strip() for alias in aliases):
-        raise DataError(f"row {number} has answer={answer!r}: give at least one non-empty text, or drop the row")
-    return aliases
+    return read_gold(row.get("answer"), f"row {number}")
 
 
 def refuse_nan(reward_funcs: Any) -> Any:

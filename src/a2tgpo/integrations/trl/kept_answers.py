@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel
 
-from a2tgpo.rollout.answers import AnswerReader
+from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.signals.answer_likelihood import Boundaries, Scores, fused_forward
-from a2tgpo.signals.answer_likelihood.support import needs_additive_mask
+from a2tgpo.signals.answer_likelihood.model_support import needs_additive_mask
 
 if TYPE_CHECKING:
     from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
@@ -33,7 +33,7 @@ def answer_reader(trainer: A2TGPOTrainer, model: PreTrainedModel, n_rows: int) -
     if trainer._refiller is not None or not kept or len(answers) != n_rows:
         return None
     forward = fused_forward(model, trainer.accelerator.autocast)
-    return AnswerReader(forward, scorer.probes(answers), additive_mask=needs_additive_mask(model.config))
+    return AnswerReader(forward, scorer.suffixes(answers), additive_mask=needs_additive_mask(model.config))
 
 
 def kept_scores(trainer: A2TGPOTrainer, reader: AnswerReader, boundaries: Boundaries) -> Scores:

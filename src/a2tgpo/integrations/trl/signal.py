@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from a2tgpo.integrations.trl.sharding import sharded_by
 from a2tgpo.signals import FrozenReference, ProcessSignal, process_reward_model
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ def open_signal(trainer: A2TGPOTrainer, given: ProcessSignal | None) -> ProcessS
     """The signal the trainer was given or its configuration asks for; None for information gain by the policy.
 
     Raises:
-        ValueError: a signal that the method does not read, or two of them.
+        ValueError: a signal that the method does not read, or two of them; a frozen reference of a sharded policy.
     """
     args = trainer.args
     if given is not None:
@@ -24,7 +25,13 @@ def open_signal(trainer: A2TGPOTrainer, given: ProcessSignal | None) -> ProcessS
             raise ValueError(f"turn_signal={given!r} and process_signal={args.process_signal!r}: give one of them")
         return given
     if args.process_signal == "reference":
-        return FrozenReference.of(trainer.model, trainer.accelerator)
+        if (kind := sharded_by(trainer.accelerator)) is not None:
+            raise ValueError(
+                f"process_signal='reference' copies the whole policy, which {kind} keeps in shards; score information "
+                "gain with the policy itself (process_signal='policy'), or train without sharding"
+            )
+        accelerator = trainer.accelerator
+        return FrozenReference.of(trainer.model, device=accelerator.device, autocast=accelerator.autocast)
     if args.process_signal == "reward_model":
         assert args.process_reward_model is not None
         device = trainer.accelerator.device

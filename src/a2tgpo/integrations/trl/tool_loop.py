@@ -18,12 +18,12 @@ from a2tgpo.integrations.trl.generation import generating
 from a2tgpo.integrations.trl.sharding import sharded_by
 from a2tgpo.messages import warn_once
 from a2tgpo.pipeline.collective import any_process
-from a2tgpo.rollout.answers import AnswerReader
-from a2tgpo.rollout.backend import Continuation
+from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.rollout.conversation import Conversation
-from a2tgpo.rollout.kept_keys import KeptKeysBackend
-from a2tgpo.rollout.sampler import Sampler
-from a2tgpo.rollout.transformers_backend import why_not_kept
+from a2tgpo.rollout.decoding import Sampler
+from a2tgpo.rollout.engine import Continuation
+from a2tgpo.rollout.hf_generate_engine import why_no_cache_reuse
+from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 
 if TYPE_CHECKING:
     from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
@@ -36,8 +36,8 @@ _ALL_ROWS = 2**31
 
 class ToolTurns:
     """In place of `GRPOTrainer._generate_single_turn`, wherever that would call `generate` for a tool loop, with a
-    model that each process holds whole and whose keys can be kept (`why_not_kept`): the distribution of turns that
-    `generate` draws from in evaluation mode, each token read once.
+    model that each process holds whole and whose KV cache can be reused (`why_no_cache_reuse`): turns drawn from the
+    distribution of `generate` in evaluation mode, each token read once.
 
     A turn after a tool's answer gets no more tokens than the rollout has left; TRL cuts what `generate` writes beyond.
     Answers are read from the keys as rollouts end (see `AnswerReader`).
@@ -45,7 +45,7 @@ class ToolTurns:
 
     def __init__(self, trainer: A2TGPOTrainer) -> None:
         self._trainer = trainer
-        self._backend: KeptKeysBackend | None = None
+        self._backend: KVCacheEngine | None = None
         self._decided_for: tuple[object, object] = (None, None)
         self._conversation: Conversation | None = None
         self._reader: AnswerReader | None = None
@@ -105,19 +105,19 @@ class ToolTurns:
         if any_process(self._trainer.accelerator, None in numbers):
             self._trainer._batch["reader"] = None
 
-    def _backend_of(self, model: PreTrainedModel) -> KeptKeysBackend | None:
+    def _backend_of(self, model: PreTrainedModel) -> KVCacheEngine | None:
         config = self._trainer.generation_config
         if self._decided_for != (model, config):
             # A copy: a callback may change the trainer's.
             self._decided_for = model, copy.deepcopy(config)
             sampler = Sampler(model, self._with_all_ends(config))
-            obstacle = _unheard(sampler.config) or why_not_kept(model, sampler)
+            obstacle = _unheard(sampler.config) or why_no_cache_reuse(model, sampler)
             if obstacle is not None:
                 _say_why(obstacle)
                 self._backend = None
             else:
                 tokenizer = self._trainer._tokenizer
-                self._backend = KeptKeysBackend(model, tokenizer, sampler, (), _ALL_ROWS, resting_share=1.0)
+                self._backend = KVCacheEngine(model, tokenizer, sampler, (), _ALL_ROWS, waiting_share=1.0)
         return self._backend
 
     def _with_all_ends(self, config: GenerationConfig) -> GenerationConfig:

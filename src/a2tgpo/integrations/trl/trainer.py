@@ -35,10 +35,10 @@ from a2tgpo.pipeline.outcome import outcome_of
 from a2tgpo.pipeline.rollout_log import RolloutLog
 from a2tgpo.pipeline.turn_signals import global_states, local_turns, trl_boundaries, whole
 from a2tgpo.pipeline.update_log import write_updates
-from a2tgpo.rollout.answers import AnswerReader
+from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.signals import FrozenReference, ProcessSignal
 from a2tgpo.signals.answer_likelihood import AnswerScaffold, AnswerScorer, Scores, fused_forward, fused_reading
-from a2tgpo.signals.answer_likelihood.batch import IGNORED
+from a2tgpo.signals.answer_likelihood.trajectories import IGNORED
 
 __all__ = ["A2TGPOTrainer"]
 
