@@ -18,7 +18,6 @@ from tests.retrieval.server.parts import Process, echoed, metrics, post, until
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
-pytest.importorskip("diskcache")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -82,12 +82,10 @@ def _encode(tokenizer: PreTrainedTokenizerBase, before: str, answer: str, after:
             f"answer {answer!r} has no token in this tokenizer's vocabulary; correct the answer, drop the "
             "question, or use a tokenizer that covers its script."
         )
-    unknown = tokenizer.unk_token_id
-    if unknown is not None and unknown in [
-        i for i, scored in zip(encoding["input_ids"], is_answer, strict=True) if scored
-    ]:
+    own_ids = [token for token, scored in zip(encoding["input_ids"], is_answer, strict=True) if scored]
+    if tokenizer.unk_token_id in own_ids:
         raise ValueError(
-            f"answer {answer!r} holds text that this tokenizer can only write as {tokenizer.unk_token}; its probability "
+            f"answer {answer!r} holds text that this tokenizer can only write as {tokenizer.unk_token}; its likelihood "
             "would be that of any such text. Correct the answer, drop the question, or use a tokenizer that covers its "
             "script."
         )
