@@ -84,8 +84,6 @@ def test_the_rule_by_hand(turns: list[str], reward: float) -> None:
 _words = st.sampled_from(
     ["", "Well.", "I see: ", "\n", "\\boxed{Bora}", "Bora", "[1] Kelo", "<b>", "{", "</", "</search>"]
 )
-    ["", "Well.", "I see: ", "\n", "\\boxed{Bora}", "Bora", "[1] Kelo", "<b>", "{", "</", "</search>"]
-)
 _turns = st.lists(st.tuples(_words, st.integers(0, 2), _words, st.booleans(), _words), max_size=4)
 _answers = {
     None: -1.0,
