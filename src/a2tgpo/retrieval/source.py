@@ -19,20 +19,19 @@ from a2tgpo.retrieval.words import WORDS_VERSION
 
 
 def open_retriever(
-    source: str, timeout_s: float = 30.0, *, corpus: str | None = None, cache: str | None = None
+    source: str, timeout_s: float = 20.0, *, corpus: str | None = None, cache: str | None = None
 ) -> Retriever:
     """Make an HTTP client for an address that begins with http:// or https://, else open the index folder `source`.
 
-    A search may take `timeout_s` seconds in all, so a request to the server half of that: one that times out can be
-    sent again. What the server answered is kept in the folder `cache` (see `HTTPRetriever`). An index must have been
-    built from `corpus`, where one is given.
+    A request to the server may take `timeout_s` seconds, and what it answered is kept in the folder `cache` (see
+    `HTTPRetriever`). An index must have been built from `corpus`, where one is given.
 
     Raises:
         IndexMismatch: see `open_index`.
         RecipeError: a library is missing, or a cache is given for an index.
     """
     if source.startswith(("http://", "https://")):
-        return HTTPRetriever(source, timeout_s=timeout_s / 2, cache_dir=cache)
+        return HTTPRetriever(source, timeout_s=timeout_s, cache_dir=cache)
     if cache is not None:
         raise RecipeError(f"search_cache={cache!r}: what an index on disk finds is not cached; leave it out")
     return open_index(source, corpus=corpus)
