@@ -59,7 +59,7 @@ def test_files_exist(document):
 
 @each_document
 def test_options_and_rows_exist(document):
-    """Every `key: value` is an option of the trainer, every `key=value` one of a row or its credit, bold names are rows."""
+    """Every `key: value` is an option of the trainer, every `key=value` one of a row or its credit; rows are rows."""
     options = {f.name for f in fields(A2TGPOConfig)}
     of_rows = {f.name for row in METHODS.values() for part in (row, row.credit) for f in fields(part)}
     of_rows |= {f.name for f in fields(Method)} | options
