@@ -360,8 +360,8 @@ def test_nan_rewards_raise(tmp_path: Path) -> None:
     ("answers", "message"),
     [
         (None, "no 'answer'.*add a column"),
-        (["", "x"], "row 0 has answer=''"),
-        ([[], ["x"]], r"row 0 has answer=\[\]"),
+        (["", "x"], "row 0: the answers '' are empty"),
+        ([[], ["x"]], r"row 0: the answers \[\] are empty"),
         ([["x"], ["\u0301"]], "row 1"),
     ],
 )
@@ -377,7 +377,7 @@ def test_data_without_answers_is_refused(tmp_path: Path, answers: Any, message: 
 def test_a_streamed_row_without_answer_is_refused_when_met(tmp_path: Path) -> None:
     """Streamed and environment-owned data cannot be read beforehand; the batch says which row lacks its answer."""
     trainer = scripted_trainer(tmp_path, SCRIPTS)
-    with pytest.raises(DataError, match="row 1 has answer=None"):
+    with pytest.raises(DataError, match="row 1: the answers None are empty"):
         trainer._generate_and_score_completions([dict(trainer.train_dataset[0]), {"prompt": "Who?"}])
 
 

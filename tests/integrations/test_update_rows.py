@@ -73,7 +73,9 @@ def test_padding_goes_in_whole_blocks(longest: int, kept: int) -> None:
     assert cut["prompt_ids"] is inputs["prompt_ids"]
 
 
-def padded_reading(model: Any, ids: Any, labels: Any, autocast: Any, attention_mask: Any) -> FusedReading:
+def padded_reading(
+    model: Any, ids: Any, labels: Any, autocast: Any, aux_loss: bool, attention_mask: Any
+) -> FusedReading:
     """TRL's own reading, of every column."""
     read = labels.masked_fill(attention_mask == 0, -100)
     output = model(input_ids=ids, attention_mask=attention_mask, labels=ids, fused_lm_head=True)
