@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from a2tgpo.errors import DataError, ToolError
+from a2tgpo.pretrained import encode_chat
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.engine import Continuation, GenerationEngine, Turn
 from a2tgpo.rollout.groups import Chains, Expansion, RolloutGroups, check_groups
@@ -51,7 +54,8 @@ class SearchAgent:
         tokenizer: the policy's, with a chat template.
         search: batched search; raises `ToolError` when it fails.
         limits: token and turn budgets.
-        system_prompt: prepended as a system message unless None.
+        system_prompt: prepended as a system message unless None or empty.
+        chat_template_kwargs: variables of the chat template, such as `enable_thinking`.
     """
 
     def __init__(
@@ -60,12 +64,20 @@ class SearchAgent:
         search: BatchedSearch,
         limits: RolloutLimits,
         system_prompt: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.search = search
         self.limits = limits
         self.system_prompt = system_prompt
+        self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self.encode_observation = ObservationEncoder(tokenizer, limits.passage_tokens)
+
+    def with_template(self, chat_template_kwargs: Mapping[str, Any]) -> SearchAgent:
+        """Return this agent with `chat_template_kwargs` in place of its own of the same names."""
+        agent = copy.copy(self)
+        agent.chat_template_kwargs = self.chat_template_kwargs | dict(chat_template_kwargs)
+        return agent
 
     def run(
         self,
@@ -80,6 +92,7 @@ class SearchAgent:
 
         Raises:
             DataError: a prompt is longer than `max_prompt_tokens`.
+            RecipeError: there is no chat template, or it refuses the conversation.
             ToolError: the tool failed in every rollout: it is down, and nothing can be learned from this batch.
             ValueError: a group of unequal prompts.
         """
@@ -103,9 +116,9 @@ class SearchAgent:
     def encode_prompt(self, prompt: str | list[dict[str, str]]) -> list[int]:
         """Return the token ids of the prompt, through the chat template, up to where the policy writes."""
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        if self.system_prompt is not None and messages[0]["role"] != "system":
+        if self.system_prompt and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self.system_prompt}, *messages]
-        ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        ids = encode_chat(self.tokenizer, messages, self.chat_template_kwargs)
         if len(ids) > self.limits.max_prompt_tokens:
             raise DataError(
                 f"prompt of {len(ids)} tokens is longer than max_prompt_tokens={self.limits.max_prompt_tokens}: "

@@ -55,8 +55,9 @@ class TagRollout:
 
     def __call__(self, prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
         expansion = self._expansion(trainer)
+        agent = self.agent.with_template(trainer.args.chat_template_kwargs or {})
         with self._engine(trainer, len(prompts)) as engine:
-            return rollout_columns(self.agent.run(prompts, engine, expansion))
+            return rollout_columns(agent.run(prompts, engine, expansion))
 
     def _expansion(self, trainer: GRPOTrainer) -> Expansion | None:
         if not isinstance(self.sampling, Tree | EntropyBranch) or not trainer.model.training:
