@@ -15,7 +15,7 @@ from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.engine import Continuation, GenerationEngine, Turn
 from a2tgpo.rollout.groups import Chains, Expansion, RolloutGroups, check_groups
 from a2tgpo.rollout.observation import ObservationEncoder
-from a2tgpo.rollout.protocol import Search, judge_turn, parse_turn, tool_failure
+from a2tgpo.rollout.protocol import Search, judge_turn, open_thought, parse_turn, tool_failure
 from a2tgpo.rollout.types import Rollout, Termination, ToolCall
 
 BatchedSearch = Callable[[list[str]], list[list[Passage]]]
@@ -157,7 +157,11 @@ class SearchAgent:
 
     def _take_turn(self, rollout: Rollout, ids: list[int], *, cut: bool) -> str | None:
         """Return the query of the turn just appended if it searches, end the rollout otherwise."""
-        action = parse_turn(self.tokenizer.decode(self._without_eos(ids)))
+        text = self.tokenizer.decode(self._without_eos(ids))
+        if self._prompt_opens_thought(rollout):
+            text = open_thought(text)
+        rollout.turn_texts.append(text)
+        action = parse_turn(text)
         verdict = judge_turn(action, len(rollout.calls), self.limits.max_searches, cut=cut)
         if isinstance(verdict, Search):
             return verdict.query
@@ -166,6 +170,10 @@ class SearchAgent:
         if verdict.termination is not Termination.OUT_OF_TOKENS:
             self._close(rollout)
         return None
+
+    def _prompt_opens_thought(self, rollout: Rollout) -> bool:
+        # The tag is one token, or a few where the vocabulary lacks it.
+        return self.tokenizer.decode(rollout.prompt_ids[-8:]).rstrip().endswith("<think>")
 
     def _without_eos(self, ids: list[int]) -> list[int]:
         return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids

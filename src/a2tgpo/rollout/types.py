@@ -44,6 +44,8 @@ class Rollout:
     they share the turn. `tree` numbers the prompt's trees from 0: rollouts of one tree grew from one first rollout.
     `logps` has, where an engine apart from the policy generates, the log-probability it gave each token of
     `completion_ids`, 0 for the environment's; elsewhere it is empty.
+    `turn_texts[t]` is turn t as the protocol read it: without the end-of-sequence token, with the `<think>` that the
+    prompt opened.
     """
 
     prompt_ids: list[int]
@@ -56,6 +58,7 @@ class Rollout:
     nodes: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     tree: int = 0
+    turn_texts: list[str] = field(default_factory=list)
 
     def before_turn(self, turn: int, tree: int) -> Rollout:
         """Begin a rollout of `tree` that stands where this one stood before its turn `turn`, 0 for the prompt alone."""
@@ -69,6 +72,7 @@ class Rollout:
             nodes=self.nodes[:turn],
             logps=self.logps[:end],
             tree=tree,
+            turn_texts=self.turn_texts[:turn],
         )
 
     def append(self, ids: list[int], *, by_policy: bool, logps: Sequence[float] = ()) -> None:

@@ -1,41 +1,27 @@
-"""The loss of a micro-batch: what TRL's KL penalty adds, and what a mean over tokens is divided by."""
+"""The loss of a micro-batch: what the KL penalty adds, and what a mean over tokens is divided by."""
 
 from __future__ import annotations
-
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
 from a2tgpo.methods import METHODS
-from a2tgpo.pipeline.loss import update_loss
+from a2tgpo.pipeline import LossInputs, turn_loss
 
 REFERENCE = torch.tensor([[-1.5, -1.0, -0.5]])
 
 
-def stand_in(method: str = "grpo", *, processes: int = 1, **settings: Any) -> Any:
-    """What the loss asks a trainer for; beta above 0 where `settings` are those of the penalty."""
-    return SimpleNamespace(
-        method=METHODS[method],
-        beta=0.5 if settings else 0.0,
-        args=SimpleNamespace(steps_per_generation=1, **settings),
-        model=SimpleNamespace(training=True),
-        current_gradient_accumulation_steps=1,
-        accelerator=SimpleNamespace(num_processes=processes),
-    )
-
-
-def micro_batch(advantage: list[float], tokens: list[int], **more: Any) -> dict[str, Any]:
+def inputs(advantage: list[float], tokens: list[int], n_tokens: float = 0.0) -> LossInputs:
     """Rollouts of one turn, of so many of three tokens."""
     ids = torch.tensor([[0] * n + [-1] * (3 - n) for n in tokens])
-    return {
-        "turn_ids": ids,
-        "counted_ids": ids,
-        "turn_advantages": torch.tensor(advantage)[:, None],
-        "turn_clip_scale": torch.ones(len(tokens), 1),
-        **more,
-    }
+    return LossInputs(
+        turn_ids=ids,
+        advantage=torch.tensor(advantage)[:, None].expand(ids.shape),
+        clip_scale=torch.ones(ids.shape),
+        owned=ids >= 0,
+        n_turns=torch.tensor(1),
+        n_tokens=torch.tensor(n_tokens),
+    )
 
 
 @pytest.mark.parametrize("corrected", [False, True])
@@ -43,8 +29,15 @@ def test_the_penalty_of_one_update_has_the_gradient_of_its_ratio(corrected: bool
     """Where the policy that learns is the one that wrote, the bias correction's ratio is 1 but moves with the policy.
     By hand, with r = log π_ref/π: the gradient of k3 is 1 − exp(r), and that of k3 · ratio has k3 beside it."""
     logps = torch.tensor([[-1.0, -2.0, -0.5]], requires_grad=True)
-    inputs = micro_batch([0.0], [3], ref_per_token_logps=REFERENCE)
-    loss = update_loss(stand_in(use_bias_correction_kl=corrected), inputs, logps, torch.zeros(1, 3)).loss
+    loss = turn_loss(
+        logps,
+        logps.detach(),
+        inputs([0.0], [3]),
+        METHODS["a2tgpo"],
+        ref_logps=REFERENCE,
+        kl_beta=0.5,
+        kl_bias_correction=corrected,
+    ).loss
     (gradient,) = torch.autograd.grad(loss, logps)
     r = REFERENCE - logps.detach()
     k3 = r.exp() - 1 - r
@@ -61,9 +54,8 @@ def test_tokens_are_counted_over_all_processes() -> None:
     old = logps + 0.1 * torch.randn(4, 3, generator=generator)
 
     def loss(rows: slice, method: str, processes: int) -> torch.Tensor:
-        inputs = micro_batch(advantage[rows], tokens[rows], old_per_token_logps=old[rows], n_tokens=torch.tensor(8))
-        trainer = stand_in(method, processes=processes)
-        return update_loss(trainer, inputs, logps[rows], torch.zeros(len(logps[rows]), 3)).loss
+        read = inputs(advantage[rows], tokens[rows], 8.0 / processes)
+        return turn_loss(logps[rows], old[rows], read, METHODS[method]).loss
 
     for method in ("dapo", "grpo"):
         halves = [loss(rows, method, 2) for rows in (slice(0, 2), slice(2, 4))]
@@ -71,19 +63,21 @@ def test_tokens_are_counted_over_all_processes() -> None:
 
 
 def test_what_vllm_drew_otherwise_is_weighted() -> None:
-    """TRL's importance, one for each token or one for the rollout, multiplies each token's part of the objective and
+    """An importance, one for each token or one for the rollout, multiplies each token's part of the objective and
     leaves ratio and KL alone. By hand: with A = 1 and ratios of 1 the loss is minus the mean weight."""
     logps = torch.tensor([[-1.0, -2.0, -0.5], [-1.0, -2.0, -0.5]], requires_grad=True)
     per_token = torch.tensor([[0.5, 1.0, 3.0], [2.0, 0.0, 9.0]])
-    settings = {"use_bias_correction_kl": False}
     plain, weighted, whole = (
-        update_loss(
-            stand_in("a2tgpo", **settings),
-            micro_batch([1.0, 1.0], [3, 2], ref_per_token_logps=REFERENCE.expand(2, 3), **more),
+        turn_loss(
             logps,
-            torch.ones(2, 3),
+            logps.detach(),
+            inputs([1.0, 1.0], [3, 2]),
+            METHODS["a2tgpo"],
+            token_weight=weight,
+            ref_logps=REFERENCE.expand(2, 3),
+            kl_beta=0.5,
         )
-        for more in ({}, {"importance_sampling_ratio": per_token}, {"importance_sampling_ratio": per_token[:, :1]})
+        for weight in (None, per_token, per_token[:, :1].expand(2, 3))
     )
     assert (weighted.loss - plain.loss).item() == pytest.approx(1 - (4.5 / 3 + 2.0 / 2) / 2)
     assert (whole.loss - plain.loss).item() == pytest.approx(1 - (0.5 + 2.0) / 2)
@@ -94,8 +88,8 @@ def test_what_vllm_drew_otherwise_is_weighted() -> None:
 def test_the_first_update_is_on_its_own_policy() -> None:
     """Without old log-probabilities every ratio is 1, nothing is clipped and the log-ratio kept for the log is 0."""
     logps = torch.tensor([[-1.0, -2.0, -0.5]], requires_grad=True)
-    update = update_loss(stand_in("a2tgpo"), micro_batch([1.5], [3]), logps, torch.ones(1, 3))
+    update = turn_loss(logps, logps.detach(), inputs([1.5], [3]), METHODS["a2tgpo"])
     assert update.loss.item() == pytest.approx(-1.5)
-    assert update.diagnostics["loss/ratio_mean"] == 1 and update.diagnostics["entropy"] == 1
+    assert update.diagnostics["loss/ratio_mean"] == 1
     assert not update.log_ratio.any() and not update.clipped_turns.any()
     assert not update.log_ratio.requires_grad
