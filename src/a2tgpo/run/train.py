@@ -160,6 +160,7 @@ class _Updates:
         training.rollouts_dir = str(self.directory.rollouts)
         training.max_completion_length = self.agent.limits.max_completion_tokens
         training.save_total_limit = None  # `Rotation` counts steps
+        sampling = training.resolve_method().sampling
         return A2TGPOTrainer(
             model,
             exact_match_reward,
