@@ -127,8 +127,8 @@ def test_a_row_of_ones_own(credit):
     mine = Method("mine", credit, "a test", ratio="turn", eps_low=0.01, eps_high=0.02)
     try:
         assert methods.register(mine) is METHODS["mine"]
-        assert A2TGPOConfig("x", method="mine", use_cpu=True, bf16=False).chosen == mine
-        chosen = A2TGPOConfig("x", method="mine", gain_alpha=0.5, use_cpu=True, bf16=False).chosen
+        assert A2TGPOConfig("x", method="mine", use_cpu=True, bf16=False).resolve_method() == mine
+        chosen = A2TGPOConfig("x", method="mine", gain_alpha=0.5, use_cpu=True, bf16=False).resolve_method()
         assert chosen.credit == dataclasses.replace(credit, alpha=0.5) and chosen.signal
         chosen.credit(core.TurnBatch(**pack(BATCH)))
         with pytest.raises(ValueError, match="'mine' has a row already"):

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from a2tgpo.compare.compare_command import add_compare_command
 from a2tgpo.errors import A2TGPOError, RecipeError
-from a2tgpo.evaluate.run.command import add_eval_command
 from a2tgpo.messages import quieten, silence_imports
 from a2tgpo.report.report_command import add_report_command
 from a2tgpo.retrieval.index_command import add_index_command
 from a2tgpo.retrieval.server.serve_command import add_serve_command
+from a2tgpo.run.eval_command import add_eval_command
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -14,7 +14,7 @@ Its credit may be any `CreditRule`; parts that contradict each other raise Value
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, get_args
 
@@ -135,6 +135,31 @@ _ROWS = (
 _TABLE = {method.name: method for method in _ROWS}
 
 METHODS: Mapping[str, Method] = MappingProxyType(_TABLE)
+
+
+def resolve_method(name: str, *, eps_low: float | None = None, eps_high: float | None = None, **credit: Any) -> Method:
+    """Return the row `name` with other clip bounds or other parameters of its credit.
+
+    Args:
+        eps_low, eps_high: bounds in place of the row's; None keeps those.
+        credit: fields of the row's credit rule and their values.
+
+    Raises:
+        ValueError: there is no such row, its credit has no such parameter, or parts contradict each other.
+    """
+    if name not in _TABLE:
+        raise ValueError(f"method {name!r}: choose one of {', '.join(_TABLE)}")
+    row = _TABLE[name]
+    known = [f.name for f in fields(row.credit)]  # type: ignore[arg-type]  # every rule is a dataclass
+    for parameter in credit:
+        if parameter not in known:
+            raise ValueError(f"{parameter}={credit[parameter]!r}: method {name!r} has no such parameter; leave it out")
+    return replace(
+        row,
+        credit=replace(row.credit, **credit),  # type: ignore[type-var]
+        eps_low=row.eps_low if eps_low is None else eps_low,
+        eps_high=row.eps_high if eps_high is None else eps_high,
+    )
 
 
 def register(method: Method) -> Method:

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.evaluate.intervals import Proportion
 from a2tgpo.evaluate.questions import Summary, evaluate_questions
+from a2tgpo.evaluate.statistics import Proportion
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.protocol import answer_turn, search_turn

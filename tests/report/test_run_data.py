@@ -11,7 +11,7 @@ import pytest
 
 from a2tgpo.errors import DataError
 from a2tgpo.files import UNFINISHED
-from a2tgpo.pipeline.update_log import updates_of
+from a2tgpo.pipeline.rollout_log import updates_file
 from a2tgpo.report.run_data import read_runs
 from a2tgpo.report.terms import add_terms
 from tests.report.runs import save_tokenizer, write_evaluation, write_run
@@ -96,7 +96,7 @@ def test_several_processes_are_one_batch(tmp_path: Path) -> None:
         file = path / "rollouts" / f"step_000000.rank{rank}.jsonl"
         file.write_text("".join(lines[rows]))
         own = [json.dumps(json.loads(line) | {"row": row}) for row, line in enumerate(updates[rows])]
-        updates_of(file).write_text("\n".join(own))
+        updates_file(file).write_text("\n".join(own))
     (whole,) = read_runs([path])[0].batches
     (path / "rollouts" / "step_000000.jsonl").unlink()
     (path / "rollouts" / "updates_000000.jsonl").unlink()

@@ -23,7 +23,7 @@ from trl.scripts.vllm_serve import ScriptArguments, build_command
 
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.evaluate.policies.vllm import vllm_backend
+from a2tgpo.evaluate.local_policy import vllm_backend
 from a2tgpo.integrations.trl.rollout_func import TagRollout
 from a2tgpo.integrations.trl.vllm_engine import TRLTokenEngine
 from a2tgpo.retrieval.corpus import Passage

@@ -1,4 +1,4 @@
-"""Which turns of a prompt's rollouts started from the same observation state."""
+"""Number the anchor states of a prompt's turns: those that started from the same observation share one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int
 
 
-def observation_states(
+def number_states(
     observations: Sequence[Sequence[str]], group_size: int, n_columns: int, similarity: float = 1.0
 ) -> Int[Tensor, "B T"]:
     """Number the states of each prompt's turns; −1 where a rollout has no turn (GiGPO, arXiv 2505.10978).

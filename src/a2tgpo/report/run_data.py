@@ -18,7 +18,7 @@ import yaml
 from a2tgpo.errors import DataError
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.files import UNFINISHED
-from a2tgpo.pipeline.update_log import updates_of
+from a2tgpo.pipeline.rollout_log import updates_file
 from a2tgpo.report.logged_rollout import Batch, Rollout, Update
 from a2tgpo.run.directory import RunDirectory
 
@@ -138,7 +138,7 @@ def _batches(folder: Path, notices: list[str]) -> list[Batch]:
 def _rollouts(file: Path, notices: list[str]) -> list[Rollout]:
     rollouts = list(_lines(file, Rollout.from_record, notices))
     # Written later, by the update steps the batch was used in; the last use of a rollout wins.
-    for update in _lines(updates_of(file), Update.from_record, notices):
+    for update in _lines(updates_file(file), Update.from_record, notices):
         if update.row < len(rollouts):
             rollouts[update.row].update = update
     return rollouts

@@ -11,9 +11,9 @@ from rich.table import Table
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, set_seed
 
-from a2tgpo.evaluate.intervals import Proportion
 from a2tgpo.evaluate.outcome import Outcome, read_outcomes, write_outcomes
 from a2tgpo.evaluate.questions import Summary, evaluate_questions
+from a2tgpo.evaluate.statistics import Proportion
 from a2tgpo.rollout.agent import SearchAgent
 from a2tgpo.rollout.hf_generate_engine import transformers_engine
 from a2tgpo.rollout.protocol import STOP_STRINGS

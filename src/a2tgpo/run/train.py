@@ -94,7 +94,7 @@ def _update(
             training,
             train_dataset=task.train_dataset,
             processing_class=agent.tokenizer,
-            rollout_func=TagRollout(agent, config.recipe.rows_per_generation, training.chosen.sampling),
+            rollout_func=TagRollout(agent, config.recipe.rows_per_generation, training.resolve_method().sampling),
             peft_config=get_peft_config(config.model),
             callbacks=[MetricsFile(directory.metrics), ConsoleSummary(console), guard],
         )

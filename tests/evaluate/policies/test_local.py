@@ -14,11 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from a2tgpo.environments.search import SearchTool
 from a2tgpo.errors import RecipeError, ToolError
-from a2tgpo.evaluate.outcome import Outcome
-from a2tgpo.evaluate.policies.policy import Asked
+from a2tgpo.evaluate.benchmark_run import open_policy
+from a2tgpo.evaluate.eval_config import EvalConfig
+from a2tgpo.evaluate.outcome import Asked, Outcome
 from a2tgpo.evaluate.questions import evaluate_questions
-from a2tgpo.evaluate.run.config import EvalConfig
-from a2tgpo.evaluate.run.run import open_policy
 from a2tgpo.pretrained import EMBEDDED, resolve
 from a2tgpo.retrieval.source import open_retriever
 from a2tgpo.rollout.agent import SearchAgent
