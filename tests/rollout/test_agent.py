@@ -116,8 +116,48 @@ def test_a_failed_tool_ends_its_rollouts_and_no_other(tokenizer: PreTrainedToken
     rollouts, _ = run(tokenizer, [[SEARCH], [answer_turn("x")]], broken)
     assert [r.termination for r in rollouts] == [Termination.TOOL_FAILED, Termination.ANSWERED]
     assert "connection refused" in rollouts[0].reason
-    with pytest.raises(ToolError, match=r"all 2 rollouts.*connection refused"):
-        run(tokenizer, [[SEARCH], [SEARCH]], broken)
+
+
+def test_one_query_that_fails_is_one_rollouts(tokenizer: PreTrainedTokenizerBase) -> None:
+    """A search that answers some queries with a `ToolError` fails the rollouts that asked them, and no other."""
+
+    def picky(queries: list[str]) -> list[list[Passage] | ToolError]:
+        return [ToolError("index out of range") if query == "poison" else [KELO] for query in queries]
+
+    poison = search_turn("find it", "poison")
+    rollouts, _ = run(tokenizer, [[SEARCH, answer_turn("x")], [poison], [SEARCH, answer_turn("x")]], picky)
+    assert [r.termination for r in rollouts] == [*(Termination.ANSWERED, Termination.TOOL_FAILED, Termination.ANSWERED)]
+    assert rollouts[1].reason == "search 'poison': index out of range"
+
+
+def test_a_tool_that_is_gone_ends_the_run_after_three_batches(
+    tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Batches in which every rollout failed come back, counted and warned of; the third in a row is an error. One
+    batch with an answer in it begins the count anew."""
+    down = True
+
+    def search(queries: list[str]) -> list[list[Passage]]:
+        if down:
+            raise ToolError("connection refused")
+        return [[KELO] for _ in queries]
+
+    agent = SearchAgent(tokenizer, search, RolloutLimits(max_searches=2))
+
+    def batch() -> list[Termination | None]:
+        script = [SEARCH] if down else [SEARCH, answer_turn("x")]
+        rollouts = agent.run(["Who?"] * 2, ScriptedEngine(tokenizer, [script, script]))
+        return [rollout.termination for rollout in rollouts]
+
+    assert batch() == batch() == [Termination.TOOL_FAILED] * 2
+    assert "failed in 2 of 2 rollouts" in caplog.text
+    down = False
+    assert batch() == [Termination.ANSWERED] * 2
+    down = True
+    batch(), batch()
+    with pytest.raises(ToolError, match=r"3 batches in a row.*connection refused"):
+        batch()
+    assert (agent.health.calls, agent.health.failed) == (12, 10)
 
 
 def test_passages_cannot_break_out(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -121,9 +121,7 @@ class Calls:
                 key, call = self._queue.popleft()
                 future: Future[Any] = Future()
                 self._running[key] = _Running(future, time.monotonic() + self.limits.timeout_s)
-                threading.Thread(
-                    target=self._run, args=(call, future), name="a2tgpo-environment", daemon=True
-                ).start()
+                threading.Thread(target=self._run, args=(call, future), name="a2tgpo-environment", daemon=True).start()
                 n_busy += 1
 
     def _run(self, call: Callable[[], Any], future: Future[Any]) -> None:

@@ -91,7 +91,7 @@ class Environment(Protocol):
     loss. `InvalidAction` is the policy's: it reads the message.
     """
 
-    def reset(self, row: Row) -> str | None | Awaitable[str | None]:
+    def reset(self, row: Row) -> str | Awaitable[str | None] | None:
         """Begin the episode of `row`; return what the policy reads at the end of the prompt, or None."""
 
     def step(self, action: Action) -> StepResult | Awaitable[StepResult]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from a2tgpo.environments.calls import CallLimits, Calls
@@ -23,7 +24,7 @@ from a2tgpo.errors import ToolError
 class Episodes(Protocol):
     """Answer the rollouts of one batch, by the number of their row."""
 
-    def reset(self, rows: Mapping[int, Row]) -> dict[int, str | None | ToolError]:
+    def reset(self, rows: Mapping[int, Row]) -> dict[int, str | ToolError | None]:
         """Begin an episode for each of `rows`; return what its policy reads first, or how it failed."""
 
     def submit(self, row: int, actions: Sequence[Action]) -> None:
@@ -117,17 +118,17 @@ class PooledEpisodes:
         self._states: dict[int, list[Any]] = {}
         self._broken: dict[int, ToolError] = {}
 
-    def reset(self, rows: Mapping[int, Row]) -> dict[int, str | None | ToolError]:
+    def reset(self, rows: Mapping[int, Row]) -> dict[int, str | ToolError | None]:
         for number, row in rows.items():
-            self._calls.submit(number, lambda number=number, row=row: self._begin(number, row))
-        shown: dict[int, str | None | ToolError] = {}
+            self._calls.submit(number, partial(self._begin, number, row))
+        shown: dict[int, str | ToolError | None] = {}
         while len(shown) < len(rows):
             shown |= self._calls.collect(block=True)
         self._note(shown)
         return {number: shown[number] for number in rows}
 
     def submit(self, row: int, actions: Sequence[Action]) -> None:
-        self._calls.submit(row, lambda: self._steps(row, actions))
+        self._calls.submit(row, partial(self._steps, row, actions))
 
     def collect(self, *, block: bool) -> dict[int, Sequence[StepResult] | ToolError]:
         found = self._calls.collect(block=block)
@@ -211,7 +212,7 @@ class BatchedEpisodes:
         self._environment = environment
         self._asked: dict[int, Sequence[Action]] = {}
 
-    def reset(self, rows: Mapping[int, Row]) -> dict[int, str | None | ToolError]:
+    def reset(self, rows: Mapping[int, Row]) -> dict[int, str | ToolError | None]:
         return dict.fromkeys(rows)
 
     def submit(self, row: int, actions: Sequence[Action]) -> None:

@@ -21,12 +21,12 @@ REFUSALS = (ValueError, LookupError, ArithmeticError, SyntaxError)
 class ToolEnvironment:
     """Call the methods of an object as tools (an `Environment`).
 
-    A tool's text, number, list or dictionary is what the policy reads. A tool may return a `StepResult` to give a turn's
-    reward or to end the episode; an attribute `done` of the object that is true after a call ends it too.
+    A tool's text, number, list or dictionary is what the policy reads. A tool may return a `StepResult` to give a
+    turn's reward or to end the episode; an attribute `done` of the object that is true after a call ends it too.
 
-    A `ValueError`, `LookupError`, `ArithmeticError` or `SyntaxError` is taken as a refusal, which the policy reads as an
-    observation; so is a name or an argument that the tool does not have. Every other exception, and a result of bytes
-    or None, is a failure, which ends the rollout and excludes it from the loss.
+    A `ValueError`, `LookupError`, `ArithmeticError` or `SyntaxError` is taken as a refusal, which the policy reads as
+    an observation; so is a name or an argument that the tool does not have. Every other exception, and a result of
+    bytes or None, is a failure, which ends the rollout and excludes it from the loss.
 
     Args:
         tools: functions by name, with type hints and a docstring whose `Args:` name each parameter.
@@ -75,7 +75,7 @@ class ToolEnvironment:
         """Return the answer that the object reveals."""
         return getattr(self.instance, "answer", None)
 
-    def reset(self, row: Row) -> str | None | Awaitable[str | None]:
+    def reset(self, row: Row) -> str | Awaitable[str | None] | None:
         """Begin an episode; an object without `reset` keeps its state."""
         reset = getattr(self.instance, "reset", None)
         return reset(**_accepted(reset, row)) if callable(reset) else None
