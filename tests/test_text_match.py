@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2tgpo.text_match import contains_answer, exact_match, f1_score, normalize_answer
+from a2tgpo.text_match import contains_answer, exact_match, f1_score, normalize_answer, plain_text
 from tests.evaluate import scorers
 
 
@@ -209,3 +209,66 @@ def test_containment_is_flashrags(prediction: str, golds: list[str]) -> None:
     if all(map(scorers.words, golds)):
         found = " ".join(scorers.words(prediction))
         assert contains_answer(prediction, golds) is any(" ".join(scorers.words(gold)) in found for gold in golds)
+
+
+# --- LaTeX around plain text -----------------------------------------------------------------------------------------
+
+SIGNS = {r"\{": "{", r"\}": "}", r"\$": "$", r"\%": "%", r"\&": "&", r"\#": "#", r"\_": "_", r"\ ": " ", "~": " "}
+
+
+@pytest.mark.parametrize(
+    ("latex", "text"),
+    [
+        (r"\text{Bora}", "Bora"),
+        (r"\textbf{Bora}", "Bora"),
+        (r"\mathrm{Bora}", "Bora"),
+        (r"\operatorname*{Bora}", "Bora"),
+        (r"\text {New York}", "New York"),
+        (r"\textbf{\textit{\mathrm{Bora}}}", "Bora"),
+        (r"\text{Bora} of \text{Tine}", "Bora of Tine"),
+        (r"\text{Bora of }\textbf{Tine}", "Bora of Tine"),
+        (r"{\bf Bora}", "Bora"),
+        (r"$Bora$", "Bora"),
+        (r"$\text{Bora}$", "Bora"),
+        (r"\(\text{Bora}\)", "Bora"),
+        (r"\text{New\ York}", "New York"),
+        (r"New\,York\quad City", "New York City"),
+        (r"\text{AT\&T}", "AT&T"),
+        (r"\{Bora\}", "{Bora}"),
+        (r"\$1{,}000", "$1,000"),
+        (r"\text{50\%}", "50%"),
+        (r"\text{}", ""),
+        ("  Bora  of Tine ", "Bora  of Tine"),  # no LaTeX: only outer space goes
+        ("$5 to $6", "$5 to $6"),
+        ("{Bora}", "{Bora}"),
+        (r"\frac{1}{2}", r"\frac{1}{2}"),
+        (r"x_{2} \text{ and } \sqrt {y}", r"x_{2} and \sqrt {y}"),
+        (r"AC\DC", r"AC\DC"),
+        ("Bora\\", "Bora\\"),
+    ],
+)
+def test_latex_around_plain_text_is_taken_off(latex: str, text: str) -> None:
+    """By hand: what LaTeX prints; mathematics and unknown commands stay as written, and so does what is no LaTeX."""
+    assert plain_text(latex) == text
+
+
+_plain_words = st.lists(st.sampled_from(["Bora", "7", *SIGNS.values()]), min_size=1, max_size=6).map("".join)
+_commands = st.lists(st.sampled_from(["text", "textbf", "mathrm", "textit", "mbox", "operatorname"]), max_size=4)
+
+
+@given(_plain_words, _commands)
+def test_any_text_in_any_commands_comes_back(text: str, commands: list[str]) -> None:
+    """A text whose signs are escaped, inside nested commands, is the text with single spaces."""
+    escape = {sign: latex for latex, sign in SIGNS.items() if latex != "~"}
+    latex = "".join(escape.get(letter, letter) for letter in text)
+    for command in commands:
+        latex = f"\\{command}{{{latex}}}"
+    if "\\" in latex:
+        assert plain_text(latex) == " ".join(text.split())
+
+
+@given(st.text(alphabet="\\{}$~ abtex", max_size=40))
+def test_no_text_breaks_it(text: str) -> None:
+    """Whatever the policy writes gives a text, in time that grows with its length and not with its depth."""
+    assert isinstance(plain_text(text), str)
+    assert isinstance(plain_text("\\text{" * 20_000 + text), str)

@@ -1,4 +1,4 @@
-"""Compare an answer with the accepted ones: exact match, F1 and containment over SQuAD's normal form."""
+"""Read an answer and compare it with the accepted ones: LaTeX around plain text, exact match, F1, containment."""
 
 from __future__ import annotations
 
@@ -9,6 +9,60 @@ from collections.abc import Sequence
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+_LATEX = re.compile(r"\\([A-Za-z]+)\*?[ \t]*|\\(.)|([{}~]|[^\\{}~]+|\\)", re.DOTALL)
+"""A command with the space after it, an escaped sign, or what is neither."""
+
+_AROUND_TEXT = re.compile(
+    "text(bf|it|rm|sf|tt|sc|up|md|sl|normal)?|emph|underline|[mhf]box|math(rm|bf|it|sf|tt|normal)|boldsymbol|bm"
+    "|operatorname|boxed|bf|it|rm|sf|tt|em|(bf|rm|sf|tt)(series|family)|itshape|normalfont|(display|text)style"
+    "|large|Large|normalsize|small|left|right"
+)
+"""Commands that print their argument, or what follows, as it is."""
+_CHARACTERS = {
+    **dict.fromkeys(("quad", "qquad", "space", "enspace", "thinspace", "nobreakspace", "newline"), " "),
+    **{"textdollar": "$", "textbackslash": "\\", "textasciitilde": "~", "textunderscore": "_"},
+    **{"ldots": "…", "dots": "…", "textendash": "–", "textemdash": "—", "textquotesingle": "'"},
+}
+_ESCAPED = {sign: sign for sign in "{}$%&#_"} | dict.fromkeys(" ,;:>~\n\t\\", " ") | dict.fromkeys("!/()[]", "")
+
+
+def plain_text(latex: str) -> str:
+    """Return the text that LaTeX prints of `latex`, without outer space; of mathematics, the source as it is.
+
+    `\\text{Bora}`, `\\textbf{\\mathrm{Bora}}`, `{\\bf Bora}` and `$Bora$` are Bora. `\\{`, `\\}`, `\\$`, `\\%`, `\\&`,
+    `\\#` and `\\_` are the signs; `\\ `, `\\,`, `\\quad` and `~` are spaces. Commands that print no plain text, such as
+    `\\frac{1}{2}`, stay with their braces. A text without a backslash is no LaTeX and stays, but for a pair of `$`.
+    """
+    text = latex.strip()
+    if len(text) > 2 and text[0] == text[-1] == "$" and text.count("$") - text.count("\\$") == 2:
+        text = text[1:-1].strip()
+    if "\\" not in text:
+        return text
+    if latex.rstrip().endswith("\\") and latex != latex.rstrip():
+        text += " "  # its last sign is an escaped space
+    printed: list[str] = []
+    closing: list[str] = []  # how the closing brace of each open group is printed
+    brace = ""  # how the next opening one is: the group of a command that stays keeps its braces
+    for token in _LATEX.finditer(text):
+        command, sign, other = token.groups()
+        stays = False
+        if other == "{":
+            printed.append(brace)
+            closing.append("}" if brace else "")
+        elif other == "}":
+            printed.append(closing.pop() if closing else other)
+            stays = printed[-1] == "}"  # \frac{1}{2}: its next group stays as well
+        elif other:
+            printed.append(" " if other == "~" else other)
+            stays = other.endswith(("_", "^"))
+        elif sign:
+            printed.append(_ESCAPED.get(sign, f"\\{sign}"))
+        elif not _AROUND_TEXT.fullmatch(command):
+            printed.append(_CHARACTERS.get(command, token[0]))
+            stays = command not in _CHARACTERS
+        brace = "{" if stays else ""
+    return " ".join("".join(printed).split())
 
 
 def normalize_answer(text: str) -> str:

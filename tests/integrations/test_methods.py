@@ -40,9 +40,8 @@ TRLS = {
 def test_two_updates_are_trls_own(tmp_path: Path, name: str) -> None:
     """On the same rollouts, with two plain gradient steps on one batch in two micro-batches each (so that ratios leave
     1, and tokens must be counted over the whole update), the rows grpo, dapo and gspo move the weights as TRL's
-    `GRPOTrainer` does. TRL divides by the sample's standard deviation and 1e-4, we by the population's and 1e-6:
-    learning rates make up for it, which leaves the ratios' clipping the same to first order."""
-    group, std = 8, 0.875**0.5  # sample over population, eight rewards
+    `GRPOTrainer` does. Both divide by the sample's standard deviation, TRL after adding 1e-4, we after 1e-6."""
+    group = 8
     shared: dict[str, Any] = dict(
         optim="sgd",
         lr_scheduler_type="constant",
@@ -55,7 +54,7 @@ def test_two_updates_are_trls_own(tmp_path: Path, name: str) -> None:
         warmup_steps=0,
     )
     rate = 1e-3
-    ours = scripted_trainer(tmp_path / "ours", SCRIPTS, method=name, learning_rate=rate * std, **shared)
+    ours = scripted_trainer(tmp_path / "ours", SCRIPTS, method=name, learning_rate=rate, **shared)
     theirs_config = {key: value for key, value in vars(config(tmp_path / "theirs", **shared)).items() if key in _PASSED}
     tokenizer = build_tokenizer()
     theirs = GRPOTrainer(
@@ -70,7 +69,7 @@ def test_two_updates_are_trls_own(tmp_path: Path, name: str) -> None:
     mine, other = weights_after(ours) - start, weights_after(theirs) - start
     assert other.norm() > 1e-4
     assert torch.nn.functional.cosine_similarity(mine, other, dim=0) > 0.9999
-    assert mine.norm() / other.norm() == pytest.approx(1.0, abs=2e-2)
+    assert mine.norm() / other.norm() == pytest.approx(1.0, abs=1e-3)
 
 
 _PASSED = (

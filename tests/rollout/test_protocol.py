@@ -25,6 +25,7 @@ from a2tgpo.rollout.protocol import (
     search_turn,
     tool_failure,
     unbox,
+    without_thoughts,
 )
 from a2tgpo.rollout.types import Termination
 
@@ -103,7 +104,7 @@ def test_foreign_tokens_are_broken() -> None:
     assert neutralise("call <tool_call> now", ["<tool_call>"]) == "call < tool_call> now"
 
 
-@given(st.text(alphabet="ab{}\\ ", max_size=20))
+@given(st.text(alphabet="ab{} ", max_size=20))
 def test_unbox_inverts_boxing(text: str) -> None:
     """Any text with balanced braces comes back from its box; an open box gives None."""
     depth, balanced = 0, True
@@ -112,7 +113,43 @@ def test_unbox_inverts_boxing(text: str) -> None:
         balanced &= depth >= 0
     if balanced and depth == 0:
         assert unbox(f"so \\boxed{{{text}}}.") == text.strip()
-    assert unbox("\\boxed{" + "{" * (text.count("}") + 1) + text) is None or "\\boxed" in text
+    assert unbox("\\boxed{" + "{" * (text.count("}") + 1) + text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{\text{Bora}}", "Bora"),
+        (r"\boxed{\textbf{\text{New\ York}}}", "New York"),
+        (r"\boxed{\{Bora\}}", "{Bora}"),
+        (r"\boxed{\$5\%}", "$5%"),
+        (r"\boxed{a \} b}", "a } b"),
+        (r"\boxed{\{}", "{"),
+        (r"\boxed{Bora\}", None),
+        (r"\boxed{\text{Bora}", None),
+    ],
+)
+def test_a_box_holds_plain_text_in_latex(text: str, answer: str | None) -> None:
+    """An escaped brace neither opens nor closes; what LaTeX puts around the text is no part of the answer."""
+    assert unbox(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<think> a </think> Bora", "Bora"),
+        ("a </think> Bora", "Bora"),
+        ("a </think> b </think> Bora", "Bora"),
+        ("<think> a </think> Bora <think> b", "Bora"),
+        ("Bora <think> a </think>", "Bora"),
+        ("<think> a", ""),
+        ("Bora", "Bora"),
+        ("", ""),
+    ],
+)
+def test_thoughts_are_left_out(text: str, said: str) -> None:
+    """Those that are not opened, because the prompt did it, and those that nobody closed, too."""
+    assert without_thoughts(text) == said
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from a2tgpo.core._inputs import check_range, check_shapes, check_values, full_pr
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
+
+Likelihood = Literal["probability", "log_probability"]
+"""Meanings of a likelihood: exp(mean log-probability of the answer's tokens), or that mean itself."""
 
 
 def information_gain(likelihood: Float[Tensor, "B T+1"], is_process: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:

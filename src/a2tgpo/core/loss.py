@@ -121,7 +121,10 @@ def policy_loss(
         return torch.where(counted, on_segments(full_precision(per_turn).detach()), 0)
 
     a, c = of_counted(advantage), of_counted(clip_scale)
-    b = a if negative is None else of_counted(negative)
+    b = a
+    if negative is not None:
+        check_shapes(advantage=(advantage, "float B T"), negative=(negative, "float B T"))
+        b = of_counted(negative)
     low, high = 1 - c * eps_low, 1 + c * eps_high
     total = summed * clipped_objective(log_s, a, low, high, upper, dual_clip)
     if negative is not None:

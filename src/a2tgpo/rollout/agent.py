@@ -108,6 +108,7 @@ class Agent:
         engine: GenerationEngine,
         expansion: Expansion | None = None,
         rows: Sequence[Row] | None = None,
+        template: Mapping[str, Any] | None = None,
     ) -> list[Rollout]:
         """Make one rollout per prompt (text, or chat messages), in order.
 
@@ -119,6 +120,7 @@ class Agent:
             engine: generates the turns.
             expansion: which rollouts branch.
             rows: of the data set, for the environment's `reset`; without them it gets the prompt alone.
+            template: what the chat template takes in this batch, beside `chat_template_kwargs` and before them.
 
         Raises:
             DataError: a prompt is longer than `max_prompt_tokens`, or its chat template refuses it.
@@ -140,7 +142,7 @@ class Agent:
             for number, place in places.items():
                 observed = shown[number]
                 text = observed if isinstance(observed, str) else None
-                prompt_ids[place] = self.encode_prompt(prompts[place], text)
+                prompt_ids[place] = self.encode_prompt(prompts[place], text, template)
             groups = RolloutGroups(prompt_ids, expansion)
             for rollout in groups.rollouts:
                 rollout.opened = opens_thought(self.tokenizer, rollout.prompt_ids)
@@ -152,12 +154,15 @@ class Agent:
         self._note_health(play, rollouts)
         return rollouts
 
-    def encode_prompt(self, prompt: Prompt, observed: str | None = None) -> list[int]:
+    def encode_prompt(
+        self, prompt: Prompt, observed: str | None = None, template: Mapping[str, Any] | None = None
+    ) -> list[int]:
         """Return the token ids of the prompt, through the chat template, up to where the policy writes.
 
         Args:
             prompt: text, or chat messages.
             observed: what the environment says first; it stands at the end of the last message.
+            template: what the chat template takes, beside `chat_template_kwargs` and before them.
 
         Raises:
             DataError: the prompt is longer than `max_prompt_tokens`, or the chat template refuses it.
@@ -167,7 +172,7 @@ class Agent:
             messages = [{"role": "system", "content": self.system_prompt}, *messages]
         if observed:
             messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}{observed}"}
-        ids = self._apply_template(messages)
+        ids = self._apply_template(messages, self.chat_template_kwargs | dict(template or {}))
         if len(ids) > self.limits.max_prompt_tokens:
             raise DataError(
                 f"prompt of {len(ids)} tokens is longer than max_prompt_tokens={self.limits.max_prompt_tokens}: "
@@ -179,8 +184,8 @@ class Agent:
         """Return the token ids of a turn written by hand."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _apply_template(self, messages: list[dict[str, Any]]) -> list[int]:
-        if not self.tokenizer.chat_template and "chat_template" not in self.chat_template_kwargs:
+    def _apply_template(self, messages: list[dict[str, Any]], template: Mapping[str, Any]) -> list[int]:
+        if not self.tokenizer.chat_template and not template.get("chat_template"):
             raise DataError(
                 "the tokenizer has no chat template, so that no prompt can be written; use a chat model, or set "
                 "tokenizer.chat_template"
@@ -193,7 +198,7 @@ class Agent:
                 tokenize=True,
                 return_dict=False,
                 **({"tools": tools} if tools else {}),
-                **self.chat_template_kwargs,
+                **template,
             )
         except TemplateError as error:
             hint = "set system_prompt to '' in the recipe, or --system_prompt ''" if self.system_prompt else ""

@@ -101,6 +101,7 @@ class Play:
         cut = len(turn.ids) >= self._turn_budget(rollout)
         rollout.append(turn.ids, by_policy=True, logps=turn.logps)
         rollout.turn_rewards.append(None)
+        rollout.turn_texts.append(self.protocol.text(turn.ids, self._said_last[row]))
         if row in self._failed_resets:
             self._end(row, Ending(Termination.TOOL_FAILED, f"reset: {self._failed_resets[row]}"))
             return

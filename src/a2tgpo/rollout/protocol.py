@@ -20,6 +20,7 @@ from functools import lru_cache
 from a2tgpo.errors import ToolError
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.types import Termination
+from a2tgpo.text_match import plain_text
 
 TAGS = ("think", "search", "result", "answer")
 STOP_STRINGS = ("</search>", "</answer>")
@@ -38,6 +39,7 @@ the likelihood measures what the policy knows and not how surprised it is by a f
 _OPENING = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
 """An open thought, or a closed empty one, at the end of what stands before a turn."""
 _ANSWER_OPEN = re.compile(r"\\boxed\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -86,26 +88,19 @@ def _turn_pattern(tools: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"\s*<think>(?P<thought>.*?)</think>\s*{block}\s*\Z", re.DOTALL)
 
 
-def parse_turn(text: str, opening: str = "") -> Action:
-    """Read one policy turn.
+def parse_turn(text: str) -> Action:
+    """Read one policy turn, with the thought that its prompt opened.
 
     Exactly one `<think>` block, then exactly one `<search>` or `<answer>` block, with no further protocol tag inside.
-
-    Args:
-        text: the turn.
-        opening: the thought that the text before the turn has opened (see `opened_thought`); it counts as the turn's
-            own, unless the turn opens one itself.
     """
-    found = parse_call(text, ("search",), opening)
+    found = parse_call(text, ("search",))
     if not isinstance(found, Call):
         return found
     return Search(found.text) if found.text else Malformed("empty search query")
 
 
-def parse_call(text: str, tools: tuple[str, ...], opening: str = "") -> Call | Answer | Malformed:
+def parse_call(text: str, tools: tuple[str, ...]) -> Call | Answer | Malformed:
     """Read one policy turn that may call any of `tools`; see `parse_turn`."""
-    if opening and not text.lstrip().startswith("<think>"):
-        text = opening + text
     match = _turn_pattern(tools).match(text)
     if match is None:
         blocks = " or ".join(f"<{name}>…</{name}>" for name in dict.fromkeys((*tools, "answer")))
@@ -129,16 +124,42 @@ def opened_thought(before: str) -> str:
 
 
 def unbox(text: str) -> str | None:
-    """Return the contents of the last `\\boxed{...}` in `text` with balanced braces, stripped; None without one."""
+    """Return the last `\\boxed{...}` in `text` as plain text (`plain_text`); None without one, or if it stays open."""
     opened = [match.end() for match in _ANSWER_OPEN.finditer(text)]
     if not opened:
         return None
-    depth, start = 1, opened[-1]
-    for position, character in enumerate(text[start:], start):
-        depth += (character == "{") - (character == "}")
+    depth = 1
+    for brace in _BRACE.finditer(text, opened[-1]):
+        depth += (brace[0] == "{") - (brace[0] == "}")
         if depth == 0:
-            return text[start:position].strip()
+            return plain_text(text[opened[-1] : brace.start()])
     return None
+
+
+def split_blocks(text: str, tag: str) -> tuple[list[str], str]:
+    """Return the contents of every `<tag>…</tag>` in `text`, and what stands outside of them."""
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    inside, outside, position = [], [], 0
+    while (start := text.find(opening, position)) >= 0 and (end := text.find(closing, start)) >= 0:
+        outside.append(text[position:start])
+        inside.append(text[start + len(opening) : end])
+        position = end + len(closing)
+    return inside, "".join(outside) + text[position:]
+
+
+def open_thought(text: str) -> str:
+    """Return `text` with `<think>` before it if it closes a thought that it does not open.
+
+    So do the turns of a policy whose chat template opens the thought in the generation prompt.
+    """
+    opened, closed = text.find("<think>"), text.find("</think>")
+    return f"<think>{text}" if closed >= 0 and not 0 <= opened < closed else text
+
+
+def without_thoughts(text: str) -> str:
+    """Return what `text` says outside of its thoughts, those that it does not open or does not close included."""
+    outside = split_blocks(open_thought(text), "think")[1]
+    return outside.rpartition("</think>")[2].partition("<think>")[0].strip()
 
 
 @dataclass(frozen=True)

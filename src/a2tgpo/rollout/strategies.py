@@ -68,8 +68,11 @@ class EntropyBranch:
     AEPO's published code has this rule as (u + weight·(H − H₁))·(1 − damping·l) ≥ threshold, u uniform in [0, 1]; the
     paper has a constant for u. Three things differ. The code's H sums the entropies of 20 tokens over their ten
     likeliest successors and divides by the logarithm of the vocabulary's size, so that its weight of 0.2 is 0.34 per
-    nat of the mean with Qwen's vocabulary. Its l counts all branches of the prompt so far. And it sets `initial` anew
-    for each prompt, near half of all: ⌊k·σ((H_question − H_turns)/2)⌋ + 1 of k, from one more that it throws away.
+    nat of the mean with Qwen's vocabulary. Its l belongs to the prompt: the number of consecutive rounds of generation,
+    up to this one, in which any of the prompt's rollouts branched, back at 0 after a round in which none did. Ours
+    belongs to the path, because an engine that does not wait for the slowest rollout has no rounds. And it sets
+    `initial` anew for each prompt, near half of all: ⌊k·σ((H_question − H_turns)/2)⌋ + 1 of k, from one more that it
+    throws away.
 
     Attributes:
         initial: rollouts per prompt sampled from the question on; ARPO's scripts have 8 of 16.

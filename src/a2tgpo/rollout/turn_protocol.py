@@ -36,6 +36,9 @@ class TurnProtocol(Protocol):
             before: the tokens that the environment wrote last: the prompt, or an observation.
         """
 
+    def text(self, turn: list[int], before: list[int]) -> str:
+        """Return the turn as it is read: without the end of sequence, with the thought that `before` opened."""
+
     def show(self, answered: Sequence[tuple[Action, Observation]], before: list[int]) -> list[int]:
         """Return the tokens that show the answers to a turn's calls, up to where the policy writes on.
 
@@ -47,8 +50,7 @@ class TurnProtocol(Protocol):
 
 def opening_ids(tokenizer: PreTrainedTokenizerBase, before: list[int]) -> list[int]:
     """Return the last tokens of `before` that open a thought, or open and close one; none where it ends otherwise."""
-    opening = opened_thought(tokenizer.decode(before[-TAIL:]))
-    if not opening:
+    if not _opening(tokenizer, before):
         return []
     n_tokens = next(n for n in range(1, TAIL + 1) if "<think>" in tokenizer.decode(before[-n:]))
     return before[-n_tokens:]
@@ -56,8 +58,16 @@ def opening_ids(tokenizer: PreTrainedTokenizerBase, before: list[int]) -> list[i
 
 def opens_thought(tokenizer: PreTrainedTokenizerBase, before: list[int]) -> bool:
     """Tell whether the policy's turn after `before` begins inside a thought."""
-    opening = opened_thought(tokenizer.decode(before[-TAIL:]))
+    opening = _opening(tokenizer, before)
     return bool(opening) and "</think>" not in opening
+
+
+def _opening(tokenizer: PreTrainedTokenizerBase, before: list[int]) -> str:
+    return opened_thought(tokenizer.decode(before[-TAIL:]))
+
+
+def _without_end(tokenizer: PreTrainedTokenizerBase, turn: list[int]) -> list[int]:
+    return turn[:-1] if turn and turn[-1] == tokenizer.eos_token_id else turn
 
 
 class TagProtocol:
@@ -92,14 +102,17 @@ class TagProtocol:
 
     def read(self, turn: list[int], before: list[int]) -> Sequence[Action] | Answer | Malformed:
         """Read one turn, whose thought may have been opened before it."""
-        opening = opened_thought(self.tokenizer.decode(before[-TAIL:]))
-        written = turn[:-1] if turn and turn[-1] == self.tokenizer.eos_token_id else turn
-        found = parse_call(self.tokenizer.decode(written), self.tools, opening)
+        found = parse_call(self.text(turn, before), self.tools)
         if not isinstance(found, Call):
             return found
         if found.tool == "search" and not found.text:
             return Malformed("empty search query")
         return [Action(found.tool, found.text)]
+
+    def text(self, turn: list[int], before: list[int]) -> str:
+        """Return the turn's text, as if the thought opened before it were its own; one that it opens itself is."""
+        text = self.tokenizer.decode(_without_end(self.tokenizer, turn))
+        return text if text.lstrip().startswith("<think>") else _opening(self.tokenizer, before) + text
 
     def show(self, answered: Sequence[tuple[Action, Observation]], before: list[int]) -> list[int]:
         """Return the `<result>` block, and the thought that the prompt opens."""
@@ -165,6 +178,10 @@ class ToolCallProtocol:
         text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
         text = text.removesuffix(str(self.tokenizer.eos_token or "")).strip()
         return Answer(unbox(text) or text) if text else Malformed("neither a tool call nor an answer")
+
+    def text(self, turn: list[int], before: list[int]) -> str:
+        """Return the turn's text, calls as they are written."""
+        return _opening(self.tokenizer, before) + self.tokenizer.decode(_without_end(self.tokenizer, turn))
 
     def show(self, answered: Sequence[tuple[Action, Observation]], before: list[int]) -> list[int]:
         """Return the tools' answers as the template renders them, up to where the policy writes on."""

@@ -60,6 +60,8 @@ class Rollout:
 
     `logps` has, where an engine apart from the policy generates, the log-probability it gave each token of
     `completion_ids`, 0 for the environment's; elsewhere it is empty.
+    `turn_texts[t]` is turn t as the protocol read it: without the end-of-sequence token, with the `<think>` that the
+    prompt opened.
     """
 
     prompt_ids: list[int]
@@ -76,6 +78,7 @@ class Rollout:
     outcome: float | None = None
     revealed_answer: str | list[str] | None = None
     opened: bool = False
+    turn_texts: list[str] = field(default_factory=list)
 
     def before_turn(self, turn: int, tree: int) -> Rollout:
         """Begin a rollout of `tree` that stands where this one stood before its turn `turn`, 0 for the prompt alone."""
@@ -91,6 +94,7 @@ class Rollout:
             tree=tree,
             turn_rewards=self.turn_rewards[:turn],
             opened=self.opened,
+            turn_texts=self.turn_texts[:turn],
         )
 
     def append(self, ids: list[int], *, by_policy: bool, logps: Sequence[float] = ()) -> None:
