@@ -6,7 +6,9 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from a2tgpo.data.tokenizer import build_tokenizer
+from a2tgpo.environments import SearchTool
 from a2tgpo.errors import DataError, ToolError
+from a2tgpo.retrieval import Hit
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.protocol import answer_turn, render_result, search_turn
@@ -119,15 +121,20 @@ def test_a_failed_tool_ends_its_rollouts_and_no_other(tokenizer: PreTrainedToken
 
 
 def test_one_query_that_fails_is_one_rollouts(tokenizer: PreTrainedTokenizerBase) -> None:
-    """A search that answers some queries with a `ToolError` fails the rollouts that asked them, and no other."""
+    """A search tool fails the rollout whose query its retriever cannot answer, and no other."""
 
-    def picky(queries: list[str]) -> list[list[Passage] | ToolError]:
-        return [ToolError("index out of range") if query == "poison" else [KELO] for query in queries]
+    class Picky:
+        def search(self, queries: list[str], k: int) -> list[list[Hit]]:
+            if "poison" in queries:
+                raise IndexError("out of range")
+            return [[Hit(KELO, 1.0)] for _ in queries]
 
     poison = search_turn("find it", "poison")
-    rollouts, _ = run(tokenizer, [[SEARCH, answer_turn("x")], [poison], [SEARCH, answer_turn("x")]], picky)
+    rollouts, _ = run(
+        tokenizer, [[SEARCH, answer_turn("x")], [poison], [SEARCH, answer_turn("x")]], SearchTool(Picky())
+    )
     assert [r.termination for r in rollouts] == [*(Termination.ANSWERED, Termination.TOOL_FAILED, Termination.ANSWERED)]
-    assert rollouts[1].reason == "search 'poison': index out of range"
+    assert "IndexError: out of range" in rollouts[1].reason
 
 
 def test_a_tool_that_is_gone_ends_the_run_after_three_batches(

@@ -9,9 +9,8 @@ from a2tgpo.environments.episodes import BatchedEpisodes, Episodes
 from a2tgpo.errors import ToolError
 from a2tgpo.retrieval.corpus import Passage
 
-BatchedSearch = Callable[[list[str]], Sequence[Sequence[Passage] | ToolError]]
-"""Return the passages of each query, or a `ToolError` in place of those that one query cannot have; raise `ToolError`
-where all fail."""
+BatchedSearch = Callable[[list[str]], list[list[Passage]]]
+"""Return the passages of each query, best first; raise `ToolError` where that fails."""
 
 SEARCH = Tool(
     "search",
@@ -24,7 +23,8 @@ class SearchEnvironment:
     """Search for all rollouts that ask in one call (an `EnvironmentSource`).
 
     Args:
-        search: batched search, such as `SearchTool`.
+        search: batched search. Where it has a method `ask`, as `SearchTool` has, that answers a query which failed with
+            a `ToolError` in its place, such a query fails its own rollout alone; otherwise all that asked with it.
     """
 
     tools = (SEARCH,)
@@ -38,7 +38,8 @@ class SearchEnvironment:
 
     def step_all(self, actions: Sequence[Action]) -> list[StepResult | ToolError]:
         """Search for the queries of all actions at once."""
-        found = self.search([query_of(action) for action in actions])
+        ask = getattr(self.search, "ask", self.search)
+        found = ask([query_of(action) for action in actions])
         return [passages if isinstance(passages, ToolError) else StepResult(tuple(passages)) for passages in found]
 
 
