@@ -14,8 +14,8 @@ from a2tgpo.text_match import exact_match
 Completion = str | list[dict[str, Any]]
 
 _OPENED = re.compile(r"<think>\s*\Z")
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-"""Fields into which response parsers move a message's thoughts."""
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+"""Fields into which servers and response parsers move a message's thoughts."""
 
 
 def exact_match_reward(
@@ -82,7 +82,7 @@ def _response(completion: Completion, prompt: Completion | None) -> str:
 
 def _message_text(message: Mapping[str, Any]) -> str:
     text = _content_text(message.get("content"))
-    thoughts = next((found for name in _THOUGHTS if (found := _content_text(message.get(name)))), "")
+    thoughts = next((found for name in THOUGHT_FIELDS if (found := _content_text(message.get(name)))), "")
     return f"<think>{thoughts}</think>{text}" if thoughts else open_thought(text)
 
 

@@ -25,7 +25,7 @@ from a2tgpo import A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.environments.environment import Action
 from a2tgpo.environments.search_environment import SearchEnvironment
-from a2tgpo.evaluate.local_policy import vllm_backend
+from a2tgpo.evaluate.local_policy import vllm_engine
 from a2tgpo.integrations.trl.rollout_func import TagRollout
 from a2tgpo.integrations.trl.vllm_engine import TRLTokenEngine
 from a2tgpo.retrieval.corpus import Passage
@@ -186,7 +186,7 @@ def test_an_evaluation_in_vllm_writes_what_transformers_writes(policy: Path, mon
     """The evaluation's engine, greedy: the same conversations token by token, with prefix caching on."""
     model = LlamaForCausalLM.from_pretrained(policy)
     stop = common_text(model)
-    backend = vllm_backend(str(policy), temperature=0.0, max_tokens=2048, seed=0)
+    backend = vllm_engine(str(policy), temperature=0.0, max_tokens=2048, seed=0)
     assert isinstance(backend, LockstepEngine)
     assert backend.engine._llm.llm_engine.vllm_config.cache_config.enable_prefix_caching
     backend.stop_strings = (stop,)

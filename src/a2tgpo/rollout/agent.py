@@ -17,7 +17,7 @@ from a2tgpo.errors import DataError, ToolError
 from a2tgpo.messages import warn_once
 from a2tgpo.rollout.engine import GenerationEngine
 from a2tgpo.rollout.groups import Chains, Expansion, RolloutGroups, check_groups, initial_places
-from a2tgpo.rollout.play import Play
+from a2tgpo.rollout.play import Play, RolloutLimits
 from a2tgpo.rollout.turn_protocol import TagProtocol, TurnProtocol, opens_thought
 from a2tgpo.rollout.types import Rollout, Termination
 
@@ -27,32 +27,6 @@ Prompt = str | list[dict[str, Any]]
 
 FAILED_BATCHES = 3
 """Batches in a row in which every call failed, after which the environment counts as gone."""
-
-
-@dataclass(frozen=True)
-class RolloutLimits:
-    """Bound one rollout.
-
-    Args:
-        max_searches: tool calls; one more turn is left for the answer. The paper uses 6.
-        max_completion_tokens: everything after the prompt, observations included.
-        max_turn_tokens: one policy turn.
-        max_prompt_tokens: a longer prompt is an error in the data.
-        passage_tokens: one passage's text, longer ones are cut.
-    """
-
-    max_searches: int = 6
-    max_completion_tokens: int = 4096
-    max_turn_tokens: int = 512
-    max_prompt_tokens: int = 1024
-    passage_tokens: int = 160
-
-    def __post_init__(self) -> None:
-        for name in ("max_completion_tokens", "max_turn_tokens", "max_prompt_tokens", "passage_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1 token")
-        if self.max_searches < 0:
-            raise ValueError(f"max_searches={self.max_searches}: must be 0 (no tool) or more")
 
 
 @dataclass

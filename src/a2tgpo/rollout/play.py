@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from a2tgpo.environments.environment import Action, StepResult
 from a2tgpo.environments.episodes import Episodes
@@ -16,8 +15,31 @@ from a2tgpo.rollout.protocol import Answer, Ending, Malformed, judge_turn
 from a2tgpo.rollout.turn_protocol import TurnProtocol
 from a2tgpo.rollout.types import Rollout, Termination, ToolCall
 
-if TYPE_CHECKING:
-    from a2tgpo.rollout.agent import RolloutLimits
+
+@dataclass(frozen=True)
+class RolloutLimits:
+    """Bound one rollout.
+
+    Args:
+        max_searches: tool calls; one more turn is left for the answer. The paper uses 6.
+        max_completion_tokens: everything after the prompt, observations included.
+        max_turn_tokens: one policy turn.
+        max_prompt_tokens: a longer prompt is an error in the data.
+        passage_tokens: one passage's text, longer ones are cut.
+    """
+
+    max_searches: int = 6
+    max_completion_tokens: int = 4096
+    max_turn_tokens: int = 512
+    max_prompt_tokens: int = 1024
+    passage_tokens: int = 160
+
+    def __post_init__(self) -> None:
+        for name in ("max_completion_tokens", "max_turn_tokens", "max_prompt_tokens", "passage_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1 token")
+        if self.max_searches < 0:
+            raise ValueError(f"max_searches={self.max_searches}: must be 0 (no tool) or more")
 
 
 @dataclass(frozen=True)
