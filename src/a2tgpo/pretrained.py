@@ -74,14 +74,15 @@ def encode_chat(
     """Return the token ids of a conversation up to where the policy writes, through the tokenizer's chat template.
 
     Args:
-        template_kwargs: variables of the template, such as `enable_thinking`.
+        template_kwargs: variables of the template, such as `enable_thinking`; `tools`; a `chat_template` in its place.
 
     Raises:
         RecipeError: the tokenizer has no chat template, or the template refuses the conversation, a system message
             for example.
     """
-    options = dict(add_generation_prompt=True, tokenize=True, return_dict=False, **(template_kwargs or {}))
-    if tokenizer.chat_template is None:
+    options: dict[str, Any] = dict(add_generation_prompt=True, tokenize=True, return_dict=False)
+    options |= template_kwargs or {}
+    if not tokenizer.chat_template and not options.get("chat_template"):
         raise RecipeError(
             f"the tokenizer of {tokenizer.name_or_path!r} has no chat template, as base models have none: take the "
             "instruct model, or put chat_template.jinja into the model's folder"

@@ -48,9 +48,12 @@ class Task(ABC):
 
     def agent(self, tokenizer: PreTrainedTokenizerBase) -> SearchAgent:
         """Return the agent loop of this task for a policy's tokenizer."""
-        training = self.config.training
         return SearchAgent(
-            tokenizer, self.search, self.limits, self.config.recipe.system_prompt, training.chat_template_kwargs
+            tokenizer,
+            self.search,
+            self.limits,
+            self.config.recipe.system_prompt,
+            self.config.training.chat_template_kwargs,
         )
 
     @abstractmethod

@@ -167,9 +167,7 @@ class _Updates:
             training,
             train_dataset=self.task.train_dataset,
             processing_class=self.agent.tokenizer,
-            rollout_func=TagRollout(
-                self.agent, self.config.recipe.rows_per_generation, training.resolve_method().sampling
-            ),
+            rollout_func=TagRollout(self.agent, self.config.recipe.rows_per_generation, sampling),
             peft_config=get_peft_config(self.config.model),
             callbacks=callbacks,
         )
