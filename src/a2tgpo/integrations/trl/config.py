@@ -16,7 +16,7 @@ from a2tgpo.rollout.strategies import check_group_size
 from a2tgpo.signals.answer_likelihood.scorer import Alias, Likelihood
 from a2tgpo.signals.answer_likelihood.scorer import Method as GainMethod
 
-Signal = Literal["policy", "reference", "reward_model"]
+Signal = Literal["policy", "reference", "reward_model", "environment"]
 
 
 @dataclass
@@ -79,7 +79,7 @@ class A2TGPOConfig(GRPOConfig):
         default="policy",
         metadata={
             "help": "What a turn is judged by, where the method reads it: information gain scored by the 'policy' or "
-            "by the frozen 'reference' it started from, or a process 'reward_model'."
+            "by the frozen 'reference' it started from, a process 'reward_model', or the rewards of the 'environment'."
         },
     )
     process_reward_model: str | None = field(

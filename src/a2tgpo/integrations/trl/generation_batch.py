@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from a2tgpo.gold import read_aliases
 from a2tgpo.pipeline import RolloutBatch, TaskRow
 from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.rollout.types import Rollout
@@ -131,6 +132,20 @@ class GenerationBatch:
                 cut_last_result=cut_last_result,
             )
         return self.rollouts
+
+    def reveal_answers(self, environments: Sequence[Any] | None) -> None:
+        """Take the gold answers of rows that have none from what the episodes revealed.
+
+        Args:
+            environments: TRL's, one for each rollout; one may have an attribute `answer`.
+        """
+        for number, record in enumerate(self._records()):
+            if self.answers[number]:
+                continue
+            revealed = record.revealed_answer if record is not None else None
+            if revealed is None and environments:
+                revealed = getattr(environments[number], "answer", None)
+            self.answers[number] = read_aliases(revealed, f"row {number}, the answer that its environment revealed")
 
     def _records(self) -> list[Rollout | None]:
         """Return our agent loop's record of each rollout; TRL gives them to the rows only when it rewards them."""

@@ -22,7 +22,10 @@ from a2tgpo.integrations.trl.checks import (
     check_logprobs,
     check_model,
     check_rollouts,
+    check_traps,
     refuse_nan,
+    require_answers,
+    reveals_answers,
 )
 from a2tgpo.integrations.trl.clock import StepClock
 from a2tgpo.integrations.trl.collective import AccelerateCollective
@@ -96,13 +99,22 @@ class A2TGPOTrainer(GRPOTrainer):
         self.method = args.resolve_method()
         check_model(self.model, is_multimodal=self._is_vlm)
         check_rollouts(self.rollout_func, self.method)
+        check_traps(
+            self.train_dataset,
+            tools=self.tools,
+            reward_funcs=reward_funcs if isinstance(reward_funcs, list) else [reward_funcs],
+            scaffold=args.answer_scaffold,
+            epsilon=self.method.eps_low,
+            method=self.method,
+        )
         self.collective = AccelerateCollective(self.accelerator)
         self._scoring = AnswerScoring.open(
             args, self.method, turn_signal, self.model, self._tokenizer, self.accelerator
         )
         if self._scoring.needs_answers:
+            revealed = reveals_answers(self.rollout_func, self.environment_factories)
             for dataset in (self.train_dataset, self.eval_dataset):
-                check_answers(dataset, self._scoring.scorer)
+                check_answers(dataset, self._scoring.scorer, revealed=revealed)
         self._dynamic_sampler = open_dynamic_sampler(
             self.method,
             self.train_dataset,
@@ -151,7 +163,7 @@ class A2TGPOTrainer(GRPOTrainer):
             sampled = self._dynamic_sampler.sample(inputs)
             self._metrics["train"]["rollout/sampled_batches"].append(sampled.batches)
             generated, rows = join_rollouts(sampled.generated), sampled.rows
-        answers = aliases_of_rows(rows, required=self._scoring.needs_answers)
+        answers = aliases_of_rows(rows)
         self._generation = GenerationBatch(rows, answers, group_size, generated=generated)
         self.rows_to_generate = rows
         try:
@@ -188,6 +200,9 @@ class A2TGPOTrainer(GRPOTrainer):
         generation.prompts = list(prompts)
         if generation.generated is None:
             generation.generated = self._generate_once(prompts)
+        generation.reveal_answers(self.environments)
+        if self._scoring.needs_answers:
+            require_answers(generation.rows, generation.answers)
         return generation.generated
 
     def _generate_once(self, prompts: list[Any]) -> Generated:
@@ -219,6 +234,8 @@ class A2TGPOTrainer(GRPOTrainer):
         generation = self._generation
         if generation is None or len(generation.answers) != n_rows or self._needs_old_logps:
             return None
+        if not all(generation.answers):
+            return None  # the environment may reveal one at the end
         generation.reader = self._scoring.reader(model, generation.answers)
         return generation.reader
 
@@ -274,6 +291,7 @@ class A2TGPOTrainer(GRPOTrainer):
             self._tokenizer,
             likelihood=generation.scores.likelihood if generation.scores is not None else None,
             process_signal=self._scoring.process_signal,
+            turn_rewards=self._scoring.by_environment,
             entropies=self._entropies(batch) if "entropy" in self.method.credit.reads else None,
         )
         assert generation.rewards_per_func is not None, "TRL rewards a batch before it returns it"
