@@ -16,6 +16,8 @@ from a2tgpo.gold import gold_aliases, read_aliases
 from a2tgpo.methods import Method
 
 if TYPE_CHECKING:
+    from trl import GRPOConfig
+
     from a2tgpo.signals.answer_likelihood import AnswerScorer
 
 
@@ -123,3 +125,23 @@ def _without_nan(function: Callable[..., Any], rewards: Iterable[float | None]) 
                 "it does not apply to"
             )
     return rewards
+
+
+def check_batch_size(n_prompts: int, args: GRPOConfig) -> None:
+    """Refuse a training set from which no batch can be drawn: TRL drops an incomplete one, and nothing is trained.
+
+    A generation batch takes `generation_batch_size / num_generations` different prompts.
+
+    Args:
+        n_prompts: rows of the training set.
+
+    Raises:
+        DataError: there are fewer; the message has the number needed.
+    """
+    needed = args.generation_batch_size // args.num_generations
+    if n_prompts < needed:
+        raise DataError(
+            f"{n_prompts} training prompts, and a batch takes {needed} (generation_batch_size="
+            f"{args.generation_batch_size} rollouts, num_generations={args.num_generations} of each): no update could "
+            f"be made. Give at least {needed}, or a smaller per_device_train_batch_size or steps_per_generation"
+        )
