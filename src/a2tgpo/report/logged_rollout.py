@@ -1,7 +1,13 @@
-"""Read logged rollouts, lines of `rollouts/step_NNNNNN.jsonl`, and what the update made of them."""
+"""Read logged rollouts, lines of `rollouts/step_NNNNNN.jsonl`, and what the update made of them.
+
+A log is read as far as it goes: what an environment or an older version left out is empty, a number that is null or not
+finite is NaN. Only a line without segments, advantages and bounds is no rollout.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +23,13 @@ class Segment:
     ids: list[int]
 
 
-def _floats(values: list[Any] | None) -> list[float]:
-    return [float(value) for value in values or ()]
+@dataclass(frozen=True)
+class Call:
+    """Hold one tool call: its query, or its name and arguments as text, the ids of what it found, and its seconds."""
+
+    query: str
+    passage_ids: list[str] = field(default_factory=list)
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Rollout:
     """Hold what was said and what each turn earned; lists are per turn, those of the gains per process turn.
 
     A method without gains logs none, and a signal other than information gain no likelihoods. `clip_low` and
-    `clip_high` bound the ratio.
+    `clip_high` bound the ratio. `file` (below the run) and `line` (from 1) say where the record stands.
     """
 
     group: int
@@ -69,7 +80,7 @@ class Rollout:
     termination: str | None
     reason: str
     prediction: str | None
-    queries: list[str]
+    calls: list[Call]
     reward: float | None
     valid: bool
     likelihood: list[float]
@@ -78,30 +89,43 @@ class Rollout:
     advantage: list[float]
     clip_low: list[float]
     clip_high: list[float]
+    hops: int | None = None
+    file: str = field(default="", compare=False)
+    line: int = field(default=0, compare=False)
     terms: Terms | None = field(default=None, compare=False)
     update: Update | None = field(default=None, compare=False)
 
     @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Rollout:
-        answer, prompt = record["answer"], record["prompt"]
+    def from_record(cls, record: dict[str, Any], file: str = "", line: int = 0) -> Rollout:
+        """Read a record.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: it is no rollout.
+        """
+        reward, hops, prediction = record.get("reward"), record.get("hops"), record.get("prediction")
         return cls(
             group=int(record["group"]),
-            id=str(record.get("id") or ""),
-            question=prompt if isinstance(prompt, str) else str(prompt[-1]["content"]),
-            answer=[answer] if isinstance(answer, str) else list(map(str, answer or ())),
-            segments=[Segment(int(s["turn"]), str(s["text"]), list(s["ids"])) for s in record["segments"]],
-            termination=record.get("termination"),
+            id="" if record.get("id") is None else str(record["id"]),
+            question=_question(record.get("prompt")),
+            answer=_answers(record.get("answer")),
+            segments=[
+                Segment(int(s["turn"]), str(s["text"]), [int(token) for token in s["ids"]]) for s in record["segments"]
+            ],
+            termination=None if record.get("termination") is None else str(record["termination"]),
             reason=str(record.get("reason") or ""),
-            prediction=record.get("prediction"),
-            queries=[str(call["query"]) for call in record.get("calls") or []],
-            reward=None if record["reward"] is None else float(record["reward"]),
-            valid=bool(record["valid"]),
+            prediction=None if prediction is None else str(prediction),
+            calls=[_call(call) for call in record.get("calls") or ()],
+            reward=None if reward is None else float(reward),
+            valid=bool(record.get("valid", True)),
             likelihood=_floats(record.get("likelihood")),
             gain=_floats(record.get("gain")),
             normalized_gain=_floats(record.get("normalized_gain")),
             advantage=_floats(record["advantage"]),
             clip_low=_floats(record["clip_low"]),
             clip_high=_floats(record["clip_high"]),
+            hops=None if hops is None else int(hops),
+            file=file,
+            line=line,
         )
 
     @property
@@ -110,10 +134,16 @@ class Rollout:
 
     @property
     def correct(self) -> bool:
-        """Return exact match where the rollout's answer is logged, otherwise a reward above 0."""
-        if self.termination is None:
+        """Return exact match where there is a gold answer and our loop read the rollout's, else a reward above 0."""
+        if self.termination is None or not self.answer:
             return self.reward is not None and self.reward > 0
         return exact_match(self.prediction, self.answer)
+
+    @property
+    def finite(self) -> bool:
+        """Tell whether every number that credit is made of is one."""
+        numbers = [*self.likelihood, *self.gain, *self.normalized_gain, *self.advantage]
+        return all(map(math.isfinite, numbers)) and (self.reward is None or math.isfinite(self.reward))
 
     @property
     def n_policy_tokens(self) -> int:
@@ -133,3 +163,43 @@ class Batch:
 
     step: int
     rollouts: list[Rollout]
+
+    def groups(self) -> Iterator[tuple[int, list[Rollout]]]:
+        """Yield the rollouts of each prompt, in order."""
+        found: dict[int, list[Rollout]] = {}
+        for rollout in self.rollouts:
+            found.setdefault(rollout.group, []).append(rollout)
+        yield from found.items()
+
+
+def finite(values: Iterable[float | None]) -> list[float]:
+    """Return the values that are numbers."""
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def _floats(values: list[Any] | None) -> list[float]:
+    return [math.nan if value is None else float(value) for value in values or ()]
+
+
+def _question(prompt: Any) -> str:
+    """Return the text of a prompt, of a chat that of its last message; empty where an environment owns the prompt."""
+    if isinstance(prompt, list):
+        prompt = prompt[-1] if prompt else None
+    if isinstance(prompt, dict):
+        prompt = prompt.get("content")
+    if isinstance(prompt, list):
+        prompt = "".join(str(part.get("text", "")) if isinstance(part, dict) else str(part) for part in prompt)
+    return "" if prompt is None else str(prompt)
+
+
+def _answers(answer: Any) -> list[str]:
+    if answer is None:
+        return []
+    return [str(one) for one in answer] if isinstance(answer, list) else [str(answer)]
+
+
+def _call(call: dict[str, Any]) -> Call:
+    query = call["query"] if "query" in call else f"{call.get('name', '')} {call.get('arguments', '')}".strip()
+    seconds = call.get("seconds")
+    ids = [str(id) for id in call.get("passage_ids") or ()]
+    return Call(str(query), ids, None if seconds is None else float(seconds))

@@ -32,7 +32,7 @@ class CreditSettings:
 
         def number(key: str, parameter: str) -> float:
             value = config.get(key)
-            return float(credit[parameter].default if value is None else value)
+            return float(value if isinstance(value, int | float) else credit[parameter].default)
 
         return cls(
             gamma=number("turn_gamma", "gamma"),
