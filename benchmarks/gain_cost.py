@@ -1,16 +1,16 @@
 """What information gain costs on top of the old log-probabilities.
 
 A²TGPO reads the gold answer's likelihood at every turn boundary. Its reference, and the way everybody else pays, is one
-row of tokens for every rollout and boundary. Ours feeds only the probes (scaffold and answer), which read the keys that
-the old-log-probability pass has just made. This measures, in seconds and relative to that pass alone:
+row of tokens for every rollout and boundary. Ours feeds only the suffixes (scaffold and answer), which read the KV
+cache that the old-log-probability pass has just filled. This measures, in seconds and relative to that pass alone:
 
 - old log-probabilities: one pass over the trajectories through TRL's fused head, as in the trainer;
-- the same, keys kept: that pass when it also fills the cache;
-- gain, cached keys: the probes' forwards;
+- the same, filling the cache;
+- gain, KV cache: the suffixes' forwards;
 - gain, separate rows: the rows' forwards.
 
 Both ways must agree before anything is timed. In float32: to 1e-4 in log-probability, relative to it below −1 (random
-tokens are unlikely, and rounding grows with the logits). In bfloat16: cached log-probabilities may be no further from
+tokens are unlikely, and rounding grows with the logits). In bfloat16: those from the cache may be no further from
 float32 rows than bfloat16 rows are, but for chance. A size's rollouts have evenly spread lengths, from half its tokens
 to all of them.
 
@@ -37,7 +37,8 @@ from trl.trainer.utils import add_fused_lm_head
 
 from a2tgpo.signals.answer_likelihood import AnswerScaffold, AnswerScorer, Scores, fused_forward
 
-PASS, KEPT, CACHED, ROWS = "old log-probabilities", "the same, keys kept", "gain, cached keys", "gain, separate rows"
+PASS, FILL = "old log-probabilities", "the same, filling the cache"
+CACHED, ROWS = "gain, KV cache", "gain, separate rows"
 ANSWER_TOKENS = 3
 SHAPES: dict[str, Any] = {
     "tiny": LlamaConfig(
@@ -67,11 +68,11 @@ SHAPES: dict[str, Any] = {
 
 
 class Size(NamedTuple):
-    """The longest rollout's tokens, process turns, tokens of a probe, and rollouts."""
+    """The longest rollout's tokens, process turns, tokens of a suffix, and rollouts."""
 
     tokens: int
     turns: int
-    probe: int
+    suffix: int
     rollouts: int
 
     @classmethod
@@ -80,7 +81,7 @@ class Size(NamedTuple):
 
     def __str__(self) -> str:
         lengths = f"{self.tokens // 2:,} to {self.tokens:,}" if self.rollouts > 1 else f"{self.tokens:,}"
-        return f"{self.rollouts} x {lengths} tokens, {self.turns} turns, probes of {self.probe}"
+        return f"{self.rollouts} x {lengths} tokens, {self.turns} turns, suffixes of {self.suffix}"
 
 
 DEFAULTS = {
@@ -120,7 +121,7 @@ class Bench:
         words = Tokenizer(models.WordLevel({"<pad>": 0, "is": 1, "yes": 2}, unk_token="<pad>"))
         words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>")
-        self.scaffold = AnswerScaffold(" ".join(["is"] * (size.probe - ANSWER_TOKENS)) + " {answer}")
+        self.scaffold = AnswerScaffold(" ".join(["is"] * (size.suffix - ANSWER_TOKENS)) + " {answer}")
 
     def score(self, method: Any, model: Any = None) -> Scores:
         model = self.model if model is None else model
@@ -136,13 +137,14 @@ class Bench:
         if self.model.dtype == torch.float32:
             worst = ((cached - rows).abs() / rows.abs().clamp(min=1)).max().item()
             if worst > 1e-4:
-                raise SystemExit(f"cached keys and separate rows differ by {worst:.1e} > 1e-4: not timed")
+                raise SystemExit(f"KV cache and separate rows differ by {worst:.1e} > 1e-4: not timed")
             return {"cached to rows, largest": worst}
         exact = self.score("rows", copy.deepcopy(self.model).float()).likelihood
         rms = [(found - exact).square().mean().sqrt().item() for found in (cached, rows)]
         if rms[0] > 1.5 * rms[1]:  # two such averages over tens of readings of one model differ by so much by chance
             raise SystemExit(
-                f"cached keys are {rms[0]:.1e} from float32 rows, {self.model.dtype} rows {rms[1]:.1e}: not timed"
+                f"scores from the KV cache are {rms[0]:.1e} from float32 rows, {self.model.dtype} rows {rms[1]:.1e}: "
+                "not timed"
             )
         return {"cached to float32 rows, rms": rms[0], "rows to float32 rows, rms": rms[1]}
 
@@ -156,15 +158,15 @@ class Bench:
 
         def cached() -> dict[str, float]:
             scores = self.score("cached")
-            return {KEPT: scores.seconds_logps, CACHED: scores.seconds_gain}
+            return {FILL: scores.seconds_logps, CACHED: scores.seconds_gain}
 
         seconds = measure({"rows": rows, "cached": cached}, self.model.device, repeats=repeats, warmup=0)
-        seconds = {name: seconds[name] for name in (PASS, KEPT, CACHED, ROWS)}
+        seconds = {name: seconds[name] for name in (PASS, FILL, CACHED, ROWS)}
         share, flops, n_bytes = self.floors()
         bound = n_bytes / bandwidth(self.model.device)
         ratio = statistics.median(map(operator.truediv, seconds[CACHED], seconds[PASS]))  # repeat by repeat
         floors = {
-            "probes' share of tokens": f"ratio {share:.3f}; cached gain is {ratio / share:.2f} x it",
+            "suffixes' share of tokens": f"ratio {share:.3f}; cached gain is {ratio / share:.2f} x it",
             "fewest FLOPs of the gain": f"ratio {flops:.3f}",
             "fewest bytes of the gain": f"{bound:.4f} ({n_bytes / 1e9:.2f} GB)",
         }
@@ -186,17 +188,17 @@ class Bench:
         attended = torch.cat(masks, dim=1).cumsum(1)
         n = attended[:, -1].double()
         prefixes = attended.gather(1, found.columns - 1)[found.exists].double()
-        probe_tokens = len(prefixes) * self.size.probe
+        suffix_tokens = len(prefixes) * self.size.suffix
 
         def flops(tokens: float, keys: float, read: float) -> float:
             return 2 * weights * tokens + 4 * channels * keys + 2 * vocabulary * read
 
-        keys = self.size.probe * prefixes.sum() + len(prefixes) * self.size.probe * (self.size.probe + 1) / 2
-        gain = flops(probe_tokens, keys, len(prefixes) * ANSWER_TOKENS)
+        keys = self.size.suffix * prefixes.sum() + len(prefixes) * self.size.suffix * (self.size.suffix + 1) / 2
+        gain = flops(suffix_tokens, keys, len(prefixes) * ANSWER_TOKENS)
         trajectory = flops(n.sum(), (n * (n + 1) / 2).sum(), self.batch["model_mask"].sum())
         cache = 2 * n.sum() * config.num_hidden_layers * config.num_key_value_heads * head_dim
         n_bytes = (weights + vocabulary + cache) * self.model.dtype.itemsize
-        return probe_tokens / float(n.sum()), float(gain / trajectory), float(n_bytes)
+        return suffix_tokens / float(n.sum()), float(gain / trajectory), float(n_bytes)
 
 
 def load(model: str, device: torch.device) -> Any:
@@ -215,7 +217,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--model", help=f"one of {', '.join(SHAPES)} with random weights, or a model's folder")
-    parser.add_argument("--size", type=Size.parse, action="append", help="tokens,turns,probe,rollouts; repeat for more")
+    parser.add_argument(
+        "--size", type=Size.parse, action="append", help="tokens,turns,suffix,rollouts; may be repeated"
+    )
     parser.add_argument("--tokens-per-batch", type=int, help="tokens of a forward (4,096; on a GPU 36,864)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="file to write")

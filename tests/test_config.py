@@ -13,9 +13,10 @@ from trl import ModelConfig
 from a2tgpo import A2TGPOConfig
 from a2tgpo.errors import RecipeError
 from a2tgpo.run.recipe import Recipe, RunConfig
-from a2tgpo.run.recipe_file import describe_keys, load_recipe
+from a2tgpo.run.recipe_file import describe_keys, load_recipe, packaged_recipes
+from a2tgpo.run.recipe_keys import known_keys
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+RECIPES = packaged_recipes()
 FILES = {"questions": "a.jsonl", "eval_questions": ["b.jsonl"], "corpus": "c.jsonl"}
 
 
@@ -32,10 +33,12 @@ def load(tmp_path: Path):  # type: ignore[no-untyped-def]
     return load
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
-def test_every_recipe_of_the_project_loads(path: Path) -> None:
-    """Each file in recipes/ parses on a machine without a GPU, and every key in it arrives where it belongs."""
-    config = load_recipe(str(path), ["--use_cpu", "true", "--bf16", "false"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_of_the_project_loads(name: str) -> None:
+    """Each file in recipes/ parses by its name alone on a machine without a GPU, and every key in it arrives where it
+    belongs."""
+    config = load_recipe(name, ["--use_cpu", "true", "--bf16", "false"])
+    path = RECIPES[name]
     parts = (config.recipe, config.training, config.model)
     for key, value in yaml.safe_load(path.read_text(encoding="utf-8")).items():
         (part,) = [part for part in parts if hasattr(part, key)]
@@ -45,7 +48,20 @@ def test_every_recipe_of_the_project_loads(path: Path) -> None:
 
 def test_there_are_recipes() -> None:
     """The parametrisation above found the project's recipes."""
-    assert "multihop_smollm2.yaml" in [path.name for path in RECIPES]
+    assert "multihop_smollm2" in RECIPES
+    assert RECIPES["hops_cpu"].samefile(Path(__file__).parents[1] / "recipes" / "hops_cpu.yaml")
+
+
+def test_keys_read_from_source_are_the_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names read without an import are exactly the fields of the imported classes, and where the source is not as
+    we know it, the import gives the same."""
+    fields_of_all = {f.name for part in (Recipe, A2TGPOConfig, ModelConfig) for f in fields(part)} | {"env"}
+    known_keys.cache_clear()
+    assert known_keys() == fields_of_all
+    known_keys.cache_clear()
+    monkeypatch.setattr("a2tgpo.run.recipe_keys._CLASSES", (("trl", "moved/grpo_config.py", "GRPOConfig"),))
+    assert known_keys() == fields_of_all
+    known_keys.cache_clear()
 
 
 def test_no_key_means_two_things() -> None:
@@ -177,6 +193,12 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(RecipeError, match=message):
             load_recipe(str(path))
+
+
+def test_an_unknown_recipe_is_told_the_names_there_are() -> None:
+    """A name that is neither a file nor a recipe of the package lists those."""
+    with pytest.raises(RecipeError, match=r"'hops_gpu'.*none of the package's: .*hops_cpu"):
+        load_recipe("hops_gpu")
 
 
 def test_what_ran_is_itself_a_recipe(load, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -17,8 +17,8 @@ def test_an_old_name_is_the_new_module(old, new):
 
 
 def test_modules_of_a_moved_package_are_not_loaded_twice():
-    from a2tgpo.scoring.batch import Trajectories as old
-    from a2tgpo.signals.answer_likelihood.batch import Trajectories as new
+    from a2tgpo.scoring.boundaries import Boundaries as old
+    from a2tgpo.signals.answer_likelihood.boundaries import Boundaries as new
 
     assert old is new
 

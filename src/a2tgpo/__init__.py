@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from a2tgpo._moved import MovedFinder
+from a2tgpo.errors import needs_extra
 
 if TYPE_CHECKING:
     from a2tgpo.integrations.trl.config import A2TGPOConfig
@@ -30,4 +31,5 @@ if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    with needs_extra("trl", f"a2tgpo.{name}"):
+        return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,6 +1,4 @@
-"""`a2tgpo train RECIPE.yaml [--key value ...]`, `a2tgpo eval --model M --benchmarks A,B [...]`,
-`a2tgpo compare RECIPE.yaml --methods A,B [...]`, `a2tgpo report RUN [...]`, `a2tgpo index CORPUS [...]`,
-`a2tgpo serve INDEX [...]`, `a2tgpo keys`.
+"""Run `a2tgpo COMMAND`: train, eval, compare, report, index, serve, recipes, keys.
 
 Nothing heavy is imported before a command runs, so that `--help` answers at once.
 """
@@ -16,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from a2tgpo.compare.compare_command import add_compare_command
 from a2tgpo.errors import A2TGPOError, RecipeError
-from a2tgpo.evaluate.run.command import add_eval_command
+from a2tgpo.messages import quieten, silence_imports
 from a2tgpo.report.report_command import add_report_command
 from a2tgpo.retrieval.index_command import add_index_command
 from a2tgpo.retrieval.server.serve_command import add_serve_command
+from a2tgpo.run.eval_command import add_eval_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,9 +27,10 @@ _EXIT_USAGE, _EXIT_INTERRUPTED = 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status (2: the user's input, 130: interrupted)."""
+    """Run the command that `argv` names; return the exit status (2: the user's input, 130: interrupted)."""
     arguments, overrides = _parser().parse_known_args(argv)
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    silence_imports()
     from rich.console import Console
 
     try:
@@ -54,14 +54,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="a2tgpo", description="Train search agents with per-turn credit.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = _command(commands, "train", "run a recipe from warm start to final table", _train)
-    train.usage = "a2tgpo train RECIPE.yaml [--key value ...]"
+    train.usage = "a2tgpo train RECIPE [--key value ...]"
     train.epilog = "Every recipe key is a flag too, such as --max_steps 50; `a2tgpo keys` lists them all."
-    train.add_argument("recipe", metavar="RECIPE.yaml")
+    train.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a name that `a2tgpo recipes` lists")
     add_eval_command(commands)
     add_compare_command(commands)
     add_report_command(commands)
     add_index_command(commands)
     add_serve_command(commands)
+    _command(commands, "recipes", "list the recipes of the package", _recipes)
     _command(commands, "keys", "list every recipe key with its default", _keys)
     return parser
 
@@ -73,29 +74,41 @@ def _command(commands: Any, name: str, summary: str, run: Callable[..., int]) ->
 
 
 def _train(arguments: argparse.Namespace, overrides: list[str], console: Console) -> int:
-    from a2tgpo.messages import quieten
     from a2tgpo.run.directory import RunDirectory
     from a2tgpo.run.recipe_file import load_recipe
-    from a2tgpo.run.train import train
 
-    quieten()
     config = load_recipe(arguments.recipe, overrides)
+    quieten()
     directory = RunDirectory(Path(config.training.output_dir))
     if config.resumes:
         directory.resume_point()
     else:
         directory.check_new()
+    from a2tgpo.run.train import train
+
     train(config, directory, console)
+    return 0
+
+
+def _recipes(arguments: argparse.Namespace, overrides: list[str], console: Console) -> int:
+    from a2tgpo.run.recipe_file import describe_recipes
+
+    _take_nothing("recipes", overrides)
+    print(*describe_recipes(), sep="\n")
     return 0
 
 
 def _keys(arguments: argparse.Namespace, overrides: list[str], console: Console) -> int:
     from a2tgpo.run.recipe_file import describe_keys
 
-    if overrides:
-        raise RecipeError(f"`a2tgpo keys` takes no arguments, got {' '.join(overrides)!r}")
+    _take_nothing("keys", overrides)
     print(describe_keys())
     return 0
+
+
+def _take_nothing(command: str, overrides: list[str]) -> None:
+    if overrides:
+        raise RecipeError(f"`a2tgpo {command}` takes no arguments, got {' '.join(overrides)!r}")
 
 
 if __name__ == "__main__":

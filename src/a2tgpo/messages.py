@@ -13,10 +13,14 @@ def warn_once(logger: logging.Logger, message: str) -> None:
     logger.warning(message)
 
 
-def quieten() -> None:
-    """Hide deprecations inside torch, TRL and transformers, and the bars of file loading, not those of downloads."""
-    # Said while they are imported: the filter has to be there before.
+def silence_imports() -> None:
+    """Hide what the libraries below say of each other; they say it while they are imported, so call this before."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|transformers|trl|peft|accelerate)(\.|$)")
+
+
+def quieten() -> None:
+    """Hide deprecations of the libraries below, and the bars of file loading, not those of downloads."""
+    silence_imports()
     from huggingface_hub.utils import enable_progress_bars
     from transformers.utils import logging as transformers_logging
 

@@ -12,7 +12,7 @@ def test_the_smallest_size_runs_from_check_to_json(tmp_path):
     command = [sys.executable, "benchmarks/gain_cost.py", "--device", "cpu", "--smoke", "--json", str(written)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "gain, cached keys" in done.stdout and "fewest FLOPs" in done.stdout
+    assert "gain, KV cache" in done.stdout and "fewest FLOPs" in done.stdout
     record = json.loads(written.read_text())
     (case,) = record["cases"]
     assert case["facts"]["errors"]["cached to rows, largest"] < 1e-4

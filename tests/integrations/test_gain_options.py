@@ -10,10 +10,10 @@ import torch
 
 from a2tgpo.core import information_gain, normalize_outcome, turn_credit
 from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
+from a2tgpo.pipeline import BatchCredit
 from a2tgpo.pipeline import credit as batch_credit
-from a2tgpo.pipeline.credit import BatchCredit
 from a2tgpo.rollout.protocol import answer_turn, search_turn
-from tests.integrations.parts import scripted_trainer
+from tests.integrations.parts import record_credit, scripted_trainer
 
 SEARCH, OTHER = search_turn("find it", "Kelo mentor"), search_turn("so", "kelo founder is it next")
 SCRIPTS = [
@@ -30,19 +30,12 @@ SCRIPTS = [
 
 def credit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> BatchCredit:
     """The credit a trainer with `options` gives the same scripted batch."""
-    seen: list[BatchCredit] = []
-    local = BatchCredit.local
-
-    def record(self: BatchCredit, process_index: int) -> BatchCredit:
-        seen.append(self)
-        return local(self, process_index)
-
-    monkeypatch.setattr(BatchCredit, "local", record)
-    trainer: A2TGPOTrainer = scripted_trainer(tmp_path, SCRIPTS, **options)
-    trainer.model.train()
-    trainer._generate_and_score_completions([dict(trainer.train_dataset[i // 4]) for i in range(8)])
-    monkeypatch.setattr(BatchCredit, "local", local)
-    return seen[0]
+    with monkeypatch.context() as patch:
+        recorded = record_credit(patch)
+        trainer: A2TGPOTrainer = scripted_trainer(tmp_path, SCRIPTS, **options)
+        trainer.model.train()
+        trainer._generate_and_score_completions([dict(trainer.train_dataset[i // 4]) for i in range(8)])
+    return recorded[0].credit
 
 
 @pytest.fixture

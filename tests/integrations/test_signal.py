@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from transformers import LlamaConfig, LlamaForTokenClassification
 
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.errors import SignalError
+from a2tgpo.integrations.trl.answer_scoring import AnswerScoring
+from a2tgpo.methods import METHODS
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from a2tgpo.signals import TurnFunction
 from tests.integrations.parts import config, questions, scripted_trainer
@@ -130,3 +134,15 @@ def test_one_signal_at_a_time(tmp_path: Path) -> None:
         scripted_trainer(tmp_path, SCRIPTS, process_signal="reference", turn_signal=function)
     with pytest.raises(ValueError, match="method 'grpo' reads no process signal"):
         scripted_trainer(tmp_path, SCRIPTS, method="grpo", turn_signal=function)
+
+
+@pytest.mark.parametrize(("kind", "stage", "said"), [("FSDP", None, "FSDP"), ("DEEPSPEED", 3, "DeepSpeed ZeRO-3")])
+def test_a_sharded_policy_has_no_frozen_reference(kind: str, stage: int | None, said: str) -> None:
+    """FSDP and ZeRO-3 raise ValueError that points to the policy's own signal, before anything is copied."""
+    plugin = None if stage is None else SimpleNamespace(zero_stage=stage)
+    accelerator = SimpleNamespace(
+        distributed_type=DistributedType(kind), state=SimpleNamespace(deepspeed_plugin=plugin)
+    )
+    args: Any = SimpleNamespace(process_signal="reference")
+    with pytest.raises(ValueError, match=rf"which {said} keeps in shards; score information gain with the policy"):
+        AnswerScoring.open(args, METHODS["a2tgpo"], None, None, None, accelerator)

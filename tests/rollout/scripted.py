@@ -1,4 +1,4 @@
-"""A backend that plays written turns instead of sampling, so that every token of a rollout is known beforehand."""
+"""An engine that plays written turns instead of sampling, so that every token of a rollout is known beforehand."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from a2tgpo.rollout.backend import Continuation, TakeTurns, Turn
+from a2tgpo.rollout.engine import Continuation, TakeTurns, Turn
 
 
-class ScriptedBackend:
+class ScriptedEngine:
     """Plays script i (turns as text, as ids, or with their entropies) for row i, all rows in step.
 
     Scripts beyond the starts are those of rows that begin later, in the order they do. `contexts[k]` are the contexts

@@ -11,7 +11,7 @@ from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.protocol import answer_turn, render_result, search_turn
 from a2tgpo.rollout.types import Termination
-from tests.rollout.scripted import ScriptedBackend
+from tests.rollout.scripted import ScriptedEngine
 
 KELO = Passage("p1", "Kelo Mitu", "The mentor of Kelo Mitu is Bora Tine.")
 SEARCH = search_turn("find it", "Kelo Mitu mentor")
@@ -34,7 +34,7 @@ class Search:
 
 
 def run(tokenizer, scripts, search=None, limits=None):  # type: ignore[no-untyped-def]
-    backend = ScriptedBackend(tokenizer, scripts)
+    backend = ScriptedEngine(tokenizer, scripts)
     agent = SearchAgent(tokenizer, search or Search([KELO]), limits or RolloutLimits(max_searches=2))
     prompts = [f"Who is the mentor of Kelo Mitu?{' and' * i}" for i in range(len(scripts))]
     return agent.run(prompts, backend), backend
@@ -68,7 +68,7 @@ def test_a_token_the_tokenizer_would_not_choose_survives(tokenizer: PreTrainedTo
     answer = ids(tokenizer, answer_turn("Bora"))
     assert ids(tokenizer, tokenizer.decode(turn)) != turn
     agent = SearchAgent(tokenizer, Search([KELO]), RolloutLimits())
-    (rollout,) = agent.run(["Who?"], ScriptedBackend(tokenizer, [[turn, answer]]))
+    (rollout,) = agent.run(["Who?"], ScriptedEngine(tokenizer, [[turn, answer]]))
     assert rollout.completion_ids[: len(turn)] == turn
     assert rollout.calls[0].query == "kelo"
 

@@ -215,6 +215,34 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "WORLD_SIZE=2: a recipe runs in one process" in capsys.readouterr().err
 
 
+def test_a_misspelt_key_is_refused_before_trl_is_imported() -> None:
+    """Neither torch nor TRL is needed to say that a key does not exist, so the answer comes in well under two seconds,
+    and it is the only thing said."""
+    code = "import sys, a2tgpo.cli as cli\nstatus = cli.main(sys.argv[1:])\nprint(status, 'torch' in sys.modules)"
+    command = [sys.executable, "-c", code, "train", "hops_cpu", "--max_serches", "3"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "2 False\n"
+    assert done.stderr == "error: unknown recipe key 'max_serches': did you mean 'max_searches'?\n"
+
+
+def test_without_trl_the_error_names_the_extra() -> None:
+    """Where TRL is not installed, training, its keys and the trainer say which extra brings it; help still works."""
+    code = """
+import sys
+sys.modules["trl"] = None  # as if it were not installed
+import a2tgpo, a2tgpo.cli as cli
+print([cli.main(command) for command in (["train", "hops_cpu"], ["keys"], ["recipes"])])
+try:
+    a2tgpo.A2TGPOTrainer
+except ImportError as error:
+    print(error, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("[2, 2, 0]\n"), done.stderr
+    said = done.stderr.splitlines()
+    assert len(said) == 3 and all(line.endswith("pip install 'a2tgpo[trl]'") for line in said), said
+
+
 def test_keys_takes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """`a2tgpo keys` prints the list and refuses arguments it would ignore."""
     assert main(["keys"]) == 0

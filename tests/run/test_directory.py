@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from a2tgpo.errors import RecipeError
-from a2tgpo.run.directory import MetricsFile, RunDirectory
+from a2tgpo.run.directory import RunDirectory
+from a2tgpo.run.metrics_file import MetricsFile
 
 
 def test_a_directory_that_holds_a_run_is_refused(tmp_path: Path) -> None:

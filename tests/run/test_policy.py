@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from a2tgpo.pretrained import load_model, load_tokenizer
 from a2tgpo.run.recipe_file import load_recipe
+from a2tgpo.run.recipe_policy import load_model, load_tokenizer
 from tests.run.parts import save_policy, write_recipe
 
 

@@ -11,9 +11,8 @@ from typing import Any
 
 from a2tgpo.compare.matrix import Cell, Matrix
 from a2tgpo.evaluate.outcome import Outcome, read_outcomes
-from a2tgpo.evaluate.paired import Difference, Mean, holm
-from a2tgpo.run.directory import RunDirectory
-from a2tgpo.run.evaluation import MODES
+from a2tgpo.evaluate.statistics import Difference, Mean, holm
+from a2tgpo.run.directory import MODES, RunDirectory
 
 SECONDS, GAIN_SHARE = "seconds_per_step", "gain_share_of_seconds"
 

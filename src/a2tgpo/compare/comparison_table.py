@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from a2tgpo.compare.comparison import BASELINE, GAIN_SHARE, SECONDS, Comparison
-from a2tgpo.evaluate.paired import Mean
+from a2tgpo.evaluate.statistics import Mean
 from a2tgpo.tables import Rows, markdown_table, terminal_table
 
 _MAIN = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from a2tgpo.compare.comparison import BASELINE, read_metrics
 from a2tgpo.compare.matrix import Matrix
-from a2tgpo.evaluate.paired import Mean
+from a2tgpo.evaluate.statistics import Mean
 from a2tgpo.files import new_file
 
 if TYPE_CHECKING:

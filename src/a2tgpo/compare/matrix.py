@@ -14,8 +14,7 @@ import yaml
 from a2tgpo.errors import RecipeError
 from a2tgpo.files import new_file
 from a2tgpo.methods import METHODS
-from a2tgpo.run.directory import RunDirectory
-from a2tgpo.run.evaluation import MODES
+from a2tgpo.run.directory import MODES, RunDirectory
 from a2tgpo.run.recipe_file import load_recipe
 
 

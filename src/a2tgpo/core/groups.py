@@ -1,4 +1,4 @@
-"""Group normalisation: gains against the same prompt's gains, outcomes against the same prompt's outcomes."""
+"""Normalise by group: gains against the same prompt's gains, outcomes against the same prompt's outcomes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from a2tgpo.core._inputs import check_choice, check_shapes, check_values, full_precision
-from a2tgpo.core._scores import standard_scores
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 Pool = Literal["turn", "prompt"]
 Baseline = Literal["survivors", "absorbing"]
+Std = Literal["population", "sample"]
 
 
 def normalize_turn_groups(
@@ -27,7 +27,7 @@ def normalize_turn_groups(
     eps: float = 1e-6,
     valid: Bool[Tensor, " B"] | None = None,
 ) -> Float[Tensor, "B T"]:
-    """ĝ = (ig − mean G) / (std G + eps), G the gains of one prompt at one depth (arXiv 2605.06200).
+    """Return ĝ = (ig − mean G) / (std G + eps), G the gains of one prompt at one depth (arXiv 2605.06200, Eq. 7).
 
     The standard deviation is the population's. A group of one gives 0, as does a group of equal gains.
 
@@ -59,7 +59,7 @@ def normalize_turn_groups(
         group=(group, "long B"),
         valid=(valid, "bool B"),
     )
-    _check_groups(group)
+    check_groups(group)
     is_process = is_process & valid[:, None]
     gain = full_precision(gain)
     check_values(
@@ -70,10 +70,7 @@ def normalize_turn_groups(
     )
 
     sample = compared_turns(is_process, group, valid, baseline)
-    n_rollouts, n_turns = gain.shape
-    cell = group[:, None].expand(n_rollouts, n_turns)
-    if pool == "turn":
-        cell = cell * n_turns + torch.arange(n_turns, device=gain.device)
+    cell = turn_cells(group, gain.shape[1]) if pool == "turn" else group[:, None].expand_as(gain)
     return standard_scores(torch.where(is_process, gain, 0), sample, cell, gain.numel(), eps)
 
 
@@ -83,24 +80,27 @@ def normalize_outcome(
     *,
     eps: float = 1e-6,
     valid: Bool[Tensor, " B"] | None = None,
+    std: Std = "population",
 ) -> Float[Tensor, " B"]:
-    """R̂ = (R − mean) / (std + eps) over the rollouts of one prompt; a prompt with one rollout gives 0.
+    """Return R̂ = (R − mean) / (std + eps) over the rollouts of one prompt; a prompt with one rollout gives 0.
 
     Args:
         outcome: the reward of each rollout.
         group: the prompt of each rollout, an index in 0..B−1.
         eps: a positive number far below the spread of outcomes that means something.
         valid: rollouts that take part; the others enter no statistics, get 0 and may hold NaN.
+        std: "population" divides the squares by n (A²TGPO, IGPO), "sample" by n − 1 (verl's GRPO, Tree-GRPO).
 
     Returns:
-        Normalised outcomes, in population standard deviations.
+        Normalised outcomes, in standard deviations.
 
     Raises:
-        ValueError: mismatched shapes, an outcome that is not finite, a group outside 0..B−1.
+        ValueError: mismatched shapes, an outcome that is not finite, a group outside 0..B−1, an unknown option.
     """
+    check_choice("std", std, get_args(Std))
     valid = torch.ones_like(group, dtype=torch.bool) if valid is None else valid
     check_shapes(outcome=(outcome, "float B"), group=(group, "long B"), valid=(valid, "bool B"))
-    _check_groups(group)
+    check_groups(group)
     outcome = full_precision(outcome)
     check_values(
         "outcome",
@@ -108,7 +108,7 @@ def normalize_outcome(
         outcome.isfinite() | ~valid,
         "a reward must be a finite number; fix the reward function or mark the rollout not valid",
     )
-    return standard_scores(outcome, valid, group, len(group), eps)
+    return standard_scores(outcome, valid, group, len(group), eps, std)
 
 
 def compared_turns(
@@ -117,7 +117,7 @@ def compared_turns(
     valid: Bool[Tensor, " B"],
     baseline: Baseline,
 ) -> Bool[Tensor, "B T"]:
-    """What a turn group holds: the process turns, and with "absorbing" the depths past a rollout's last one.
+    """Mark the turns a turn group holds: process turns, with "absorbing" also the depths past a rollout's last one.
 
     A depth that no rollout of the prompt reached is no group.
     """
@@ -128,7 +128,66 @@ def compared_turns(
     return is_process | ((remaining == 0) & (peers > 0) & valid[:, None])
 
 
-def _check_groups(group: Int[Tensor, " B"]) -> None:
+def turn_cells(group: Int[Tensor, " B"], n_turns: int) -> Int[Tensor, "B T"]:
+    """Number the cells of prompt and depth."""
+    return group[:, None] * n_turns + torch.arange(n_turns, device=group.device)
+
+
+def standard_scores(
+    value: Float[Tensor, "*N"],
+    sample: Bool[Tensor, "*N"],
+    cell: Int[Tensor, "*N"],
+    n_cells: int,
+    eps: float,
+    std: Std = "population",
+    *,
+    variance_eps: float = 0.0,
+) -> Float[Tensor, "*N"]:
+    """Return (value − mean) / (√(variance + variance_eps) + eps) of each cell's sampled elements; 0 elsewhere."""
+    deviation = centred(value, sample, cell, n_cells)
+    variance = cell_mean(deviation.square(), sample, cell, n_cells)
+    if std == "sample":
+        size = cell_sum(sample.to(value.dtype), cell, n_cells)[cell]
+        variance = variance * size / (size - 1).clamp(min=1)
+    return deviation / ((variance + variance_eps).sqrt() + eps)
+
+
+def centred(
+    value: Float[Tensor, "*N"], sample: Bool[Tensor, "*N"], cell: Int[Tensor, "*N"], n_cells: int
+) -> Float[Tensor, "*N"]:
+    """Return value − mean of the sampled elements of each cell; 0 elsewhere."""
+    # Measured from the lowest element, equal values, and a value alone, are at exactly 0: the rounding of a
+    # mean far from 0 would otherwise be divided by a std of nearly 0 and come out as credit.
+    lowest = torch.full((n_cells,), torch.inf, dtype=value.dtype, device=value.device).scatter_reduce(
+        0, cell.flatten(), torch.where(sample, value, torch.inf).flatten(), "amin"
+    )
+    height = torch.where(sample, value - lowest[cell], 0)
+    return torch.where(sample, height - cell_mean(height, sample, cell, n_cells), 0)
+
+
+def cell_mean(
+    value: Float[Tensor, "*N"], sample: Bool[Tensor, "*N"], cell: Int[Tensor, "*N"], n_cells: int
+) -> Float[Tensor, "*N"]:
+    """Return on every element the mean of its cell's sampled elements; 0 in a cell without any."""
+    size = cell_sum(sample.to(value.dtype), cell, n_cells)
+    return (cell_sum(torch.where(sample, value, 0), cell, n_cells) / size.clamp(min=1))[cell]
+
+
+def cell_sum(value: Float[Tensor, "*N"], cell: Int[Tensor, "*N"], n_cells: int) -> Float[Tensor, " cells"]:
+    """Return the sum of each cell's elements."""
+    return value.new_zeros(n_cells).index_add(0, cell.flatten(), value.flatten())
+
+
+def dense_cells(key: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+    """Number the distinct keys 0, 1, ...: the same number where the key is the same."""
+    order = key.flatten().argsort()
+    ascending = key.flatten()[order]
+    rank = torch.nn.functional.pad(ascending[1:] != ascending[:-1], (1, 0)).cumsum(dim=0)
+    return torch.empty_like(rank).scatter(0, order, rank).view_as(key)
+
+
+def check_groups(group: Int[Tensor, " B"]) -> None:
+    """Raise ValueError for a prompt outside 0..B−1."""
     check_values(
         "group",
         group,

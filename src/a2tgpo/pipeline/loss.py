@@ -1,95 +1,167 @@
-"""The loss of one micro-batch of an update, from the credit its turns were given when it was generated."""
+"""The loss of one micro-batch, from the credit its turns were given when they were generated.
+
+BatchCredit ── LossInputs.of ── [B, L] per token ── shuffled, packed, sharded by the engine ── turn_loss
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from a2tgpo.core import keep_turns, kl_penalty, policy_loss, rollout_mean, turn_ids
+from a2tgpo.core import kl_penalty, policy_loss, rollout_mean, turn_ids
+from a2tgpo.methods import Method
+from a2tgpo.pipeline.collective import Collective
+from a2tgpo.pipeline.credit import BatchCredit
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
-
-    from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
-    from a2tgpo.pipeline.credit import BatchCredit
-
-_DIAGNOSTICS = ("clipped_low", "clipped_high", "ratio_mean", "approx_kl")
-"""Fields of `PolicyLoss` that are logged as `loss/NAME`."""
+    from jaxtyping import Bool, Float, Int
 
 
-class UpdateLoss(NamedTuple):
-    """The loss, divided as TRL's accumulation wants it; what is logged of it; and what the rollout log keeps."""
+@dataclass(frozen=True, eq=False)
+class LossInputs:
+    """Hold what the loss reads of B rollouts beside log-probabilities: one number per token, so that an engine may
+    shuffle, pack, pad and shard rows without knowing of turns.
+
+    Two rollouts; the first wrote a search turn of two tokens, read an observation of one, and answered in one token:
+
+        turn_ids      [[0, 0, −1, 1], [0, −1, −1, −1]]     −1 on tokens that are excluded from the loss
+        advantage     [[.8, .8, 0, 1], [−1, 0, 0, 0]]      of the token's turn
+        clip_scale    [[1.1, 1.1, 1, 1], [1, 1, 1, 1]]     of the token's turn
+        owned         [[1, 1, 0, 1], [1, 0, 0, 0]]         owner mask: a turn that rollouts share counts in one of them
+        n_turns       2                                    turns of any rollout at most, on the CPU
+        n_tokens      4.                                   what a token mean divides by; 0 until the engine knows it
+
+    Attributes:
+        n_tokens: owned tokens of the update that the micro-batch belongs to, divided by the processes whose gradients
+            are averaged. Read by methods that average over tokens.
+    """
+
+    turn_ids: Int[Tensor, "B L"]
+    advantage: Float[Tensor, "B L"]
+    clip_scale: Float[Tensor, "B L"]
+    owned: Bool[Tensor, "B L"]
+    n_turns: Int[Tensor, ""]
+    n_tokens: Float[Tensor, ""]
+
+    @classmethod
+    def of(cls, credit: BatchCredit, model_mask: Bool[Tensor, "B L"]) -> LossInputs:
+        """Spread this process's `credit` over the tokens that the policy wrote; rollouts not valid are left out."""
+        ids = turn_ids(model_mask & credit.valid[:, None])
+        return cls(
+            turn_ids=ids,
+            advantage=_of_turn(credit.advantage, ids, 0.0),
+            clip_scale=_of_turn(credit.clip_scale, ids, 1.0),
+            owned=ids >= 0 if credit.owned is None else _of_turn(credit.owned, ids, False),
+            n_turns=torch.tensor(credit.advantage.size(1)),
+            n_tokens=torch.zeros((), device=ids.device),
+        )
+
+    def columns(self) -> dict[str, Tensor]:
+        """Return the tensors under the names they have among an engine's columns."""
+        return {column: getattr(self, name) for name, column in _COLUMNS.items()}
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Any]) -> LossInputs:
+        """Read them back from an engine's columns."""
+        return cls(**{name: columns[column] for name, column in _COLUMNS.items()})
+
+    def over_tokens(self, n_tokens: Float[Tensor, ""]) -> LossInputs:
+        """Return the same inputs for an update of `n_tokens` owned tokens."""
+        return replace(self, n_tokens=n_tokens)
+
+
+_COLUMNS = {
+    "turn_ids": "turn_ids",
+    "advantage": "turn_advantages",
+    "clip_scale": "turn_clip_scale",
+    "owned": "turn_owned",
+    "n_turns": "turn_columns",
+    "n_tokens": "turn_update_tokens",
+}
+"""Field of `LossInputs` -> name of an engine's column."""
+
+TOKEN_COLUMNS = tuple(_COLUMNS[name] for name in ("turn_ids", "advantage", "clip_scale", "owned"))
+"""Engine columns that are [B, L] and must be cut, padded and shuffled as the tokens are."""
+
+
+def tokens_per_process(owned: Bool[Tensor, "B L"], collective: Collective) -> Float[Tensor, ""]:
+    """Count the owned tokens of all processes and divide by the processes: gradients are averaged over these."""
+    return collective.gather(owned.sum()[None]).sum() / collective.size
+
+
+class TurnLoss(NamedTuple):
+    """The loss of a micro-batch with its gradient, and what is logged of it.
+
+    A method that averages over rollouts gives the mean over the micro-batch's; one that averages over tokens gives the
+    sum divided by `LossInputs.n_tokens`, so that micro-batches of an update add up.
+    """
 
     loss: Float[Tensor, ""]
-    diagnostics: dict[str, Tensor]
+    diagnostics: dict[str, Float[Tensor, ""]]
     log_ratio: Float[Tensor, "B L"]
     clipped_turns: Bool[Tensor, "B T"]
 
 
-def loss_fields(trainer: A2TGPOTrainer, credit: BatchCredit, model_mask: Bool[Tensor, "B L"]) -> dict[str, Tensor]:
-    """What `update_loss` reads of a generation batch beside TRL's tensors, from this process's `credit`: the turn of
-    each token that teaches, advantage and clip scale of the turns, and what counts in sums over tokens."""
-    ids = turn_ids(model_mask & credit.valid[:, None])
-    counted = ids if credit.owned is None else keep_turns(ids, credit.owned)
-    fields = {
-        "turn_ids": ids,
-        "counted_ids": counted,
-        "turn_advantages": credit.advantage,
-        "turn_clip_scale": credit.clip_scale,
-    }
-    if credit.owned is not None:
-        fields["turn_owned"] = credit.owned
-    if trainer.method.aggregate == "token":
-        fields["n_tokens"] = trainer.accelerator.gather((counted >= 0).sum()).sum()
-    return fields
-
-
-def update_loss(
-    trainer: A2TGPOTrainer, inputs: dict[str, Any], logps: Float[Tensor, "B L"], entropies: Float[Tensor, "B L"]
-) -> UpdateLoss:
-    """The method's loss on `inputs`, one micro-batch of TRL's tensors and `loss_fields`, with TRL's KL penalty.
+def turn_loss(
+    logps: Float[Tensor, "B L"],
+    old_logps: Float[Tensor, "B L"],
+    inputs: LossInputs,
+    method: Method,
+    *,
+    token_weight: Float[Tensor, "B L"] | None = None,
+    ref_logps: Float[Tensor, "B L"] | None = None,
+    kl_beta: float = 0.0,
+    kl_bias_correction: bool = False,
+) -> TurnLoss:
+    """Compute `core.policy_loss` of `method` and, with `kl_beta`, the penalty for leaving the reference policy.
 
     Args:
-        logps: log-probabilities of the completion's tokens under the policy, with gradient.
-        entropies: of the policy at those tokens, in nats.
+        logps: under the policy, with gradient; anything off the policy's tokens.
+        old_logps: under the policy that wrote the tokens.
+        token_weight: see `core.policy_loss`.
+        ref_logps: under the reference policy; needed with `kl_beta`.
+        kl_bias_correction: weigh the penalty by π/π_old, see `core.kl_penalty`.
     """
-    # There are none where the policy that learns is the one that wrote: the ratio is then 1.
-    old_logps = inputs.get("old_per_token_logps", logps.detach())
-    # TRL has one for each token or one for the rollout, where vLLM generates and is corrected for.
-    importance = inputs.get("importance_sampling_ratio")
-    result = policy_loss(
+    n_turns = int(inputs.n_turns)
+    over_tokens = method.aggregate == "token"
+    found = policy_loss(
         logps,
         old_logps,
-        inputs["turn_ids"],
-        inputs["turn_advantages"],
-        inputs["turn_clip_scale"],
-        n_tokens=_tokens_of_update(trainer, inputs),
-        owned=inputs.get("turn_owned"),
-        token_weight=importance.expand_as(logps) if importance is not None else None,
-        **trainer.method.loss_options,
+        inputs.turn_ids,
+        _per_turn(inputs.advantage, inputs.turn_ids, n_turns),
+        _per_turn(inputs.clip_scale, inputs.turn_ids, n_turns),
+        n_tokens=inputs.n_tokens.clamp(min=1) if over_tokens else None,
+        owned=_per_turn(inputs.owned, inputs.turn_ids, n_turns),
+        token_weight=token_weight,
+        **method.loss_options,
     )
-    diagnostics = {f"loss/{name}": getattr(result, name) for name in _DIAGNOSTICS}
-    accumulation = trainer.current_gradient_accumulation_steps if trainer.model.training else 1.0
-    # A sum over tokens is divided by those of the whole update already.
-    loss = result.loss / (accumulation if trainer.method.aggregate == "rollout" else 1.0)
-    if trainer.beta != 0.0:
-        sampled_by = old_logps if trainer.args.use_bias_correction_kl else None
-        kl = kl_penalty(logps, inputs["ref_per_token_logps"], inputs["turn_ids"], sampled_by)
-        penalty = rollout_mean(kl, inputs["counted_ids"])
-        loss = loss + trainer.beta * penalty / accumulation
-        diagnostics["kl"] = penalty
-    written = inputs["turn_ids"] >= 0
-    diagnostics["entropy"] = (entropies * written).sum() / written.sum().clamp(min=1)
-    return UpdateLoss(loss, diagnostics, logps.detach() - old_logps, result.clipped_turns)
+    loss = found.loss
+    diagnostics = {
+        "loss/clipped_low": found.clipped_low,
+        "loss/clipped_high": found.clipped_high,
+        "loss/ratio_mean": found.ratio_mean,
+        "loss/approx_kl": found.approx_kl,
+    }
+    if kl_beta != 0.0:
+        assert ref_logps is not None, "a KL penalty needs the reference's log-probabilities"
+        kl = kl_penalty(logps, ref_logps, inputs.turn_ids, old_logps if kl_bias_correction else None)
+        counted_ids = torch.where(inputs.owned, inputs.turn_ids, -1)
+        diagnostics["kl"] = rollout_mean(kl, counted_ids)
+        over = (kl * inputs.owned).sum() / inputs.n_tokens.clamp(min=1) if over_tokens else diagnostics["kl"]
+        loss = loss + kl_beta * over
+    return TurnLoss(loss, diagnostics, logps.detach() - old_logps, found.clipped_turns)
 
 
-def _tokens_of_update(trainer: A2TGPOTrainer, inputs: dict[str, Any]) -> Tensor | None:
-    """What the sum over this micro-batch's tokens is divided by, so that the gradients of an update's micro-batches and
-    processes add up, after their mean over processes, to that of the mean over all tokens of the update."""
-    if trainer.method.aggregate != "token":
-        return None
-    tokens: Tensor = inputs["n_tokens"].clamp(min=1).float() / trainer.accelerator.num_processes
-    if trainer.model.training:
-        tokens = tokens * trainer.current_gradient_accumulation_steps / trainer.args.steps_per_generation
-    return tokens.clamp(min=1)
+def _of_turn(per_turn: Tensor, turn_ids: Int[Tensor, "B L"], elsewhere: float | bool) -> Tensor:
+    return torch.where(turn_ids >= 0, per_turn.gather(1, turn_ids.clamp(min=0)), elsewhere)
+
+
+def _per_turn(per_token: Tensor, turn_ids: Int[Tensor, "B L"], n_turns: int) -> Tensor:
+    """Return the value that the tokens of each turn share, [B, T]; 0 for a turn without tokens."""
+    # Other tokens write into a column of their own, which is cut off.
+    column = torch.where(turn_ids >= 0, turn_ids, n_turns)
+    return per_token.new_zeros(len(per_token), n_turns + 1).scatter(1, column, per_token)[:, :n_turns]

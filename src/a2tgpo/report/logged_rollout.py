@@ -1,8 +1,4 @@
-"""Read logged rollouts, lines of `rollouts/step_NNNNNN.jsonl`, and what the update made of them.
-
-A log is read as far as it goes: what an environment or an older version left out is empty, a number that is null or not
-finite is NaN. Only a line without segments, advantages and bounds is no rollout.
-"""
+"""Hold a logged rollout as the report reads it: plain texts and lists, empty where the log has nothing."""
 
 from __future__ import annotations
 
@@ -11,49 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from a2tgpo.pipeline.rollout_log import LoggedCall, LoggedSegment, RolloutRecord, UpdateRecord
 from a2tgpo.text_match import exact_match
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Hold a run of tokens by one author: the policy's turn (from 0), or the environment (−1)."""
-
-    turn: int
-    text: str
-    ids: list[int]
-
-
-@dataclass(frozen=True)
-class Call:
-    """Hold one tool call: its query, or its name and arguments as text, the ids of what it found, and its seconds."""
-
-    query: str
-    passage_ids: list[str] = field(default_factory=list)
-    seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class Update:
-    """Hold one line of `updates_NNNNNN.jsonl`: how the update at `step` saw the rollout in line `row`.
-
-    Per turn the ratio s and whether the bound held its gradient back; per policy token, in order, log π/π_old.
-    """
-
-    row: int
-    step: int
-    ratio: list[float]
-    clipped: list[bool]
-    log_ratio: list[float]
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Update:
-        return cls(
-            int(record["row"]),
-            int(record["step"]),
-            _floats(record["ratio"]),
-            [bool(clipped) for clipped in record["clipped"]],
-            _floats(record.get("log_ratio")),
-        )
 
 
 @dataclass(frozen=True)
@@ -76,11 +31,11 @@ class Rollout:
     id: str
     question: str
     answer: list[str]
-    segments: list[Segment]
+    segments: list[LoggedSegment]
     termination: str | None
     reason: str
     prediction: str | None
-    calls: list[Call]
+    calls: list[LoggedCall]
     reward: float | None
     valid: bool
     likelihood: list[float]
@@ -93,37 +48,34 @@ class Rollout:
     file: str = field(default="", compare=False)
     line: int = field(default=0, compare=False)
     terms: Terms | None = field(default=None, compare=False)
-    update: Update | None = field(default=None, compare=False)
+    update: UpdateRecord | None = field(default=None, compare=False)
 
     @classmethod
-    def from_record(cls, record: dict[str, Any], file: str = "", line: int = 0) -> Rollout:
-        """Read a record.
+    def of(cls, record: RolloutRecord, file: str = "", line: int = 0) -> Rollout:
+        """Take over a record of the log.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: it is no rollout.
+            ValueError, TypeError: a value that is not of its kind.
         """
-        reward, hops, prediction = record.get("reward"), record.get("hops"), record.get("prediction")
         return cls(
-            group=int(record["group"]),
-            id="" if record.get("id") is None else str(record["id"]),
-            question=_question(record.get("prompt")),
-            answer=_answers(record.get("answer")),
-            segments=[
-                Segment(int(s["turn"]), str(s["text"]), [int(token) for token in s["ids"]]) for s in record["segments"]
-            ],
-            termination=None if record.get("termination") is None else str(record["termination"]),
-            reason=str(record.get("reason") or ""),
-            prediction=None if prediction is None else str(prediction),
-            calls=[_call(call) for call in record.get("calls") or ()],
-            reward=None if reward is None else float(reward),
-            valid=bool(record.get("valid", True)),
-            likelihood=_floats(record.get("likelihood")),
-            gain=_floats(record.get("gain")),
-            normalized_gain=_floats(record.get("normalized_gain")),
-            advantage=_floats(record["advantage"]),
-            clip_low=_floats(record["clip_low"]),
-            clip_high=_floats(record["clip_high"]),
-            hops=None if hops is None else int(hops),
+            group=int(record.group),
+            id="" if record.id is None else str(record.id),
+            question=_question(record.prompt),
+            answer=_answers(record.answer),
+            segments=record.segments,
+            termination=None if record.termination is None else str(record.termination),
+            reason=str(record.reason or ""),
+            prediction=None if record.prediction is None else str(record.prediction),
+            calls=record.calls,
+            reward=None if record.reward is None else float(record.reward),
+            valid=bool(record.valid),
+            likelihood=record.likelihood or [],
+            gain=record.gain or [],
+            normalized_gain=record.normalized_gain or [],
+            advantage=record.advantage,
+            clip_low=record.clip_low,
+            clip_high=record.clip_high,
+            hops=None if record.hops is None else int(record.hops),
             file=file,
             line=line,
         )
@@ -177,10 +129,6 @@ def finite(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None and math.isfinite(value)]
 
 
-def _floats(values: list[Any] | None) -> list[float]:
-    return [math.nan if value is None else float(value) for value in values or ()]
-
-
 def _question(prompt: Any) -> str:
     """Return the text of a prompt, of a chat that of its last message; empty where an environment owns the prompt."""
     if isinstance(prompt, list):
@@ -196,10 +144,3 @@ def _answers(answer: Any) -> list[str]:
     if answer is None:
         return []
     return [str(one) for one in answer] if isinstance(answer, list) else [str(answer)]
-
-
-def _call(call: dict[str, Any]) -> Call:
-    query = call["query"] if "query" in call else f"{call.get('name', '')} {call.get('arguments', '')}".strip()
-    seconds = call.get("seconds")
-    ids = [str(id) for id in call.get("passage_ids") or ()]
-    return Call(str(query), ids, None if seconds is None else float(seconds))

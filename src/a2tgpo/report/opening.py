@@ -94,7 +94,8 @@ def _turn(rollout: Rollout, groups: list[TurnGroup], turn: int) -> str:
     gain, at = rollout.gain[turn], groups[turn]
     if rollout.likelihood and turn + 1 < len(rollout.likelihood):
         before, after = rollout.likelihood[turn], rollout.likelihood[turn + 1]
-        did = f"took p(gold answer) from {before:.2f} to {after:.2f}"
+        measure = "log p(gold answer)" if min(rollout.likelihood) < 0 else "p(gold answer)"
+        did = f"took {measure} from {before:.2f} to {after:.2f}"
     else:
         did = f"was judged {gain:+.2f}"
     told = f"Turn {turn + 1} {did}"

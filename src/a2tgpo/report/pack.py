@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from a2tgpo.evaluate.outcome import Outcome
-from a2tgpo.evaluate.paired import Difference
 from a2tgpo.evaluate.questions import Summary
+from a2tgpo.evaluate.statistics import Difference
 from a2tgpo.report.logged_rollout import Batch, Rollout
 from a2tgpo.report.redaction import redact_text
 from a2tgpo.report.run_data import RunData

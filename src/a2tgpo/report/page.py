@@ -153,6 +153,7 @@ def _run(run: RunData, evaluations: dict[str, Any], shown: list[Batch]) -> dict[
         "steps": [batch.step for batch in shown],
         "has_tokens": run.token_texts is not None,
         "signal": run.signal,
+        "in_logarithms": run.in_logarithms,
         "turn_groups": normalises_in_turn_groups(run),
         "gold": any(rollout.answer for rollout in rollouts),
         "findings": [asdict(finding) for finding in found],

@@ -19,8 +19,8 @@ import yaml
 from a2tgpo.errors import DataError
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.files import UNFINISHED
-from a2tgpo.pipeline.update_log import updates_of
-from a2tgpo.report.logged_rollout import Batch, Rollout, Update
+from a2tgpo.pipeline.rollout_log import RolloutRecord, UpdateRecord, updates_file
+from a2tgpo.report.logged_rollout import Batch, Rollout
 from a2tgpo.run.directory import RunDirectory
 
 _ROLLOUTS = re.compile(r"step_(\d+)(?:\.rank(\d+))?\.jsonl")
@@ -54,6 +54,11 @@ class RunData:
     @property
     def n_rollouts(self) -> int:
         return sum(len(batch.rollouts) for batch in self.batches)
+
+    @property
+    def in_logarithms(self) -> bool:
+        """Tell whether likelihoods are mean log-probabilities, which lie below 0, and not probabilities."""
+        return any(v < 0 for batch in self.batches for rollout in batch.rollouts for v in rollout.likelihood)
 
     @property
     def signal(self) -> str:
@@ -117,7 +122,7 @@ def _config(path: Path, notices: list[str]) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
 
 
-def _lines(path: Path, parse: Callable[[dict[str, Any], int], T], notices: list[str]) -> Iterator[T]:
+def _lines(path: Path, parse: Callable[[str, int], T], notices: list[str]) -> Iterator[T]:
     """Yield what `parse` makes of each line and its number, from 1; lines that are no such record are counted."""
     if not path.exists():
         return
@@ -128,7 +133,7 @@ def _lines(path: Path, parse: Callable[[dict[str, Any], int], T], notices: list[
         if not line.strip():
             continue
         try:
-            yield parse(json.loads(line), number)
+            yield parse(line, number)
         except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, IndexError, RecursionError):
             broken += 1
     if broken:
@@ -136,8 +141,8 @@ def _lines(path: Path, parse: Callable[[dict[str, Any], int], T], notices: list[
         notices.append(f"{path.parent.name}/{path.name}: {lines} left out")
 
 
-def _outcome(row: dict[str, Any], _: int) -> Outcome:
-    outcome = Outcome(**row)
+def _outcome(line: str, _: int) -> Outcome:
+    outcome = Outcome(**json.loads(line))
     texts = (outcome.id, outcome.question, outcome.dataset, outcome.termination, outcome.text, *outcome.answer)
     numbers = (outcome.searches, outcome.policy_tokens, outcome.total_tokens, outcome.hops or 0)
     if not (isinstance(outcome.correct, bool) and all(isinstance(text, str) for text in texts)):
@@ -147,7 +152,8 @@ def _outcome(row: dict[str, Any], _: int) -> Outcome:
     return outcome
 
 
-def _metrics_row(row: dict[str, Any], _: int) -> dict[str, Any]:
+def _metrics_row(line: str, _: int) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads(line)
     return row | {"step": int(row["step"])}
 
 
@@ -166,10 +172,10 @@ def _batches(folder: Path, notices: list[str]) -> list[Batch]:
 
 def _rollouts(file: Path, notices: list[str]) -> list[Rollout]:
     name = f"{file.parent.name}/{file.name}"
-    rollouts = list(_lines(file, lambda record, line: Rollout.from_record(record, name, line), notices))
+    rollouts = list(_lines(file, lambda line, number: Rollout.of(RolloutRecord.from_line(line), name, number), notices))
     by_line = {rollout.line - 1: rollout for rollout in rollouts}
     # Written later, by the update steps the batch was used in; the last use of a rollout wins.
-    for update in _lines(updates_of(file), lambda record, _: Update.from_record(record), notices):
+    for update in _lines(updates_file(file), lambda line, _: UpdateRecord.from_line(line), notices):
         if update.row in by_line:
             by_line[update.row].update = update
     return rollouts

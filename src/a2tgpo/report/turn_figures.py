@@ -42,6 +42,7 @@ def by_turn(arms: list[Arm], id: str, title: str, caption: str, unit: str, value
     """Draw a number of each turn as boxes: all valid rollouts, by depth from 1."""
     signals = {run.signal for arm in arms for run in arm.runs if run.signal}
     signal = signals.pop() if len(signals) == 1 else "turn signal"
+    rise = f"rise in {'log-' if any(run.in_logarithms for arm in arms for run in arm.runs) else ''}probability"
     series = []
     for index, arm in enumerate(arms):
         at: dict[int, list[float]] = {}
@@ -57,7 +58,7 @@ def by_turn(arms: list[Arm], id: str, title: str, caption: str, unit: str, value
         caption.format(meaning=meaning) + _BOXES,
         "boxes",
         "turn",
-        unit.format(unit="rise in probability" if signal == "gain" else signal),
+        unit.format(unit=rise if signal == "gain" else signal),
         series,
     )
 

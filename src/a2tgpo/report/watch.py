@@ -68,8 +68,11 @@ def open_server(watched: WatchedPage, port: int) -> ThreadingHTTPServer:
     """
 
     class Handler(BaseHTTPRequestHandler):
+        server: ThreadingHTTPServer
+
         def do_GET(self) -> None:
-            if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in (_HOST, "localhost"):
+            name, _, asked = self.headers.get("Host", "").partition(":")
+            if name not in (_HOST, "localhost") or asked not in ("", str(self.server.server_port)):
                 return self.send_error(HTTPStatus.FORBIDDEN)
             path = urlsplit(self.path).path
             if path == "/stamp":

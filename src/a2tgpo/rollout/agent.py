@@ -1,4 +1,4 @@
-"""The agent loop: sample a turn, run its search, show the result, until every rollout has ended."""
+"""Run the agent loop: sample a turn, run its search, show the result, until every rollout has ended."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from transformers import PreTrainedTokenizerBase
 
 from a2tgpo.errors import DataError, ToolError
 from a2tgpo.retrieval.corpus import Passage
-from a2tgpo.rollout.backend import Backend, Continuation, Turn
-from a2tgpo.rollout.ending import judge_turn, tool_failure
-from a2tgpo.rollout.expansion import Chains, Expansion, check_groups
-from a2tgpo.rollout.groups import RolloutGroups
+from a2tgpo.rollout.engine import Continuation, GenerationEngine, Turn
+from a2tgpo.rollout.groups import Chains, Expansion, RolloutGroups, check_groups
 from a2tgpo.rollout.observation import ObservationEncoder
-from a2tgpo.rollout.protocol import Search, parse_turn
+from a2tgpo.rollout.protocol import Search, judge_turn, open_thought, parse_turn, tool_failure
 from a2tgpo.rollout.types import Rollout, Termination, ToolCall
 
 BatchedSearch = Callable[[list[str]], list[list[Passage]]]
@@ -22,7 +20,7 @@ BatchedSearch = Callable[[list[str]], list[list[Passage]]]
 
 @dataclass(frozen=True)
 class RolloutLimits:
-    """Budgets of one rollout.
+    """Bound one rollout.
 
     Args:
         max_searches: tool calls; one more turn is left for the answer. The paper uses 6.
@@ -47,7 +45,7 @@ class RolloutLimits:
 
 
 class SearchAgent:
-    """Runs rollouts of the tag protocol; the backend decides how many of them generate and search together.
+    """Run rollouts of the tag protocol; the engine decides how many of them generate and search together.
 
     Args:
         tokenizer: the policy's, with a chat template.
@@ -72,10 +70,10 @@ class SearchAgent:
     def run(
         self,
         prompts: Sequence[str | list[dict[str, str]]],
-        backend: Backend,
+        engine: GenerationEngine,
         expansion: Expansion | None = None,
     ) -> list[Rollout]:
-        """One rollout per prompt (text, or chat messages), in order.
+        """Make one rollout per prompt (text, or chat messages), in order.
 
         With an `expansion` the prompts come as groups of equal ones, and some rollouts branch off others of their
         group; without, all are independent and nodes and trees are told apart over the whole batch.
@@ -97,13 +95,13 @@ class SearchAgent:
             groups.name_turns(turns)
             return going | {row: self._start(rollouts[row]) for row in groups.branch(turns)}
 
-        backend([self._start(rollout) for rollout in rollouts], take_turns, expansion.n_entropies)
+        engine([self._start(rollout) for rollout in rollouts], take_turns, expansion.n_entropies)
         if rollouts and all(rollout.termination is Termination.TOOL_FAILED for rollout in rollouts):
             raise ToolError(f"the search tool failed in all {len(rollouts)} rollouts: {rollouts[0].reason}")
         return groups.in_order()
 
     def encode_prompt(self, prompt: str | list[dict[str, str]]) -> list[int]:
-        """Token ids of the prompt, through the chat template, up to where the policy writes."""
+        """Return the token ids of the prompt, through the chat template, up to where the policy writes."""
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         if self.system_prompt is not None and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self.system_prompt}, *messages]
@@ -116,7 +114,7 @@ class SearchAgent:
         return ids
 
     def encode_turn(self, text: str) -> list[int]:
-        """Token ids of a turn written by hand."""
+        """Return the token ids of a turn written by hand."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _start(self, rollout: Rollout) -> Continuation:
@@ -146,7 +144,11 @@ class SearchAgent:
 
     def _take_turn(self, rollout: Rollout, ids: list[int], *, cut: bool) -> str | None:
         """Return the query of the turn just appended if it searches, end the rollout otherwise."""
-        action = parse_turn(self.tokenizer.decode(self._without_eos(ids)))
+        text = self.tokenizer.decode(self._without_eos(ids))
+        if self._prompt_opens_thought(rollout):
+            text = open_thought(text)
+        rollout.turn_texts.append(text)
+        action = parse_turn(text)
         verdict = judge_turn(action, len(rollout.calls), self.limits.max_searches, cut=cut)
         if isinstance(verdict, Search):
             return verdict.query
@@ -155,6 +157,10 @@ class SearchAgent:
         if verdict.termination is not Termination.OUT_OF_TOKENS:
             self._close(rollout)
         return None
+
+    def _prompt_opens_thought(self, rollout: Rollout) -> bool:
+        # The tag is one token, or a few where the vocabulary lacks it.
+        return self.tokenizer.decode(rollout.prompt_ids[-8:]).rstrip().endswith("<think>")
 
     def _without_eos(self, ids: list[int]) -> list[int]:
         return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids

@@ -1,4 +1,4 @@
-"""A scripted rollout, tokenised exactly as a sampled one would be."""
+"""Tokenise scripted rollouts exactly as sampled ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from a2tgpo.rollout.types import Rollout
 
 @dataclass(frozen=True)
 class Lookup:
-    """One demonstrated search: what is thought, what is asked, what the tool returned."""
+    """Hold one demonstrated search: the thought, the query, and what the tool returned."""
 
     thought: str
     query: str
@@ -24,7 +24,7 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A question, the searches that lead to its answer, and the answer given (right or not)."""
+    """Hold a question, the searches that lead to its answer, and the answer given (right or not)."""
 
     question: str
     lookups: tuple[Lookup, ...]
@@ -32,7 +32,7 @@ class Demonstration:
 
 
 def encode_demonstration(agent: SearchAgent, demonstration: Demonstration) -> dict[str, list[int]]:
-    """Token ids and the mask of what a policy would have written.
+    """Return token ids and mask of a rollout that a policy would have written.
 
     Turns and observations are tokenised one by one and concatenated, as in a rollout, so that supervised text and
     sampled text have the same token boundaries. Prompt, observations and the closing end-of-sequence token are masked.
@@ -53,7 +53,7 @@ def encode_demonstration(agent: SearchAgent, demonstration: Demonstration) -> di
 
 
 def within(encoded: Sequence[dict[str, list[int]]], limits: RolloutLimits) -> list[dict[str, list[int]]]:
-    """Those that a rollout could have been: a cut one would teach to stop in mid-sentence, a longer one to overrun.
+    """Keep those that a rollout could have been: a cut one would teach to stop short, a longer one to overrun.
 
     Raises:
         DataError: none is left.

@@ -1,4 +1,4 @@
-"""From passages to observation tokens that cannot break out of their block."""
+"""Turn passages into observation tokens that cannot break out of their block."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from a2tgpo.rollout.protocol import neutralise, render_result
 
 @dataclass(frozen=True)
 class ObservationEncoder:
-    """Renders and tokenises search results.
+    """Render and tokenise search results.
 
     Retrieved text is data: protocol tags in it are neutralised, special tokens are tokenised as the plain characters
     they are spelled with, and each passage is cut to `passage_tokens` tokens.
@@ -27,7 +27,7 @@ class ObservationEncoder:
     passage_tokens: int = 160
 
     def __call__(self, passages: Sequence[Passage]) -> list[int]:
-        """Token ids of the whole `<result>` block."""
+        """Return the token ids of the whole `<result>` block."""
         foreign = self._foreign_tokens()
         texts = self._cut([neutralise(passage.text, foreign) for passage in passages])
         shown = [
@@ -48,6 +48,6 @@ class ObservationEncoder:
         ]
 
     def _foreign_tokens(self) -> list[str]:
-        """Added tokens that are not special, longest first: tokenizers match them even in plain text."""
+        """List the added tokens that are not special, longest first: tokenizers match them even in plain text."""
         added = self.tokenizer.added_tokens_decoder.values()
         return sorted({str(t) for t in added if not t.special and str(t).strip()}, key=len, reverse=True)

@@ -1,4 +1,4 @@
-"""The tag protocol of the paper: how a turn is written, read and answered.
+"""Write, read and answer turns in the tag protocol of the paper.
 
     policy       <think> ... </think> <search> query </search>
     environment  <result>
@@ -16,7 +16,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from a2tgpo.errors import ToolError
 from a2tgpo.retrieval.corpus import Passage
+from a2tgpo.rollout.types import Termination
+from a2tgpo.text_match import plain_text
 
 TAGS = ("think", "search", "result", "answer")
 STOP_STRINGS = ("</search>", "</answer>")
@@ -39,25 +42,26 @@ _TURN = re.compile(
     re.DOTALL,
 )
 _ANSWER_OPEN = re.compile(r"\\boxed\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Search:
-    """The policy asks the tool for passages on `query`."""
+    """Ask the tool for passages on `query`."""
 
     query: str
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The policy's final answer: the contents of `\\boxed{...}`."""
+    """Give the final answer: the contents of `\\boxed{...}`."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Malformed:
-    """The turn is not in the protocol; `reason` says what was expected."""
+    """Mark a turn that is not in the protocol; `reason` says what was expected."""
 
     reason: str
 
@@ -83,37 +87,97 @@ def parse_turn(text: str) -> Action:
 
 
 def unbox(text: str) -> str | None:
-    """Contents of the last `\\boxed{...}` in `text` with balanced braces, stripped; None where there is none."""
+    """Return the last `\\boxed{...}` in `text` as plain text (`plain_text`); None without one, or if it stays open."""
     opened = [match.end() for match in _ANSWER_OPEN.finditer(text)]
     if not opened:
         return None
-    depth, start = 1, opened[-1]
-    for position, character in enumerate(text[start:], start):
-        depth += (character == "{") - (character == "}")
+    depth = 1
+    for brace in _BRACE.finditer(text, opened[-1]):
+        depth += (brace[0] == "{") - (brace[0] == "}")
         if depth == 0:
-            return text[start:position].strip()
+            return plain_text(text[opened[-1] : brace.start()])
     return None
 
 
+def split_blocks(text: str, tag: str) -> tuple[list[str], str]:
+    """Return the contents of every `<tag>…</tag>` in `text`, and what stands outside of them."""
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    inside, outside, position = [], [], 0
+    while (start := text.find(opening, position)) >= 0 and (end := text.find(closing, start)) >= 0:
+        outside.append(text[position:start])
+        inside.append(text[start + len(opening) : end])
+        position = end + len(closing)
+    return inside, "".join(outside) + text[position:]
+
+
+def open_thought(text: str) -> str:
+    """Return `text` with `<think>` before it if it closes a thought that it does not open.
+
+    So do the turns of a policy whose chat template opens the thought in the generation prompt.
+    """
+    opened, closed = text.find("<think>"), text.find("</think>")
+    return f"<think>{text}" if closed >= 0 and not 0 <= opened < closed else text
+
+
+def without_thoughts(text: str) -> str:
+    """Return what `text` says outside of its thoughts, those that it does not open or does not close included."""
+    outside = split_blocks(open_thought(text), "think")[1]
+    return outside.rpartition("</think>")[2].partition("<think>")[0].strip()
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Say why a rollout ended, with the sentence behind it, and its answer if it gave one."""
+
+    termination: Termination
+    reason: str = ""
+    answer: str | None = None
+
+
+def judge_turn(action: Action, n_searches: int, max_searches: int, *, cut: bool) -> Search | Ending:
+    """Return the search that the rollout goes on with, or the ending that the turn brings.
+
+    Args:
+        action: what the turn says.
+        n_searches: searches made before it.
+        max_searches: how many there may be.
+        cut: whether the turn was cut off by its token budget, which excuses its form.
+    """
+    match action:
+        case Answer(text):
+            return Ending(Termination.ANSWERED, answer=text)
+        case Malformed(reason):
+            return Ending(Termination.OUT_OF_TOKENS if cut else Termination.MALFORMED, reason)
+        case Search(query) if n_searches >= max_searches:
+            return Ending(Termination.OUT_OF_TURNS, f"search {query!r} after {n_searches} searches")
+        case Search():
+            return action
+
+
+def tool_failure(query: str, error: ToolError) -> Ending:
+    """Return the ending of a rollout whose search failed."""
+    return Ending(Termination.TOOL_FAILED, f"search {query!r}: {error}")
+
+
 def restore_stop(text: str) -> str:
-    """`text` with the tag that closes its open `<search>` or `<answer>`: servers cut off the stop string."""
+    """Return `text` with the tag that closes its open `<search>` or `<answer>`: servers cut off the stop string."""
     opened = {tag: text.rfind(f"<{tag}>") for tag in ("search", "answer")}
     last = max(opened, key=lambda tag: opened[tag])
     return f"{text}</{last}>" if opened[last] > text.rfind(f"</{last}>") else text
 
 
 def search_turn(thought: str, query: str) -> str:
-    """A well-formed search turn, as demonstrations write it."""
+    """Write a well-formed search turn, as demonstrations write it."""
     return f"<think> {thought} </think> <search> {query} </search>"
 
 
 def answer_turn(answer: str) -> str:
-    """The well-formed last turn: the scorer's own scaffold around `answer`."""
+    """Write the well-formed last turn: the scorer's own scaffold around `answer`."""
     return SCAFFOLD.replace("{answer}", answer, 1)
 
 
 def render_result(passages: Iterable[Passage]) -> str:
-    """The observation that answers a search, its passages neutralised; `no results` where there are none."""
+    """Write the observation that answers a search, its passages neutralised; `no results` where there are none."""
     lines = [
         f'[{rank}] "{neutralise(passage.title)}" {neutralise(passage.text)}'
         for rank, passage in enumerate(passages, start=1)

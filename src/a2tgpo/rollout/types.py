@@ -1,4 +1,4 @@
-"""What a rollout is: the tokens the policy and the environment wrote, and how it ended."""
+"""Record rollouts: the tokens that the policy and the environment wrote, and how each ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 
 
 class Termination(StrEnum):
-    """Why a rollout ended. Every way is counted; only ANSWERED keeps the format."""
+    """Say why a rollout ended. Every way is counted; only ANSWERED keeps the format."""
 
     ANSWERED = "answered"
     OUT_OF_TURNS = "out_of_turns"  # asked for another search with the tool-call budget spent
@@ -25,7 +25,7 @@ NOT_THE_POLICYS = (Termination.TOOL_FAILED, Termination.MODEL_FAILED)
 
 @dataclass(frozen=True)
 class ToolCall:
-    """One search: the query as written and the ids of the passages shown."""
+    """Record one search: the query as written and the ids of the passages shown."""
 
     query: str
     passage_ids: tuple[str, ...]
@@ -33,7 +33,7 @@ class ToolCall:
 
 @dataclass
 class Rollout:
-    """One conversation, token by token.
+    """Record one conversation, token by token.
 
     `completion_ids` holds everything after the prompt in order; `model_mask[i]` is 1 where the policy sampled
     token i and 0 where the environment wrote it (observations, the closing end-of-sequence token). Tokens are never
@@ -44,6 +44,8 @@ class Rollout:
     they share the turn. `tree` numbers the prompt's trees from 0: rollouts of one tree grew from one first rollout.
     `logps` has, where an engine apart from the policy generates, the log-probability it gave each token of
     `completion_ids`, 0 for the environment's; elsewhere it is empty.
+    `turn_texts[t]` is turn t as the protocol read it: without the end-of-sequence token, with the `<think>` that the
+    prompt opened.
     """
 
     prompt_ids: list[int]
@@ -56,9 +58,10 @@ class Rollout:
     nodes: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     tree: int = 0
+    turn_texts: list[str] = field(default_factory=list)
 
     def before_turn(self, turn: int, tree: int) -> Rollout:
-        """A rollout of `tree` that stands where this one stood before its turn `turn`, 0 for the prompt alone."""
+        """Begin a rollout of `tree` that stands where this one stood before its turn `turn`, 0 for the prompt alone."""
         starts = [i for i, (last, own) in enumerate(pairwise([0, *self.model_mask])) if own > last]
         end = [*starts, len(self.completion_ids)][turn]
         return Rollout(
@@ -69,6 +72,7 @@ class Rollout:
             nodes=self.nodes[:turn],
             logps=self.logps[:end],
             tree=tree,
+            turn_texts=self.turn_texts[:turn],
         )
 
     def append(self, ids: list[int], *, by_policy: bool, logps: Sequence[float] = ()) -> None:
@@ -86,5 +90,5 @@ class Rollout:
 
     @property
     def ids(self) -> list[int]:
-        """The whole context: prompt and completion."""
+        """Return the whole context: prompt and completion."""
         return self.prompt_ids + self.completion_ids

@@ -1,1 +1,1 @@
-"""One run from recipe to table: task, warm start, evaluation, training."""
+"""Run a recipe from its file to its table: task, warm start, evaluation, training."""

@@ -1,4 +1,4 @@
-"""Everything a run produced, in one directory."""
+"""Name what a run leaves in its directory, and refuse a directory that holds another run."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
 
 from a2tgpo.errors import RecipeError
+
+MODES = ("greedy", "sampled")
+"""How a policy is evaluated, in the names of files and tables."""
+
+_TRAINER_STATE = "trainer_state.json"
+"""The file of a checkpoint that the Trainer writes last."""
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Paths of a run.
+    """Name the paths of a run.
 
     config.yaml        the recipe with every override, as it ran: itself a recipe
     corpus.jsonl       the generated corpus (generated world only)
@@ -66,12 +70,12 @@ class RunDirectory:
         return self.root / "summary.json"
 
     def evaluation(self, name: str) -> Path:
-        """File of the outcomes of one evaluation."""
+        """Return the file of the outcomes of one evaluation."""
         return self.root / "eval" / f"{name}.jsonl"
 
     @property
     def finished(self) -> bool:
-        """Whether the run wrote its final table, the last thing it does."""
+        """Tell whether the run wrote its final table, the last thing it does."""
         return self.summary.exists()
 
     def check_new(self) -> None:
@@ -92,7 +96,7 @@ class RunDirectory:
         self.config.write_text(yaml.safe_dump(config, sort_keys=True, allow_unicode=True), encoding="utf-8")
 
     def resume_point(self) -> str | None:
-        """The last complete checkpoint, or None where the run stopped before its first.
+        """Return the last complete checkpoint, or None where the run stopped before its first.
 
         Raises:
             RecipeError: there is no run here.
@@ -102,7 +106,7 @@ class RunDirectory:
                 f"output_dir={str(self.root)!r} holds no run to resume: leave out --resume_from_checkpoint"
             )
         # A checkpoint that was cut off while it was written lacks the file that comes last.
-        states = self.checkpoints.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
+        states = self.checkpoints.glob(f"checkpoint-*/{_TRAINER_STATE}")
         complete = [state.parent for state in states if _is_json(state)]
         return str(max(complete, key=lambda folder: int(folder.name.split("-")[1]))) if complete else None
 
@@ -113,25 +117,3 @@ def _is_json(path: Path) -> bool:
     except ValueError:
         return False
     return True
-
-
-class MetricsFile(TrainerCallback):
-    """Appends each log of the main process to `metrics.jsonl`.
-
-    A resumed run first drops the lines of steps after its checkpoint, which it takes again. The Trainer's closing
-    summary is left out: its step has a line already.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero and self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
-            self.path.write_text("".join(kept), encoding="utf-8")
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if state.is_world_process_zero and logs and "train_runtime" not in logs:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")

@@ -1,4 +1,4 @@
-"""A recipe: one flat YAML file with everything a run needs, each key also a command-line flag.
+"""Hold a recipe: one flat YAML file with everything a run needs, each key also a command-line flag.
 
 Keys are the fields of `Recipe` (data, search, rollouts, warm start, evaluation), `A2TGPOConfig` (training: TRL's own
 arguments and ours) and TRL's `ModelConfig` (model, precision, LoRA).
@@ -7,17 +7,23 @@ arguments and ours) and TRL's `ModelConfig` (model, precision, LoRA).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
-
-from trl import ModelConfig
+from typing import TYPE_CHECKING, Any
 
 from a2tgpo.errors import RecipeError
-from a2tgpo.integrations.trl.config import A2TGPOConfig
+
+if TYPE_CHECKING:  # the keys of a recipe are known without TRL, which takes seconds to import
+    from trl import ModelConfig
+
+    from a2tgpo.integrations.trl.config import A2TGPOConfig
 
 
 @dataclass
 class Recipe:
-    """What is ours in a recipe; `None` data paths mean the generated world."""
+    """Hold what is ours in a recipe; data paths of None mean the generated world.
+
+    Raises:
+        RecipeError: a number below its least value, or keys that contradict each other.
+    """
 
     questions: list[str] | None = field(
         default=None, metadata={"help": "Training questions: files, folders or Hub data sets; none = generated."}
@@ -129,7 +135,7 @@ _LEAST = {"max_searches": 0, "warm_start_steps": 0} | dict.fromkeys(
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A parsed recipe; `given` holds every key of the file and the flags, and is itself a recipe."""
+    """Hold a parsed recipe; `given` has every key of the file and the flags, and is itself a recipe."""
 
     recipe: Recipe
     training: A2TGPOConfig
@@ -138,9 +144,10 @@ class RunConfig:
 
     @property
     def generated_world(self) -> bool:
+        """Tell whether questions and passages are made up, for want of files."""
         return self.recipe.questions is None
 
     @property
     def resumes(self) -> bool:
-        """Whether an earlier run is to be continued, from its last checkpoint or a given one."""
+        """Tell whether an earlier run is to be continued, from its last checkpoint or a given one."""
         return str(self.training.resume_from_checkpoint).lower() not in ("none", "false")

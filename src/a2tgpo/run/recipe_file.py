@@ -1,72 +1,128 @@
-"""Recipes from YAML and flags, through TRL's parser; what it would let pass is refused with the nearest key."""
+"""Read recipes from YAML and flags, through TRL's parser; what it would let pass is refused with the nearest key."""
 
 from __future__ import annotations
 
-import difflib
 from argparse import Action
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
-from trl import ModelConfig, TrlParser
 
-from a2tgpo.errors import RecipeError
-from a2tgpo.integrations.trl.config import A2TGPOConfig
+from a2tgpo.errors import RecipeError, needs_extra
 from a2tgpo.run.recipe import Recipe, RunConfig
+from a2tgpo.run.recipe_keys import check_keys
 
 
-def load_recipe(path: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """Parse the recipe at `path` with `--field value` overrides, through TRL's parser.
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Parse a recipe with `--field value` overrides, through TRL's parser.
+
+    Args:
+        name: path of a YAML file, or the name of a recipe in the package, such as "hops_cpu".
 
     Raises:
         RecipeError: the file is missing or no mapping, or a key or flag is unknown (the message names the nearest),
             or a value is refused.
+        MissingExtra: TRL is not installed.
     """
+    path = find_recipe(name)
     given = _read(path)
     flags = [flag[2:].split("=")[0].replace("-", "_") for flag in overrides if flag.startswith("--")]
-    for key in [*given, *flags]:
-        _check_key(str(key))
-    parser = _Parser((Recipe, A2TGPOConfig, ModelConfig))
+    check_keys([*map(str, given), *flags])
     try:
+        parser = _parser()
         for action in parser._actions:
             _check_kind(action, given.get(action.dest))
-        recipe, training, model = parser.parse_args_and_config(["--config", path, *overrides])
+        recipe, training, model = parser.parse_args_and_config(["--config", str(path), *overrides])
         if model.model_name_or_path is None:
             raise RecipeError("model_name_or_path is missing: give a folder, a Hub model, or a2tgpo:hops-tiny")
         values = vars(parser.parse_args(list(overrides)))
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"recipe {path!r}: {error}") from error
+        raise RecipeError(f"recipe {name!r}: {error}") from error
     overridden = [flag if flag in values else flag.removeprefix("no_") for flag in flags]
     return RunConfig(recipe, training, model, given | {key: values[key] for key in overridden})
 
 
-class _Parser(TrlParser):
-    """TRL's parser, except that a refused value does not print two hundred flags and end the process."""
+def packaged_recipes() -> dict[str, Path]:
+    """Return the recipes of the package by name, such as "hops_cpu"."""
+    inside = Path(str(files("a2tgpo"))) / "recipes"
+    # Wheels hold the recipes; in a checkout they stand at its top, where readers look for them.
+    folder = inside if inside.is_dir() else Path(__file__).parents[3] / "recipes"
+    return {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))}
 
-    def error(self, message: str) -> NoReturn:
-        raise RecipeError(message)
+
+def find_recipe(name: str) -> Path:
+    """Return the file `name`, or the package's recipe of that name.
+
+    Raises:
+        RecipeError: there is neither.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    packaged = packaged_recipes()
+    if name not in packaged:
+        raise RecipeError(f"recipe {name!r}: no such file, and none of the package's: {', '.join(packaged)}")
+    return packaged[name]
 
 
-def _read(path: str) -> dict[str, Any]:
-    if not Path(path).is_file():
-        raise RecipeError(f"recipe {path!r}: no such file; the package's recipes are in recipes/")
+def describe_recipes() -> Iterator[str]:
+    """Yield a line for every recipe of the package: its name and its first comment."""
+    for name, path in packaged_recipes().items():
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        yield f"{name:<24}{first.removeprefix('#').strip()}"
+
+
+def describe_keys() -> str:
+    """List every recipe key with its default and meaning, ours first.
+
+    Raises:
+        MissingExtra: TRL is not installed.
+    """
+    with needs_extra("trl", "the list of keys"):
+        from trl import ModelConfig
+
+        from a2tgpo.integrations.trl.config import A2TGPOConfig
+    ours = A2TGPOConfig.__annotations__
+    parts = {
+        "task, rollouts, warm start, evaluation": fields(Recipe),
+        "per-turn credit": [f for f in fields(A2TGPOConfig) if f.name in ours],
+        "training (TRL's GRPOConfig)": [f for f in fields(A2TGPOConfig) if f.name not in ours and f.init],
+        "model (TRL's ModelConfig)": fields(ModelConfig),
+    }
+    return "\n\n".join("\n".join([f"# {title}", *map(_describe, part)]) for title, part in parts.items())
+
+
+def _describe(key: Field[Any]) -> str:
+    default = key.default_factory() if key.default_factory is not MISSING else key.default
+    meaning = " ".join(str(key.metadata.get("help", "")).split())
+    shown = repr(default) if isinstance(default, str) and default != default.strip() else default
+    return f"{key.name}: {shown}".ljust(36) + f"  {meaning}"
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {path!r} is not YAML: {error}") from error
+        raise RecipeError(f"recipe {str(path)!r} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise RecipeError(f"recipe {path!r}: expected `key: value` lines, got {type(content).__name__}")
+        raise RecipeError(f"recipe {str(path)!r}: expected `key: value` lines, got {type(content).__name__}")
     return content
 
 
-def _check_key(key: str) -> None:
-    known = {f.name for part in (Recipe, A2TGPOConfig, ModelConfig) for f in fields(part)} | {"env"}
-    if key in known or key.removeprefix("no_") in known:
-        return
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-    raise RecipeError(f"unknown recipe key {key!r}: did you mean {nearest!r}?")
+def _parser() -> Any:
+    """Return TRL's parser, except that a refused value does not print two hundred flags and end the process."""
+    with needs_extra("trl", "a recipe"):
+        from trl import ModelConfig, TrlParser
+
+        from a2tgpo.integrations.trl.config import A2TGPOConfig
+
+    class Parser(TrlParser):
+        def error(self, message: str) -> Any:
+            raise RecipeError(message)
+
+    return Parser((Recipe, A2TGPOConfig, ModelConfig))
 
 
 _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
@@ -86,22 +142,3 @@ def _check_kind(action: Action, value: Any) -> None:
     values = value if action.nargs == "+" and isinstance(value, list) else [value]
     if not all(type(item) in kinds for item in values):
         raise RecipeError(f"{action.dest}={value!r}: expected {expected}")
-
-
-def describe_keys() -> str:
-    """Every recipe key with its default and meaning, ours first."""
-    ours = A2TGPOConfig.__annotations__
-    parts = {
-        "task, rollouts, warm start, evaluation": fields(Recipe),
-        "per-turn credit": [f for f in fields(A2TGPOConfig) if f.name in ours],
-        "training (TRL's GRPOConfig)": [f for f in fields(A2TGPOConfig) if f.name not in ours and f.init],
-        "model (TRL's ModelConfig)": fields(ModelConfig),
-    }
-    return "\n\n".join("\n".join([f"# {title}", *map(_describe, part)]) for title, part in parts.items())
-
-
-def _describe(key: Field[Any]) -> str:
-    default = key.default_factory() if key.default_factory is not MISSING else key.default
-    meaning = " ".join(str(key.metadata.get("help", "")).split())
-    shown = repr(default) if isinstance(default, str) and default != default.strip() else default
-    return f"{key.name}: {shown}".ljust(36) + f"  {meaning}"

@@ -1,4 +1,4 @@
-"""What a recipe asks to be learned: questions, the tool to answer them with, demonstrations."""
+"""Open what a recipe asks to be learned: questions, the tool to answer them with, demonstrations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Encoded = list[dict[str, list[int]]]
 
 
 class Task(ABC):
-    """Questions and the search tool of a run."""
+    """Hold the questions and the search tool of a run."""
 
     train_dataset: Dataset
     eval_questions: list[dict[str, Any]]
@@ -47,12 +47,12 @@ class Task(ABC):
         )
 
     def agent(self, tokenizer: PreTrainedTokenizerBase) -> SearchAgent:
-        """The agent loop of this task for a policy's tokenizer."""
+        """Return the agent loop of this task for a policy's tokenizer."""
         return SearchAgent(tokenizer, self.search, self.limits, self.config.recipe.system_prompt)
 
     @abstractmethod
     def demonstrations(self, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        """Tokenised demonstrations for the warm start.
+        """Return tokenised demonstrations for the warm start.
 
         Raises:
             DataError: there is nothing to demonstrate, or nothing that keeps to the budgets of a rollout.
@@ -60,7 +60,7 @@ class Task(ABC):
 
 
 class GeneratedTask(Task):
-    """The generated world: training and evaluation entities share no name; one corpus holds both."""
+    """Make up a world: training and evaluation entities share no name; one corpus holds both."""
 
     def __init__(self, config: RunConfig, directory: RunDirectory) -> None:
         recipe = config.recipe
@@ -84,7 +84,7 @@ class GeneratedTask(Task):
 
 
 class FileTask(Task):
-    """Questions from disk or the Hub, and a corpus, an index or a server to search."""
+    """Read questions from disk or the Hub, and a corpus, an index or a server to search."""
 
     def __init__(self, config: RunConfig) -> None:
         recipe = config.recipe
@@ -104,7 +104,7 @@ class FileTask(Task):
 
 
 def open_task(config: RunConfig, directory: RunDirectory) -> Task:
-    """The generated world unless the recipe gives files."""
+    """Return the generated world unless the recipe gives files."""
     return GeneratedTask(config, directory) if config.generated_world else FileTask(config)
 
 

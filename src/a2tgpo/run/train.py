@@ -1,4 +1,4 @@
-"""`a2tgpo train`: task, warm start, evaluation before, updates, evaluation after, table."""
+"""Run a recipe: task, warm start, evaluation before, updates, evaluation after, table."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from a2tgpo.evaluate.questions import Summary
 from a2tgpo.files import new_file, new_folder
 from a2tgpo.integrations.trl.rollout_func import TagRollout
 from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
-from a2tgpo.pretrained import load_model, load_tokenizer
 from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.agent import SearchAgent
-from a2tgpo.run.directory import MetricsFile, RunDirectory
-from a2tgpo.run.evaluation import evaluate_policy
-from a2tgpo.run.progress import UPDATES, InterruptGuard, StepProgress
+from a2tgpo.run.console import UPDATES, ConsoleSummary, StepProgress
+from a2tgpo.run.directory import RunDirectory
+from a2tgpo.run.held_out import as_markdown, as_table, evaluate_policy
+from a2tgpo.run.interrupt import InterruptGuard
+from a2tgpo.run.metrics_file import MetricsFile
 from a2tgpo.run.recipe import RunConfig
-from a2tgpo.run.summary import ConsoleSummary
-from a2tgpo.run.table import as_markdown, as_table
+from a2tgpo.run.recipe_policy import load_model, load_tokenizer
 from a2tgpo.run.task import Encoded, Task, open_task
 from a2tgpo.run.warm_start import warm_start
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was stopped by the user after a checkpoint was kept."""
+    """Say that the user stopped the run and that a checkpoint was kept."""
 
 
 def train(config: RunConfig, directory: RunDirectory, console: Console) -> dict[str, Summary]:
@@ -94,7 +94,7 @@ def _update(
             training,
             train_dataset=task.train_dataset,
             processing_class=agent.tokenizer,
-            rollout_func=TagRollout(agent, config.recipe.rows_per_generation, training.chosen.sampling),
+            rollout_func=TagRollout(agent, config.recipe.rows_per_generation, training.resolve_method().sampling),
             peft_config=get_peft_config(config.model),
             callbacks=[MetricsFile(directory.metrics), ConsoleSummary(console), guard],
         )

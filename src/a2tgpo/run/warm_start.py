@@ -1,4 +1,4 @@
-"""Supervised warm start with TRL's SFTTrainer on scripted demonstrations."""
+"""Warm a policy up on scripted demonstrations, with TRL's SFTTrainer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from a2tgpo.run.progress import StepProgress
+from a2tgpo.run.console import StepProgress
 
 if TYPE_CHECKING:
     from a2tgpo.run.recipe import RunConfig

@@ -1,4 +1,4 @@
-"""Process signals: one number per process turn, to stand where information gain stands in the credit rules.
+"""Say what a turn was worth: one number per process turn, to stand where information gain stands in the credit rules.
 
 Transcript ──┬── TurnFunction     what a user's function says of each turn
              ├── StepReward       a token classifier's score of each step
@@ -10,12 +10,9 @@ FrozenReference ── AnswerScorer ── information_gain: [B, T]
 """
 
 from a2tgpo.signals.classifier import Classifier
-from a2tgpo.signals.function import TurnFunction
-from a2tgpo.signals.prefix_reward import PrefixReward
-from a2tgpo.signals.protocol import ProcessSignal, turn_numbers
+from a2tgpo.signals.process_signal import ProcessSignal, TurnFunction, turn_numbers
 from a2tgpo.signals.reference import FrozenReference
-from a2tgpo.signals.reward_model import process_reward_model
-from a2tgpo.signals.step_reward import StepReward
+from a2tgpo.signals.reward_model import PrefixReward, StepReward, process_reward_model
 from a2tgpo.signals.transcript import Transcript, Turn, transcripts
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""A frozen transformers classifier, run over rows of any length."""
+"""Run a frozen transformers classifier over rows of any length."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from a2tgpo.errors import SignalError
-from a2tgpo.signals.answer_likelihood.micro_batches import Extent, cut_by_tokens
+from a2tgpo.signals.answer_likelihood.token_budget import Extent, cut_by_tokens
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A token or sequence classifier of one or two labels, with its own tokenizer.
+    """Score rows with a token or sequence classifier of one or two labels and its own tokenizer.
 
     Two labels give the probability of label 1, TRL's label of a correct step, in [0, 1]; one label gives its logit.
 
@@ -53,13 +53,13 @@ class Classifier:
 
     @property
     def max_tokens(self) -> int:
-        """The longest row the model and its tokenizer allow."""
+        """Give the longest row the model and its tokenizer allow, in tokens."""
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return min(self.tokenizer.model_max_length, positions or self.tokenizer.model_max_length)
 
     @torch.no_grad()
     def scores(self, rows: Sequence[Sequence[int]]) -> list[Float[Tensor, "*L"]]:
-        """The score of each row, or of each of its tokens, in float32 on the CPU. Rows are padded on the right.
+        """Score each row, or each of its tokens, in float32 on the CPU. Rows are padded on the right.
 
         Raises:
             SignalError: a row longer than `max_tokens`, which would have to be cut, or without tokens.

@@ -1,26 +1,25 @@
-"""The starting policy, kept as it was, to score gold answers in the policy's place."""
+"""Keep the starting policy as it was, to score gold answers in the policy's place."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from accelerate.utils import is_peft_model
 from torch import Tensor
-from trl.trainer.utils import use_adapter
 
-from a2tgpo.integrations.trl.sharding import sharded_by
 from a2tgpo.signals.answer_likelihood import LabelLogps, fused_forward
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True, eq=False)
 class FrozenReference:
-    """What `AnswerScorer.score` needs to read information gain from the starting policy.
+    """Hold what `AnswerScorer.score` needs to read information gain from the starting policy.
 
         scores = scorer.score(reference.forward, reference.config, ...)
 
@@ -32,34 +31,46 @@ class FrozenReference:
     config: PreTrainedConfig
 
     @classmethod
-    def of(cls, policy: PreTrainedModel, accelerator: Accelerator) -> FrozenReference:
+    def of(
+        cls,
+        policy: PreTrainedModel,
+        *,
+        device: torch.device | None = None,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> FrozenReference:
         """Freeze `policy`, before its first update and before it is wrapped for training.
 
-        `policy` has TRL's fused output head, and the reference keeps its temperature. A full model is copied. A PEFT
-        model is not: its reference is TRL's, the adapter named "ref" where there is one (TRL adds it when it trains
-        an existing adapter with beta > 0), otherwise the base model without adapter.
+        `policy` has TRL's fused output head, and the reference keeps its temperature. A full model is copied, to
+        `device` where one is given; every process needs the whole of it, so that a sharded policy has no such
+        reference. A PEFT model is not copied: its reference is TRL's, the adapter named "ref" where there is one (TRL
+        adds it when it trains an existing adapter with beta > 0), otherwise the base model without adapter.
 
-        Raises:
-            ValueError: a model that is sharded over processes.
+        Args:
+            autocast: makes the context in which the model runs, as in `fused_forward`.
         """
-        _refuse_sharded(accelerator)
-        if is_peft_model(policy):
-            return cls(_reference_adapter(policy, fused_forward(policy, accelerator.autocast)), policy.config)
-        frozen = copy.deepcopy(policy).to(accelerator.device).eval().requires_grad_(False)
-        return cls(fused_forward(frozen, accelerator.autocast), frozen.config)
+        if hasattr(policy, "disable_adapter"):  # a PEFT model
+            return cls(_reference_adapter(policy, fused_forward(policy, autocast)), policy.config)
+        frozen = copy.deepcopy(policy).to(policy.device if device is None else device).eval().requires_grad_(False)
+        return cls(fused_forward(frozen, autocast), frozen.config)
 
 
 def _reference_adapter(policy: Any, forward: LabelLogps) -> LabelLogps:
     def with_reference_adapter(input_ids: Tensor, labels: Tensor, **model_kwargs: Any) -> Tensor:
-        with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
+        with _reference_active(policy):
             return forward(input_ids, labels, **model_kwargs)
 
     return with_reference_adapter
 
 
-def _refuse_sharded(accelerator: Accelerator) -> None:
-    if (kind := sharded_by(accelerator)) is not None:
-        raise ValueError(
-            f"the frozen reference is a copy of the whole policy, which {kind} keeps in shards; score information "
-            "gain with the policy itself, or train without sharding"
-        )
+@contextmanager
+def _reference_active(policy: Any) -> Iterator[None]:
+    if "ref" not in policy.peft_config:
+        with policy.disable_adapter():
+            yield
+        return
+    own = policy.active_adapter
+    policy.set_adapter("ref")
+    try:
+        yield
+    finally:
+        policy.set_adapter(own)

@@ -1,4 +1,4 @@
-"""A rollout as text: what a process signal reads."""
+"""Cut rollouts into turns and decode them: what a process signal reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Turn:
-    """What the policy wrote and, on a process turn, the observation that followed; None on the answer turn."""
+    """Hold what the policy wrote and, on a process turn, the observation that followed; None on the answer turn."""
 
     text: str
     observation: str | None = None
@@ -28,7 +28,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Transcript:
-    """One rollout.
+    """Hold one rollout as text.
 
     Attributes:
         prompt: everything before the first turn as the policy saw it, chat template and special tokens included.
@@ -44,7 +44,7 @@ class Transcript:
 
     @property
     def steps(self) -> list[str]:
-        """Each process turn with its observation: the `completions` of a stepwise-supervision data set."""
+        """Join each process turn with its observation: the `completions` of a stepwise-supervision data set."""
         return [turn.text + turn.observation for turn in self.turns if turn.observation is not None]
 
 
@@ -58,7 +58,7 @@ def transcripts(
     model_mask: Bool[Tensor, "B L"],
     answers: Sequence[Sequence[str]],
 ) -> list[Transcript]:
-    """Cut TRL's tensors into turns and decode them with the policy's `tokenizer`.
+    """Cut a batch into turns and decode them with the policy's `tokenizer`.
 
     Masks are as in `find_boundaries`, whose `boundaries` of the same tensors say which turns are process turns and
     where their observations end. Every kind of rollout that marks the policy's tokens works.

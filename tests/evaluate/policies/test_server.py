@@ -12,10 +12,10 @@ import pytest
 pytest.importorskip("openai", reason="pip install 'a2tgpo[eval]'")
 
 from a2tgpo.errors import PolicyServerError, ToolError
-from a2tgpo.evaluate.policies import chat_client
-from a2tgpo.evaluate.policies.chat_client import OUTAGE, ChatClient
-from a2tgpo.evaluate.policies.dialogue import DIALOGUES
-from a2tgpo.evaluate.policies.server import ServerPolicy
+from a2tgpo.evaluate import chat_client
+from a2tgpo.evaluate.chat_client import OUTAGE, ChatClient
+from a2tgpo.evaluate.dialogue import DIALOGUES
+from a2tgpo.evaluate.server_policy import ServerPolicy
 from a2tgpo.rollout.agent import RolloutLimits
 from a2tgpo.rollout.protocol import INSTRUCTION
 from tests.evaluate.chat_server import (

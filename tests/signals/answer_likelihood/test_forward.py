@@ -10,7 +10,7 @@ from a2tgpo.signals.answer_likelihood import (
     AnswerScorer,
     fused_forward,
     fused_reading,
-    head,
+    output_head,
     plain_forward,
 )
 
@@ -48,7 +48,7 @@ def test_plain_forward_equals_the_definition(make_model, ids_and_labels, name, t
 
 def test_plain_forward_runs_the_head_only_where_needed(make_model, ids_and_labels, monkeypatch):
     """The output head sees the positions that predict a label, a few at a time."""
-    monkeypatch.setattr(head, "LOGITS_AT_ONCE", 4 * 48)
+    monkeypatch.setattr(output_head, "LOGITS_AT_ONCE", 4 * 48)
     model = make_model("llama")
     forward, positions = plain_forward(model), []
     model.lm_head.register_forward_hook(lambda module, inputs, output: positions.append(len(inputs[0])))
@@ -80,7 +80,7 @@ def test_logits_never_exist_for_a_whole_batch(make_model, batch, tokenizer, monk
     kernels = pytest.importorskip("trl.kernels.chunked_logprob")
     utils = pytest.importorskip("trl.trainer.utils")
     vocabulary, at_once = 2003, 8
-    monkeypatch.setattr(head, "LOGITS_AT_ONCE", at_once * vocabulary)
+    monkeypatch.setattr(output_head, "LOGITS_AT_ONCE", at_once * vocabulary)
     monkeypatch.setattr(kernels, "TOKEN_CHUNK_SIZE", at_once)
     monkeypatch.setattr(utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", vocabulary)
     model = make_model("llama", vocab_size=vocabulary, hidden_size=at_once)

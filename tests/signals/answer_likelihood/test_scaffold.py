@@ -2,7 +2,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from a2tgpo.signals.answer_likelihood import AnswerScaffold, Probe
+from a2tgpo.signals.answer_likelihood import AnswerScaffold, AnswerSuffix
 
 
 def fast(model, pre_tokenizer, normalizer=None) -> PreTrainedTokenizerFast:
@@ -28,38 +28,38 @@ def byte_level(merges: list[tuple[str, str]], *, trim_offsets: bool) -> PreTrain
     return wrapped
 
 
-def scored(tokenizer: PreTrainedTokenizerFast, probe: Probe) -> list[str]:
-    pairs = zip(probe.ids, probe.is_answer, strict=True)
+def scored(tokenizer: PreTrainedTokenizerFast, suffix: AnswerSuffix) -> list[str]:
+    pairs = zip(suffix.ids, suffix.is_answer, strict=True)
     return [tokenizer.convert_ids_to_tokens(token) for token, is_answer in pairs if is_answer]
 
 
 def test_only_the_answer_is_scored_and_the_rest_of_the_scaffold_is_cut(tokenizer):
     """Word by word: "it is (" is context, "new york" is scored, ")" is left out."""
-    probe = AnswerScaffold("it is ( {answer} ) of light").encode(tokenizer, "new york")
-    assert probe == Probe(ids=(2, 3, 4, 8, 9), is_answer=(False, False, False, True, True))
+    suffix = AnswerScaffold("it is ( {answer} ) of light").encode(tokenizer, "new york")
+    assert suffix == AnswerSuffix(ids=(2, 3, 4, 8, 9), is_answer=(False, False, False, True, True))
 
 
 def test_scaffold_words_equal_to_the_answer_are_not_scored(tokenizer):
     """The answer is located by its place, not by its text: the scaffold may contain the same word."""
-    probe = AnswerScaffold("paris {answer} paris").encode(tokenizer, "paris")
-    assert probe == Probe(ids=(6, 6), is_answer=(False, True))
+    suffix = AnswerScaffold("paris {answer} paris").encode(tokenizer, "paris")
+    assert suffix == AnswerSuffix(ids=(6, 6), is_answer=(False, True))
 
 
 def test_literal_braces_stay_literal():
     r"""`\boxed{...}`, doubled braces and format fields in the template are plain characters."""
     characters = byte_level([], trim_offsets=False)
-    probe = AnswerScaffold(r"{{0}} \boxed{{answer}} {x}").encode(characters, "ab")
-    text = "".join(characters.convert_ids_to_tokens(list(probe.ids))).replace("Ġ", " ")
+    suffix = AnswerScaffold(r"{{0}} \boxed{{answer}} {x}").encode(characters, "ab")
+    text = "".join(characters.convert_ids_to_tokens(list(suffix.ids))).replace("Ġ", " ")
     assert text == r"{{0}} \boxed{ab"
-    assert scored(characters, probe) == ["a", "b"]
+    assert scored(characters, suffix) == ["a", "b"]
 
 
 def test_a_token_that_straddles_scaffold_and_answer_counts():
     """With the merges "{P" and "s}", both tokens hold an answer character and are scored."""
     tokenizer = byte_level([("{", "P"), ("s", "}")], trim_offsets=False)
-    probe = AnswerScaffold("x{{answer}} y").encode(tokenizer, "Paris")
-    assert scored(tokenizer, probe) == ["{P", "a", "r", "i", "s}"]
-    assert probe.is_answer == (False, True, True, True, True, True)
+    suffix = AnswerScaffold("x{{answer}} y").encode(tokenizer, "Paris")
+    assert scored(tokenizer, suffix) == ["{P", "a", "r", "i", "s}"]
+    assert suffix.is_answer == (False, True, True, True, True, True)
 
 
 @pytest.mark.parametrize("trim_offsets", [False, True])
@@ -74,8 +74,8 @@ def test_a_leading_space_token_counts_only_with_answer_characters(trim_offsets):
 def test_every_byte_of_a_character_counts():
     """A character that takes several byte tokens is scored in full."""
     tokenizer = byte_level([], trim_offsets=False)
-    probe = AnswerScaffold("x {answer} y").encode(tokenizer, "é")
-    assert sum(probe.is_answer) == 2
+    suffix = AnswerScaffold("x {answer} y").encode(tokenizer, "é")
+    assert sum(suffix.is_answer) == 2
 
 
 @pytest.mark.parametrize("template", ["no place", "{answer} twice {answer}", "{ answer }"])

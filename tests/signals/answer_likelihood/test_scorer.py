@@ -8,8 +8,14 @@ from torch import distributed
 from torch.nn.functional import pad
 
 from a2tgpo.messages import warn_once
-from a2tgpo.signals.answer_likelihood import AnswerScaffold, AnswerScorer, fused_forward, plain_forward
-from a2tgpo.signals.answer_likelihood import batch as scoring_batch
+from a2tgpo.signals.answer_likelihood import (
+    AnswerScaffold,
+    AnswerScorer,
+    fused_forward,
+    plain_forward,
+    scorer,
+    trajectories,
+)
 
 SCAFFOLD = AnswerScaffold("it is ( {answer} )")
 BARE = AnswerScaffold("{answer} )")
@@ -23,11 +29,11 @@ def score(model, batch, answer_scorer, forward=None, **options):
 
 
 @torch.no_grad()
-def answer_logp(model, prefix: list[int], probe) -> float:
-    """Mean log-probability of the probe's answer tokens, from one unpadded row and the definition."""
-    ids = torch.tensor([[*prefix, *probe.ids]])
+def answer_logp(model, prefix: list[int], suffix) -> float:
+    """Mean log-probability of the suffix's answer tokens, from one unpadded row and the definition."""
+    ids = torch.tensor([[*prefix, *suffix.ids]])
     logps = torch.log_softmax(model(ids).logits[0].double(), dim=-1)
-    columns = [len(prefix) + j for j, scored in enumerate(probe.is_answer) if scored]
+    columns = [len(prefix) + j for j, scored in enumerate(suffix.is_answer) if scored]
     return sum(logps[column - 1, ids[0, column]].item() for column in columns) / len(columns)
 
 
@@ -36,10 +42,10 @@ def by_hand(model, batch, tokenizer, scaffold, n_aliases: int) -> torch.Tensor:
     likelihood = torch.zeros(4, 5)
     for row, ends in enumerate(OBSERVATION_ENDS):
         prompt = batch.prompt_ids[row][batch.prompt_mask[row].bool()].tolist()
-        probes = [scaffold.encode(tokenizer, answer) for answer in batch.answers[row][:n_aliases]]
+        suffixes = [scaffold.encode(tokenizer, answer) for answer in batch.answers[row][:n_aliases]]
         for boundary, end in enumerate([0, *ends]):
             prefix = prompt + batch.completion_ids[row, :end].tolist()
-            likelihood[row, boundary] = max(answer_logp(model, prefix, probe) for probe in probes)
+            likelihood[row, boundary] = max(answer_logp(model, prefix, suffix) for suffix in suffixes)
     return likelihood
 
 
@@ -113,7 +119,7 @@ def test_keys_alone(make_model, batch, tokenizer, monkeypatch, method, fused):
     """Without old log-probabilities the likelihoods are the same, the trajectories are read up to the last boundary and
     no further (not at all where the answers have rows of their own), the head sees nothing but answers, and the seconds
     are all the likelihoods'."""
-    monkeypatch.setattr(scoring_batch, "ALIGNMENT", 1)
+    monkeypatch.setattr(trajectories, "ALIGNMENT", 1)
     model, answer_scorer = make_model("llama"), AnswerScorer(SCAFFOLD, tokenizer, method=method)
     if fused:
         pytest.importorskip("trl.trainer.utils").add_fused_lm_head(model, outputs=("log_probs", "entropy"))
@@ -132,6 +138,18 @@ def test_keys_alone(make_model, batch, tokenizer, monkeypatch, method, fused):
     last = int(found.boundaries.columns.max())
     assert widths[0] == last - int(batch.prompt_mask.int().argmax(1).min()) and len(widths) == 2
     assert last < batch.prompt_ids.shape[1] + batch.completion_ids.shape[1]
+
+
+@pytest.mark.parametrize("cut_last_result", [False, True])
+def test_boundaries_the_caller_knows_are_not_found_again(make_model, batch, tokenizer, monkeypatch, cut_last_result):
+    """Scores read at boundaries that are passed in are those read at boundaries found on the way."""
+    model = make_model("llama")
+    answer_scorer = AnswerScorer(SCAFFOLD, tokenizer, cut_last_result=cut_last_result)
+    expected = score(model, batch, answer_scorer)
+    monkeypatch.delattr(scorer, "find_boundaries")
+    found = score(model, batch, answer_scorer, boundaries=expected.boundaries)
+    assert found.likelihood.equal(expected.likelihood)
+    assert found.boundaries.columns.equal(expected.boundaries.columns)
 
 
 @pytest.mark.parametrize("method", ["cached", "rows"])
@@ -159,7 +177,7 @@ def test_micro_batches_change_nothing(make_model, batch, tokenizer, monkeypatch,
     model = make_model("llama")
     answer_scorer = AnswerScorer(SCAFFOLD, tokenizer, alias="best", method=method, count_padding=count_padding)
     whole = score(model, batch, answer_scorer)
-    monkeypatch.setattr(scoring_batch, "ALIGNMENT", 1)
+    monkeypatch.setattr(trajectories, "ALIGNMENT", 1)
     parts = score(model, batch, answer_scorer, tokens_per_batch=tokens)
     torch.testing.assert_close(parts.likelihood, whole.likelihood, atol=1e-5, rtol=0)
     torch.testing.assert_close(parts.old_logps, whole.old_logps, atol=1e-5, rtol=0)
@@ -200,14 +218,14 @@ def test_later_tokens_cannot_leak_into_a_boundary(make_model, batch, tokenizer, 
 
 def test_the_scaffold_is_context_and_never_scored(make_model, batch, tokenizer):
     """Scoring a token of the scaffold too would change the mean: the result equals the mean over the answer's
-    tokens alone, and differs from the mean over the whole probe."""
+    tokens alone, and differs from the mean over the whole suffix."""
     model = make_model("llama")
     found = score(model, batch, AnswerScorer(SCAFFOLD, tokenizer, likelihood="log_probability"))
-    probe = SCAFFOLD.encode(tokenizer, "paris")
+    suffix = SCAFFOLD.encode(tokenizer, "paris")
     prompt = batch.prompt_ids[0][batch.prompt_mask[0].bool()].tolist()
-    whole = replace(probe, is_answer=(True,) * len(probe.ids))
+    whole = replace(suffix, is_answer=(True,) * len(suffix.ids))
     value = found.likelihood[0, 0].item()
-    assert value == pytest.approx(answer_logp(model, prompt, probe), abs=1e-4)
+    assert value == pytest.approx(answer_logp(model, prompt, suffix), abs=1e-4)
     assert abs(value - answer_logp(model, prompt, whole)) > 0.1
 
 
@@ -226,9 +244,9 @@ def test_cut_last_result_reads_the_last_likelihood_before_its_result(make_model,
 
 @pytest.mark.parametrize(("tokens", "n_rollouts"), [(None, [4]), (39, [1, 1, 1, 1]), (60, [2, 2])])
 def test_cached_runs_the_model_twice_per_micro_batch(make_model, batch, tokenizer, monkeypatch, tokens, n_rollouts):
-    """One trajectory forward and one probe forward, however many turns and aliases there are, each within the budget
-    where more than one rollout takes part; the probe forward feeds no more than the most probe tokens and a spare."""
-    monkeypatch.setattr(scoring_batch, "ALIGNMENT", 1)
+    """One trajectory forward and one suffix forward, however many turns and aliases there are, each within the budget
+    where more than one rollout takes part; the suffix forward feeds no more than the most suffix tokens and a spare."""
+    monkeypatch.setattr(trajectories, "ALIGNMENT", 1)
     model = make_model("llama")
     forward, shapes = plain_forward(model), []
     model.model.register_forward_hook(
@@ -239,15 +257,15 @@ def test_cached_runs_the_model_twice_per_micro_batch(make_model, batch, tokenize
     assert [rows for rows, _ in shapes] == [rows for rows in n_rollouts for _ in range(2)]
     if tokens is not None:
         assert all(rows == 1 or rows * columns <= tokens + rows for rows, columns in shapes)
-    columns, probe_tokens = [15, 7, 13, 13], [3 * 4, 1 * (5 + 5), 2 * (4 + 4 + 7), 4 * 7]
+    columns, suffix_tokens = [15, 7, 13, 13], [3 * 4, 1 * (5 + 5), 2 * (4 + 4 + 7), 4 * 7]
     if tokens == 39:
         order = [0, 2, 3, 1]
         assert shapes[0::2] == [(1, columns[rollout]) for rollout in order]
-        assert shapes[1::2] == [(1, probe_tokens[rollout] + 1) for rollout in order]
+        assert shapes[1::2] == [(1, suffix_tokens[rollout] + 1) for rollout in order]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_every_query_of_the_probe_forward_sees_a_key(make_model, batch, tokenizer, attention):
+def test_every_query_of_the_suffix_forward_sees_a_key(make_model, batch, tokenizer, attention):
     """No row of the mask is empty, fillers included: some attention kernels answer an empty row with NaN."""
     model = make_model("llama", attention)
     forward, masks = plain_forward(model), []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import is_peft_model
@@ -12,40 +12,48 @@ from datasets import Dataset
 from trl.trainer.utils import is_async_callable
 
 from a2tgpo.errors import DataError
+from a2tgpo.methods import Method
 
 if TYPE_CHECKING:
-    from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
     from a2tgpo.signals.answer_likelihood import AnswerScorer
 
 
-def check_trainer(trainer: A2TGPOTrainer) -> None:
-    """Raise `ValueError` for a model this trainer cannot score, or rollouts its method cannot read."""
-    if trainer._is_vlm:
+def check_model(model: Any, *, is_multimodal: bool, router_aux_loss_coef: float | None) -> None:
+    """Raise `ValueError` for a model whose turns cannot be scored.
+
+    Args:
+        router_aux_loss_coef: of a mixture of experts with its load-balancing loss on, else None.
+    """
+    if is_multimodal:
         raise ValueError(
             "processing_class is a multimodal processor: answer likelihoods are read from text alone; "
             "pass a text model and its tokenizer"
         )
-    grown = getattr(trainer.rollout_func, "sampling", None)
-    if trainer.method.shares_turns and grown != trainer.method.sampling:
+    if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
         raise ValueError(
-            f"rollout_func grows {grown}: method {trainer.method.name!r} compares rollouts that share turns; pass "
-            f"rollout_func=TagRollout(agent, sampling={trainer.method.sampling})"
-        )
-    if is_peft_model(trainer.model) and trainer.model.active_peft_config.is_prompt_learning:
-        raise ValueError(
-            f"peft_config is a {type(trainer.model.active_peft_config).__name__}: the virtual tokens it puts before "
+            f"peft_config is a {type(model.active_peft_config).__name__}: the virtual tokens it puts before "
             "the text are in no mask, so that turns and their log-probabilities would not line up; use LoRA"
         )
-    if trainer.aux_loss_enabled:
+    if router_aux_loss_coef is not None:
         raise ValueError(
-            f"router_aux_loss_coef={trainer.router_aux_loss_coef}: the load-balancing loss is not part of this "
+            f"router_aux_loss_coef={router_aux_loss_coef}: the load-balancing loss is not part of this "
             "loss; set router_aux_loss_coef=0.0"
         )
 
 
-def check_logprobs(trainer: A2TGPOTrainer, logprobs: Any) -> None:
+def check_rollouts(rollout_func: Any, method: Method) -> None:
+    """Raise `ValueError` where the rollouts share turns otherwise than the method expects."""
+    grown = getattr(rollout_func, "sampling", None)
+    if method.shares_turns and grown != method.sampling:
+        raise ValueError(
+            f"rollout_func grows {grown}: method {method.name!r} compares rollouts that share turns; pass "
+            f"rollout_func=TagRollout(agent, sampling={method.sampling})"
+        )
+
+
+def check_logprobs(logprobs: Any, *, corrects_vllm: bool) -> None:
     """Raise `ValueError` where TRL is to correct for another engine whose log-probabilities nobody gave."""
-    if logprobs is None and trainer.use_vllm and trainer.vllm_importance_sampling_correction:
+    if logprobs is None and corrects_vllm:
         raise ValueError(
             "rollout_func returned logprobs=None: with use_vllm=True TRL corrects for what vLLM drew otherwise than "
             "the policy; return vLLM's log-probability of each completion token (0 for the environment's), or set "
@@ -78,12 +86,17 @@ def check_answers(dataset: Any, scorer: AnswerScorer) -> None:
 
 
 def gold_aliases(row: Mapping[str, Any], number: int) -> list[str]:
-    """The aliases of a row's answer, canonical first; `DataError` where there is none."""
+    """Return the aliases of a row's answer, canonical first; raise `DataError` where there is none."""
     answer = row.get("answer")
     aliases = [answer] if isinstance(answer, str) else list(answer or ())
     if not aliases or not all(isinstance(alias, str) and alias.strip() for alias in aliases):
         raise DataError(f"row {number} has answer={answer!r}: give at least one non-empty text, or drop the row")
     return aliases
+
+
+def aliases_of_rows(rows: Sequence[Mapping[str, Any]], *, required: bool) -> list[list[str]]:
+    """Return the gold answers of each row; where they are not `required`, none for a row without."""
+    return [gold_aliases(row, number) if required or row.get("answer") else [] for number, row in enumerate(rows)]
 
 
 def refuse_nan(reward_funcs: Any) -> Any:

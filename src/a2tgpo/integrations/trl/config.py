@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from trl import GRPOConfig
 
 from a2tgpo.core.groups import Baseline
-from a2tgpo.methods import METHODS, Method
+from a2tgpo.methods import METHODS, Method, resolve_method
 from a2tgpo.rollout.protocol import SCAFFOLD
 from a2tgpo.rollout.strategies import check_group_size
 from a2tgpo.signals.answer_likelihood.scorer import Alias, Likelihood
@@ -105,6 +105,13 @@ class A2TGPOConfig(GRPOConfig):
         default=False,
         metadata={"help": "Score the last search without its result: a fault of the authors' code."},
     )
+    tool_loop_kv_cache: bool = field(
+        default=True,
+        metadata={
+            "help": "Reuse the KV cache from turn to turn inside TRL's own tool loop; false = let generate read every "
+            "context anew."
+        },
+    )
     rollouts_dir: str | None = field(
         default=None, metadata={"help": "Write every rollout with its credit to step_NNNNNN.jsonl in this folder."}
     )
@@ -152,14 +159,11 @@ class A2TGPOConfig(GRPOConfig):
         except ValueError as error:
             raise ValueError(f"method {self.method!r}: {error}") from None
 
-    @property
-    def chosen(self) -> Method:
-        """The method, with what this configuration changes of it."""
+    def resolve_method(self) -> Method:
+        """Return the method's row with what this configuration changes of it."""
         row = METHODS[self.method]
-        assert self.epsilon is not None and self.epsilon_high is not None
         changes = {ours: getattr(self, name) for name, ours in _CREDIT_OPTIONS.items() if _has(row, ours)}
-        credit = replace(row.credit, **changes)  # type: ignore[type-var]  # every rule is a dataclass
-        return replace(row, credit=credit, eps_low=self.epsilon, eps_high=self.epsilon_high)
+        return resolve_method(self.method, eps_low=self.epsilon, eps_high=self.epsilon_high, **changes)
 
     def _take_from_method(self) -> None:
         """Fill in what is None from the method's row, and refuse what its credit does not have."""
@@ -179,7 +183,7 @@ class A2TGPOConfig(GRPOConfig):
         for name in ("skip_first_gain", "drop_zero_gains", "cut_last_result"):
             if getattr(self, name) and not row.signal:
                 raise ValueError(f"{name}=True: method {self.method!r} reads no gain; leave it out")
-        _ = self.chosen  # raises for parts that contradict each other
+        self.resolve_method()  # raises for parts that contradict each other
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The trainer's model, ready to generate."""
+"""Open the trainer's model for generation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def generating(trainer: GRPOTrainer) -> Iterator[PreTrainedModel]:
-    """The language model inside what wraps it for training, under the trainer's autocast, as its updates run it."""
+    """Yield the language model inside what wraps it for training, under the autocast of the trainer's updates."""
     with (
         unwrap_model_for_generation(
             trainer.model_wrapped,
@@ -33,8 +33,9 @@ def generating(trainer: GRPOTrainer) -> Iterator[PreTrainedModel]:
 
 
 def _without_adapter_shell(model: Any) -> PreTrainedModel:
-    """The language model itself where PEFT has put its adapters into it, as LoRA's; prompts it puts before the text
-    need its own forward."""
+    """Return the language model itself where PEFT has put its adapters into it, as LoRA's.
+
+    Prompts that PEFT puts before the text need its own forward."""
     if is_peft_model(model) and not model.active_peft_config.is_prompt_learning:
         return model.get_base_model()
     return model

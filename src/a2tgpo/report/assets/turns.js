@@ -4,14 +4,15 @@ const numeral = (value, format, digits) =>
   value === null ? el("b", { class: "broken", title: "The log has no finite number here" }, "NaN") : format(value, digits);
 
 function turnColumns(run, rollout) {
-  const { signal, turn_groups: grouped } = report.runs[run];
+  const { signal, turn_groups: grouped, in_logarithms: logarithms } = report.runs[run];
+  const p = logarithms ? "log p" : "p";
   const name = signal || "gain";
   const probability = rollout.likelihood.length > 0;
   const gains = rollout.gain.length > 0;
   const rule = grouped ? "the turn group" : "the gains at this depth (this method normalises otherwise)";
   const columns = [
-    probability && ["p before", "Likelihood of the gold answer before the turn"],
-    probability && ["p after", "Likelihood of the gold answer after the turn's result"],
+    probability && [`${p} before`, "Likelihood of the gold answer before the turn"],
+    probability && [`${p} after`, "Likelihood of the gold answer after the turn's result"],
     gains && [name, probability ? "Likelihood after minus before" : `The ${name} of the turn, as logged`],
     gains && ["n", `Rollouts in ${rule}`],
     gains && ["mean", `Mean ${name} of ${rule}`],
@@ -41,7 +42,7 @@ function turnTable(run, rollout, groups) {
         el("a", { href: "#", onclick: (event) => scrollToTurn(event, turn) }, String(turn + 1)),
         turn < rollout.gain.length || !rollout.gain.length ? null : el("small", {}, " last"),
       ),
-      columns.map(([name]) => cells[name in cells ? name : "gain"](name)),
+      columns.map(([name]) => cells[name.replace("log ", "") in cells ? name.replace("log ", "") : "gain"](name)),
     );
   });
   return table(head, rows, { class: "turns", "aria-label": "Turns" });

@@ -1,4 +1,11 @@
-"""Likelihood of the gold answer at turn boundaries: the process signal of A²TGPO."""
+"""Score the gold answer at turn boundaries: the process signal of A²TGPO.
+
+AnswerScaffold ── AnswerSuffix (scaffold and answer, as tokens)
+                       │
+masks ── Boundaries ── AnswerScorer.score(forward, …) ── Scores
+                       │
+         plain_forward, fused_forward: a model as `LabelLogps`
+"""
 
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries, find_boundaries
 from a2tgpo.signals.answer_likelihood.forward import (
@@ -8,19 +15,18 @@ from a2tgpo.signals.answer_likelihood.forward import (
     fused_reading,
     plain_forward,
 )
+from a2tgpo.signals.answer_likelihood.model_support import why_not_cached
 from a2tgpo.signals.answer_likelihood.passes import policy_logps
-from a2tgpo.signals.answer_likelihood.scaffold import AnswerScaffold, Probe
-from a2tgpo.signals.answer_likelihood.scorer import AnswerScorer
-from a2tgpo.signals.answer_likelihood.scores import Scores
-from a2tgpo.signals.answer_likelihood.support import why_not_cached
+from a2tgpo.signals.answer_likelihood.scaffold import AnswerScaffold, AnswerSuffix
+from a2tgpo.signals.answer_likelihood.scorer import AnswerScorer, Scores
 
 __all__ = [
     "AnswerScaffold",
     "AnswerScorer",
+    "AnswerSuffix",
     "Boundaries",
     "FusedReading",
     "LabelLogps",
-    "Probe",
     "Scores",
     "find_boundaries",
     "fused_forward",

@@ -1,4 +1,4 @@
-"""Where a rollout's turns end: the prefixes at which the answer's likelihood is read."""
+"""Find where a rollout's turns end: the prefixes at which the answer's likelihood is read."""
 
 from __future__ import annotations
 
@@ -18,11 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Boundaries:
-    """Turn boundaries of B rollouts, in columns of the padded prompt + completion row.
+    """Hold the turn boundaries of B rollouts, in columns of the padded prompt + completion row.
 
     Boundary 0 is the end of the prompt, boundary t + 1 the end of the observation after turn t. A prefix is
     every attended token in the first `columns[b, k]` columns; where a boundary does not exist, `columns`
     repeats the end of the prompt.
+
+    Two rollouts after a prompt of 3 columns (p; m = policy, o = observation): `pppmoommoom`, two process turns and an
+    answer, and `pppmm`, an answer alone:
+
+        columns     [[3, 6, 10, 3], [3, 3, 3, 3]]
+        exists      [[1, 1, 1, 0], [1, 0, 0, 0]]
+        is_process  [[1, 1, 0], [0, 0, 0]]
+        n_turns     [3, 1]
     """
 
     columns: Integer[Tensor, "B T+1"]
@@ -31,11 +39,12 @@ class Boundaries:
     n_turns: Integer[Tensor, " B"]
 
     def take(self, rows: Sequence[int], first: int = 0) -> Boundaries:
-        """These rollouts alone, with `first` columns cut off on the left."""
+        """Keep these rollouts alone, with `first` columns cut off on the left."""
         index = list(rows)
         return Boundaries(self.columns[index] - first, self.exists[index], self.is_process[index], self.n_turns[index])
 
     def to(self, device: torch.device) -> Boundaries:
+        """Copy to `device`."""
         return Boundaries(*(upload(x, device) for x in (self.columns, self.exists, self.is_process, self.n_turns)))
 
 

@@ -1,4 +1,4 @@
-"""Working with a GPU without waiting for it: copies that queue up, and times that are read at the end."""
+"""Work with a GPU without waiting for it: copies that queue up, and times that are read at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def upload(x: Tensor, device: torch.device) -> Tensor:
 
 
 class Stopwatch:
-    """Splits the time since it was made into laps of named parts.
+    """Split the time since it was made into laps of named parts.
 
     On a GPU a lap is the time between two events in its stream, and only `seconds` waits for them.
     """
@@ -30,7 +30,7 @@ class Stopwatch:
         self._laps.append((part, start, self._last))
 
     def seconds(self, part: str) -> float:
-        """Sum of the laps of `part`."""
+        """Sum the laps of `part`."""
         return sum(_between(start, end) for name, start, end in self._laps if name == part)
 
     def _now(self) -> torch.cuda.Event | float:

@@ -1,4 +1,4 @@
-"""How a model is asked for the log-probabilities of given tokens."""
+"""Ask a model for the log-probabilities of given tokens."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from a2tgpo.signals.answer_likelihood.batch import IGNORED
 from a2tgpo.signals.answer_likelihood.device import upload
-from a2tgpo.signals.answer_likelihood.head import OutputHead
+from a2tgpo.signals.answer_likelihood.output_head import OutputHead
+from a2tgpo.signals.answer_likelihood.trajectories import IGNORED
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Integer
 
 
 class LabelLogps(Protocol):
-    """Log-probability of `labels[b, i]` given the tokens before column i of row b.
+    """Give the log-probability of `labels[b, i]` after the tokens before column i of row b.
 
     The hidden state of column i − 1 predicts column i, so column 0 has no predictor and gets 0, as does every
     column whose label is −100. `labels` may lie on the CPU while the rest is on a GPU: then finding what is read
@@ -72,7 +72,7 @@ def fused_forward(
 
 
 class FusedReading(NamedTuple):
-    """What TRL's fused head finds at the labels, 0 elsewhere: log-probabilities, and the entropy, in nats, of the
+    """Hold what TRL's fused head finds at the labels, 0 elsewhere: log-probabilities, and the entropy, in nats, of the
     distribution each label was drawn from; None for a head that was not added with it."""
 
     logps: Float[Tensor, "B L"]
@@ -86,7 +86,7 @@ def fused_reading(
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     **model_kwargs: Any,
 ) -> FusedReading:
-    """One forward of `fused_forward`, with the entropies; see there and `LabelLogps`.
+    """Run one forward of `fused_forward`, with the entropies; see there and `LabelLogps`.
 
     Where nothing is read the result is still part of the model's graph, since a sharded model's backward has to run in
     every process.
@@ -127,13 +127,13 @@ def fused_reading(
 
 
 def _readings(labels: Integer[Tensor, "B L"], device: torch.device) -> list[Integer[Tensor, " N"]]:
-    """Row and column of every hidden state that predicts a label, and the label."""
+    """Find row and column of every hidden state that predicts a label, and the label."""
     rows, columns = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
     return [upload(x, device) for x in (rows, columns, labels[rows, columns + 1])]
 
 
 def _causal_model(model: Any) -> PreTrainedModel:
-    """The language model inside whatever wraps it."""
+    """Find the language model inside whatever wraps it."""
     return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
 
 

@@ -1,4 +1,4 @@
-"""The forwards of one scoring batch: every micro-batch's trajectories and then their probes."""
+"""Run the forwards of one scoring batch: trajectories, and the answers from their KV cache or as rows of their own."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from a2tgpo.signals.answer_likelihood.batch import ProbeBatch, Trajectories
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries
-from a2tgpo.signals.answer_likelihood.cached import cached_answer_logps, trajectory_logps
 from a2tgpo.signals.answer_likelihood.device import Stopwatch, upload
 from a2tgpo.signals.answer_likelihood.forward import LabelLogps
-from a2tgpo.signals.answer_likelihood.micro_batches import cut_by_tokens
-from a2tgpo.signals.answer_likelihood.rows import row_answer_logps
-from a2tgpo.signals.answer_likelihood.support import needs_additive_mask
+from a2tgpo.signals.answer_likelihood.kv_cache import cached_answer_logps, trajectory_logps
+from a2tgpo.signals.answer_likelihood.model_support import needs_additive_mask
+from a2tgpo.signals.answer_likelihood.scaffold import SuffixBatch
+from a2tgpo.signals.answer_likelihood.token_budget import Extent, cut_by_tokens
+from a2tgpo.signals.answer_likelihood.trajectories import IGNORED, Trajectories
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the forwards found, and their seconds: of the trajectories, and of the answers alone."""
+    """Hold what the forwards found, and their seconds: of the trajectories, and of the answers alone."""
 
     trajectory_logps: Float[Tensor, "B S"]
     answer_logps: Float[Tensor, "B K A"]
@@ -37,7 +38,7 @@ class Reading:
 def policy_logps(
     forward: LabelLogps, trajectories: Trajectories, device: torch.device, *, tokens_per_batch: int | None
 ) -> Float[Tensor, "B S"]:
-    """log π of each token the policy wrote, 0 elsewhere, in forwards of at most `tokens_per_batch` tokens."""
+    """Read log π of each token the policy wrote, 0 elsewhere, in forwards of at most `tokens_per_batch` tokens."""
     logps = torch.zeros(trajectories.input_ids.shape, device=device)
     nothing_more = torch.zeros(len(logps), dtype=torch.long)
     for part in cut_by_tokens(trajectories.extents(nothing_more), tokens_per_batch, device):
@@ -51,7 +52,7 @@ def read_logps(
     forward: LabelLogps,
     trajectories: Trajectories,
     boundaries: Boundaries,
-    probes: ProbeBatch,
+    suffixes: SuffixBatch,
     device: torch.device,
     *,
     cache_config: PreTrainedConfig | None,
@@ -60,8 +61,8 @@ def read_logps(
 ) -> Reading:
     """Run all forwards on `device`, each within `tokens_per_batch` tokens; the batch itself lies on the CPU.
 
-    With `cache_config`, the model's configuration, probes read the cached keys of their trajectory; with None they
-    run as separate rows, and then the trajectories themselves only for `old_logps`. The host waits for the device only
+    With `cache_config`, the model's configuration, suffixes read the KV cache of their trajectory; with None they run
+    as separate rows, and then the trajectories themselves only for `old_logps`. The host waits for the device only
     where the model does.
 
     Under torch.distributed every process runs equally many forwards.
@@ -74,13 +75,13 @@ def read_logps(
             logps = policy_logps(forward, trajectories, device, tokens_per_batch=tokens_per_batch)
             watch.lap("logps")
         answer_logps = row_answer_logps(
-            forward, trajectories, boundaries, probes, device, tokens_per_batch=tokens_per_batch
+            forward, trajectories, boundaries, suffixes, device, tokens_per_batch=tokens_per_batch
         )
         watch.lap("gain")
         return Reading(logps, answer_logps, watch.seconds("logps"), watch.seconds("gain"))
-    answer_logps = torch.zeros(batch, n_boundaries, probes.ids.shape[1], device=device)
-    n_probe_tokens = boundaries.exists.sum(1) * probes.n_tokens
-    for part in cut_by_tokens(trajectories.extents(n_probe_tokens), tokens_per_batch, device):
+    answer_logps = torch.zeros(batch, n_boundaries, suffixes.ids.shape[1], device=device)
+    n_suffix_tokens = boundaries.exists.sum(1) * suffixes.n_tokens
+    for part in cut_by_tokens(trajectories.extents(n_suffix_tokens), tokens_per_batch, device):
         rows, rollouts = upload(torch.tensor(part.rows), device), trajectories.take(part)
         cache = DynamicCache(config=cache_config)
         logps[rows, part.columns] = trajectory_logps(forward, rollouts, device, cache)
@@ -89,10 +90,51 @@ def read_logps(
             forward,
             rollouts,
             boundaries.take(part.rows, part.columns.start),
-            probes.take(part.rows),
+            suffixes.take(part.rows),
             device,
             cache,
             additive_mask=needs_additive_mask(cache_config),
         )
         watch.lap("gain")
     return Reading(logps, answer_logps, watch.seconds("logps"), watch.seconds("gain"))
+
+
+@torch.no_grad()
+def row_answer_logps(
+    forward: LabelLogps,
+    trajectories: Trajectories,
+    boundaries: Boundaries,
+    suffixes: SuffixBatch,
+    device: torch.device,
+    *,
+    tokens_per_batch: int | None,
+) -> Float[Tensor, "B K A"]:
+    """Read the mean log-probability of each alias's answer tokens after each boundary's prefix, K = T + 1.
+
+    (1/n) Σ_j log π(a_j | prefix, scaffold, a_<j), the exponent of A²TGPO's answer likelihood. The reference:
+    it works on every causal model and costs a full forward per row. Rows are right-padded, similar lengths
+    together, and run within `tokens_per_batch` on `device`; the other arguments lie on the CPU. −inf where the
+    boundary or the alias is missing.
+
+    Under torch.distributed, call it in every process: sharded models need equally many forwards in each.
+    """
+    readings = boundaries.exists[:, :, None] & suffixes.is_token.any(-1)[:, None]
+    where = readings.nonzero()
+    input_ids, labels = [], []
+    for rollout, boundary, alias in where.tolist():
+        end = boundaries.columns[rollout, boundary]
+        prefix = trajectories.input_ids[rollout, :end][trajectories.attention_mask[rollout, :end]]
+        tokens = suffixes.is_token[rollout, alias]
+        input_ids.append(torch.cat([prefix, suffixes.ids[rollout, alias][tokens]]))
+        labels.append(torch.cat([torch.full_like(prefix, IGNORED), suffixes.labels[rollout, alias][tokens]]))
+
+    totals = torch.full(readings.shape, -torch.inf, device=device)
+    for batch in cut_by_tokens([Extent(0, len(row)) for row in input_ids], tokens_per_batch, device):
+        attention_mask = pad_sequence([torch.ones_like(input_ids[row]) for row in batch.rows], batch_first=True)
+        logps = forward(
+            upload(pad_sequence([input_ids[row] for row in batch.rows], batch_first=True), device),
+            pad_sequence([labels[row] for row in batch.rows], batch_first=True, padding_value=IGNORED),
+            attention_mask=upload(attention_mask, device),
+        )
+        totals[tuple(upload(where[list(batch.rows)].T, device))] = logps.sum(1)
+    return suffixes.mean(totals)

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from a2tgpo.messages import warn_once
-from a2tgpo.signals.answer_likelihood.batch import ProbeBatch, Trajectories
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries, find_boundaries
 from a2tgpo.signals.answer_likelihood.forward import LabelLogps
+from a2tgpo.signals.answer_likelihood.model_support import why_not_cached
 from a2tgpo.signals.answer_likelihood.passes import read_logps
-from a2tgpo.signals.answer_likelihood.scaffold import AnswerScaffold, Probe
-from a2tgpo.signals.answer_likelihood.scores import Scores
-from a2tgpo.signals.answer_likelihood.support import why_not_cached
+from a2tgpo.signals.answer_likelihood.scaffold import AnswerScaffold, AnswerSuffix, SuffixBatch
+from a2tgpo.signals.answer_likelihood.trajectories import Trajectories
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Integer
@@ -30,8 +30,28 @@ Method = Literal["auto", "cached", "rows"]
 
 
 @dataclass(frozen=True)
+class Scores:
+    """Hold what one scoring pass found.
+
+    Attributes:
+        likelihood: v_{i,t}; column 0 after the query alone, column t + 1 after turn t's observation, and 0
+            where `boundaries.exists` is False (`is_process` keeps those columns out of every gain).
+        old_logps: log π of each completion token the policy wrote, 0 elsewhere; None where nobody asked for them.
+        boundaries: where the likelihoods were read, with `is_process` and `n_turns`.
+        seconds_logps: wall-clock seconds of the trajectory forwards, where they were asked for.
+        seconds_gain: wall-clock seconds of the forwards that only the likelihoods need.
+    """
+
+    likelihood: Float[Tensor, "B T+1"]
+    old_logps: Float[Tensor, "B L"] | None
+    boundaries: Boundaries
+    seconds_logps: float
+    seconds_gain: float
+
+
+@dataclass(frozen=True)
 class AnswerScorer:
-    """Answer likelihood at turn boundaries (step 1 of A²TGPO, arXiv 2605.06200).
+    """Score gold answers at turn boundaries (step 1 of A²TGPO, arXiv 2605.06200).
 
     v_{i,t} = exp( (1/n) Σ_j log π(a_j | prefix through o_t, scaffold, a_<j) ), over the gold answer's tokens.
 
@@ -39,7 +59,7 @@ class AnswerScorer:
         likelihood: "probability", in [0, 1], is the paper's; "log_probability", at most 0, leaves the
             exponential out as the authors' released code does.
         alias: "first" scores the canonical answer, "best" the likeliest alias at each boundary.
-        method: "cached" reuses the keys and values of the trajectory's pass, "rows" runs one forward row per
+        method: "cached" reads the KV cache of the trajectory's pass, "rows" runs one forward row per
             boundary, "auto" is "cached" for every model whose cache can be cut at a boundary.
         cut_last_result: see `find_boundaries`; reproduces a fault of the released code.
         count_padding: let positions count left padding, as a forward without `position_ids` does. Set it where
@@ -75,13 +95,15 @@ class AnswerScorer:
         *,
         old_logps: bool = True,
         tokens_per_batch: int | None = None,
+        boundaries: Boundaries | None = None,
     ) -> Scores:
         """Score `answers[b]` (aliases, canonical first) at every boundary of rollout b, without gradient.
 
         Masks are as in `find_boundaries`; the tokenizer's EOS at the end of a completion is no observation
         unless the policy wrote it. Rows of similar length share a forward of at most `tokens_per_batch` tokens,
-        padding included (all of them by default); so do their probes. A row of more tokens runs alone. With `old_logps`
-        False the trajectories are read for their keys alone: up to the last boundary, and without the output head.
+        padding included (all of them by default); so do their suffixes. A row of more tokens runs alone. With
+        `old_logps` False the trajectories are read for their keys alone: up to the last boundary, and without the
+        output head. A caller that knows the `boundaries` passes them, found with this scorer's `cut_last_result`.
 
         Raises `ValueError` for answers that are missing, blank or tokenise to nothing, for shapes that
         disagree, for a budget below 1, and when `method="cached"` meets a model whose cache cannot be cut.
@@ -89,20 +111,22 @@ class AnswerScorer:
         device = prompt_ids.device
         tensors = (prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask)
         prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask = (x.cpu() for x in tensors)
-        eos = self.tokenizer.eos_token_id
-        boundaries = find_boundaries(
-            prompt_mask,
-            completion_ids,
-            completion_mask,
-            model_mask,
-            end_ids=() if eos is None else (eos,),
-            cut_last_result=self.cut_last_result,
-        )
+        if boundaries is None:
+            eos = self.tokenizer.eos_token_id
+            boundaries = find_boundaries(
+                prompt_mask,
+                completion_ids,
+                completion_mask,
+                model_mask,
+                end_ids=() if eos is None else (eos,),
+                cut_last_result=self.cut_last_result,
+            )
+        boundaries = boundaries.to(torch.device("cpu"))
         if len(answers) != len(prompt_ids):
             raise ValueError(
                 f"answers has {len(answers)} entries for {len(prompt_ids)} rollouts; pass one list per rollout."
             )
-        probes = ProbeBatch.stack(self.probes(answers))
+        suffixes = SuffixBatch.stack(self.suffixes(answers))
         trajectories = Trajectories.join(
             prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask, self.count_padding
         )
@@ -112,7 +136,7 @@ class AnswerScorer:
             forward,
             trajectories,
             boundaries,
-            probes,
+            suffixes,
             device,
             cache_config=model_config if self._use_cache(model_config) else None,
             old_logps=old_logps,
@@ -137,24 +161,24 @@ class AnswerScorer:
             warn_once(
                 logger,
                 f"Answer likelihoods are read from separate rows, because {obstacle}. One full row for every "
-                "turn costs several old-log-probability passes; cached keys would cost a fraction of one.",
+                "turn costs several old-log-probability passes; a KV cache would cost a fraction of one.",
             )
         return obstacle is None
 
-    def probes(self, answers: Sequence[Sequence[str]]) -> list[list[Probe]]:
-        """The scored aliases of each rollout's `answers` in the scaffold.
+    def suffixes(self, answers: Sequence[Sequence[str]]) -> list[list[AnswerSuffix]]:
+        """Encode the scored aliases of each rollout's `answers` in the scaffold.
 
         Raises `ValueError` for answers that are missing, blank or tokenise to nothing.
         """
-        probes = []
+        suffixes = []
         for row, aliases in enumerate(answers):
             if isinstance(aliases, str) or not aliases:
                 raise ValueError(f"answers[{row}] is {aliases!r}; pass a non-empty list of gold answers.")
             scored = aliases[:1] if self.alias == "first" else aliases
-            probes.append([self.scaffold.encode(self.tokenizer, answer) for answer in scored])
-        return probes
+            suffixes.append([self.scaffold.encode(self.tokenizer, answer) for answer in scored])
+        return suffixes
 
     def likelihood_of(self, answer_logps: Float[Tensor, "B K"], boundaries: Boundaries) -> Float[Tensor, "B K"]:
-        """Mean log-probabilities of the answers' tokens as `likelihood` says, 0 where there is no boundary."""
+        """Turn mean log-probabilities of answers into what `likelihood` says, 0 where there is no boundary."""
         values = answer_logps.exp() if self.likelihood == "probability" else answer_logps
         return values.masked_fill(~boundaries.exists, 0.0)

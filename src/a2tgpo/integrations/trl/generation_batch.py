@@ -1,0 +1,155 @@
+"""One generation batch while TRL makes it: each of the trainer's hooks adds what it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from a2tgpo.pipeline import RolloutBatch, TaskRow
+from a2tgpo.rollout.answer_reader import AnswerReader
+from a2tgpo.rollout.types import Rollout
+from a2tgpo.signals.answer_likelihood import AnswerScorer, Scores
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+class Generated(NamedTuple):
+    """Name what TRL's `_generate` returns: lists over the rollouts, a dict of such lists, or None."""
+
+    prompt_ids: list[list[int]]
+    completion_ids: list[list[int]]
+    tool_mask: list[list[int]] | None
+    completions: list[Any]
+    logprobs: list[list[float]] | None
+    extra_fields: dict[str, list[Any]]
+    images: list[Any] | None
+    tool_images: list[Any]
+
+
+@dataclass(frozen=True)
+class GeneratedRollout:
+    """Hold one rollout's part of `Generated`."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    tool_mask: list[int] | None
+    completions: Any
+    logprobs: list[float] | None
+    extra_fields: dict[str, Any]
+    images: Any
+    tool_images: Any
+
+
+def split_rollouts(generated: Generated) -> list[GeneratedRollout]:
+    """Split what was generated into its rollouts."""
+    extra = generated.extra_fields
+
+    def of(values: list[Any] | None, row: int) -> Any:
+        return values[row] if values else None
+
+    return [
+        GeneratedRollout(
+            **{name: of(getattr(generated, name), row) for name in _LISTS},
+            extra_fields={name: v[row] if isinstance(v, list) else v for name, v in extra.items()},
+        )
+        for row in range(len(generated.completion_ids))
+    ]
+
+
+def join_rollouts(rollouts: Sequence[GeneratedRollout]) -> Generated:
+    """Join rollouts into what TRL expects of `_generate`."""
+    first = rollouts[0]
+    lists: dict[str, Any] = {
+        name: None if getattr(first, name) is None else [getattr(rollout, name) for rollout in rollouts]
+        for name in _LISTS
+    }
+    lists["tool_images"] = lists["tool_images"] or []
+    return Generated(
+        **lists, extra_fields={name: [r.extra_fields[name] for r in rollouts] for name in first.extra_fields}
+    )
+
+
+_LISTS = tuple(f.name for f in fields(GeneratedRollout) if f.name != "extra_fields")
+
+
+@dataclass(eq=False)
+class GenerationBatch:
+    """Hold what is known so far of the batch that TRL is making.
+
+    Attributes:
+        rows: the data set's rows, which TRL also gives the fields of each rollout.
+        answers: gold answers of each row; empty where the method scores none.
+        group_size: rollouts per prompt.
+        prompts: what the policy read, an environment's first observation included.
+        generated: what was generated for `rows`, once it was.
+        reader: reads answers from the KV cache while rollouts are written; None where a pass of its own scores them.
+        rollouts: the batch as tensors.
+        scores: answer likelihoods, and old log-probabilities where TRL needs them.
+        rewards_per_func: of all processes.
+    """
+
+    rows: list[dict[str, Any]]
+    answers: list[list[str]]
+    group_size: int
+    prompts: list[Any] = field(default_factory=list)
+    generated: Generated | None = None
+    reader: AnswerReader | None = None
+    rollouts: RolloutBatch | None = None
+    scores: Scores | None = None
+    rewards_per_func: Float[Tensor, "global_B F"] | None = None
+
+    def as_rollouts(
+        self,
+        prompt_ids: Int[Tensor, "B P"],
+        prompt_mask: Int[Tensor, "B P"],
+        completion_ids: Int[Tensor, "B L"],
+        completion_mask: Int[Tensor, "B L"],
+        *,
+        end_ids: Sequence[int],
+        cut_last_result: bool,
+    ) -> RolloutBatch:
+        """Return the batch of these tensors of TRL's, made once."""
+        if self.rollouts is None:
+            self.rollouts = RolloutBatch.of(
+                prompt_ids,
+                prompt_mask,
+                completion_ids,
+                completion_mask,
+                self._model_mask(completion_mask),
+                group_size=self.group_size,
+                tasks=[
+                    TaskRow(row.get("id"), prompt, answers, row.get("hops"))
+                    for row, prompt, answers in zip(self.rows, self.prompts, self.answers, strict=True)
+                ],
+                records=[record if isinstance(record := row.get("rollout"), Rollout) else None for row in self.rows],
+                end_ids=end_ids,
+                cut_last_result=cut_last_result,
+            )
+        return self.rollouts
+
+    def _model_mask(self, completion_mask: Int[Tensor, "B L"]) -> Tensor:
+        assert self.generated is not None, "TRL pads what was generated"
+        if self.generated.tool_mask is None:
+            return completion_mask.bool()
+        mask = torch.zeros_like(completion_mask, dtype=torch.bool)
+        for i, row in enumerate(self.generated.tool_mask):
+            mask[i, : len(row)] = torch.tensor(row, dtype=torch.bool)
+        return mask
+
+    def read_scores(self, scorer: AnswerScorer) -> Scores | None:
+        """Return what `reader` found, at the boundaries that TRL's masks leave; None where nothing was read."""
+        if self.reader is None or not self.reader.answer_logps:
+            return None
+        assert self.rollouts is not None, "made into tensors before"
+        boundaries = self.rollouts.boundaries
+        answer_logps = torch.zeros(boundaries.exists.shape)
+        for row, found in self.reader.answer_logps.items():
+            n_found = min(len(found), answer_logps.size(1))
+            answer_logps[row, :n_found] = torch.tensor(found[:n_found])
+        likelihood = scorer.likelihood_of(answer_logps.to(boundaries.exists.device), boundaries)
+        return Scores(likelihood, None, boundaries, seconds_logps=0.0, seconds_gain=self.reader.seconds)

@@ -1,0 +1,113 @@
+"""Evaluate a policy on a recipe's held-out questions, greedily and sampled, and lay the numbers out as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.table import Table
+from tqdm.auto import tqdm
+from transformers import GenerationConfig, PreTrainedModel, set_seed
+
+from a2tgpo.evaluate.outcome import Outcome, read_outcomes, write_outcomes
+from a2tgpo.evaluate.questions import Summary, evaluate_questions
+from a2tgpo.evaluate.statistics import Proportion
+from a2tgpo.rollout.agent import SearchAgent
+from a2tgpo.rollout.hf_generate_engine import transformers_engine
+from a2tgpo.rollout.protocol import STOP_STRINGS
+from a2tgpo.run.directory import MODES
+from a2tgpo.tables import Rows, markdown_table, terminal_table
+
+if TYPE_CHECKING:
+    from a2tgpo.run.directory import RunDirectory
+    from a2tgpo.run.recipe import RunConfig
+
+_INLINE, _STACKED = "{:.3f} [{:.2f}, {:.2f}]", "{:.3f}\n{:.2f}–{:.2f}"
+
+
+def evaluate_policy(
+    model: PreTrainedModel,
+    agent: SearchAgent,
+    questions: Sequence[dict[str, Any]],
+    config: RunConfig,
+    directory: RunDirectory,
+    name: str,
+) -> dict[str, Summary]:
+    """Return the summaries of `name` in both modes; outcomes already on disk are read, not computed again."""
+    return {
+        f"{name}, {mode}": Summary.of(
+            _outcomes(model, agent, questions, config, directory.evaluation(f"{name}_{mode}"), mode)
+        )
+        for mode in MODES
+    }
+
+
+def _outcomes(
+    model: PreTrainedModel,
+    agent: SearchAgent,
+    questions: Sequence[dict[str, Any]],
+    config: RunConfig,
+    path: Path,
+    mode: str,
+) -> list[Outcome]:
+    if path.exists():
+        return read_outcomes(path)
+    set_seed(config.training.seed)
+    backend = transformers_engine(
+        model, agent.tokenizer, sampling_config(agent, config, mode), STOP_STRINGS, config.recipe.rows_per_generation
+    )
+    with torch.no_grad(), tqdm(total=len(questions), desc=path.stem.replace("_", " "), unit="question") as bar:
+        outcomes = evaluate_questions(
+            agent, backend, questions, batch_size=config.recipe.eval_batch_size, progress=bar.update
+        )
+    write_outcomes(path, outcomes)
+    return outcomes
+
+
+def sampling_config(agent: SearchAgent, config: RunConfig, mode: str) -> GenerationConfig:
+    """Return greedy settings, or those of the sampling the policy is trained with.
+
+    What is left unset here, `generate` takes from the model's own defaults, which training overrides too.
+    """
+    training = config.training
+    common = {"pad_token_id": agent.tokenizer.pad_token_id, "repetition_penalty": training.repetition_penalty}
+    if mode == "greedy":
+        return GenerationConfig(do_sample=False, **common)
+    sampling = {name: getattr(training, name) for name in ("temperature", "top_p", "top_k", "min_p")}
+    return GenerationConfig(do_sample=True, **common | sampling | (training.generation_kwargs or {}))
+
+
+def summary_rows(summaries: Mapping[str, Summary], share: str = _INLINE) -> tuple[list[str], Rows]:
+    """Return header and rows, a row a summary: exact match overall and by hops (95 % interval), searches, format rate.
+
+    `share` formats a proportion and the two ends of its interval.
+    """
+    hops = sorted({hop for summary in summaries.values() for hop in summary.by_hops})
+    header = ["", "exact match", *(f"{hop} hop" + "s" * (hop > 1) for hop in hops), "searches", "format"]
+    rows = [
+        [
+            name,
+            _format(share, summary.exact_match),
+            *(_format(share, summary.by_hops[hop]) if hop in summary.by_hops else "" for hop in hops),
+            f"{summary.searches:.2f}",
+            f"{summary.format_rate:.3f}",
+        ]
+        for name, summary in summaries.items()
+    ]
+    return header, rows
+
+
+def as_table(summaries: Mapping[str, Summary], title: str) -> Table:
+    """Lay out for the terminal: intervals below their shares, so that three hop counts fit into 80 columns."""
+    return terminal_table(title, *summary_rows(summaries, _STACKED))
+
+
+def as_markdown(summaries: Mapping[str, Summary]) -> str:
+    """Lay out for `summary.md`."""
+    return markdown_table(*summary_rows(summaries))
+
+
+def _format(template: str, share: Proportion) -> str:
+    return template.format(share.value, *share.interval)
