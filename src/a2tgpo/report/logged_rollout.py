@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from a2tgpo.gold import read_aliases
 from a2tgpo.pipeline.rollout_log import LoggedCall, LoggedSegment, RolloutRecord, UpdateRecord
 from a2tgpo.text_match import exact_match
 
@@ -61,7 +62,7 @@ class Rollout:
             group=int(record.group),
             id="" if record.id is None else str(record.id),
             question=_question(record.prompt),
-            answer=_answers(record.answer),
+            answer=read_aliases(record.answer, f"rollout {record.id!r}"),
             segments=record.segments,
             termination=None if record.termination is None else str(record.termination),
             reason=str(record.reason or ""),
@@ -138,9 +139,3 @@ def _question(prompt: Any) -> str:
     if isinstance(prompt, list):
         prompt = "".join(str(part.get("text", "")) if isinstance(part, dict) else str(part) for part in prompt)
     return "" if prompt is None else str(prompt)
-
-
-def _answers(answer: Any) -> list[str]:
-    if answer is None:
-        return []
-    return [str(one) for one in answer] if isinstance(answer, list) else [str(answer)]

@@ -17,6 +17,7 @@ from typing import Any
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.evaluate.questions import Summary
 from a2tgpo.evaluate.statistics import Difference
+from a2tgpo.files import whole_text
 from a2tgpo.report.logged_rollout import Batch, Rollout
 from a2tgpo.report.redaction import redact_text
 from a2tgpo.report.run_data import RunData
@@ -47,7 +48,7 @@ def plain(value: Any) -> Any:
     """Return `value` as strict JSON without secrets: six digits of a float, null for one that is not finite, U+FFFD for
     half a surrogate pair."""
     if isinstance(value, str):
-        return redact_text(value.encode(errors="surrogatepass").decode(errors="replace") if _torn(value) else value)
+        return redact_text(whole_text(value))
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -57,14 +58,6 @@ def plain(value: Any) -> Any:
         return value if value and all(type(item) is int for item in value) else [plain(item) for item in value]
     # A recipe may hold what YAML reads as a date.
     return value if value is None or isinstance(value, int) else plain(str(value))
-
-
-def _torn(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def pack_rollouts(run: RunData, number: int, shown: list[Batch], blocks: Blocks) -> None:
