@@ -119,10 +119,10 @@ class RolloutBatch:
         )
 
     @property
-    def trainable(self) -> Bool[Tensor, " B"]:
-        """Mark rollouts that the policy had a part in: it wrote a token, and neither tool nor server failed it."""
+    def failed(self) -> Bool[Tensor, " B"]:
+        """Mark rollouts that a tool or server failed: they say nothing of the policy."""
         failed = [record is not None and record.termination in NOT_THE_POLICYS for record in self.records]
-        return self.model_mask.any(dim=1) & ~torch.tensor(failed, device=self.model_mask.device)
+        return torch.tensor(failed, device=self.model_mask.device)
 
     @property
     def ids(self) -> Int[Tensor, "B S"]:

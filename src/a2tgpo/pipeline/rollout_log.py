@@ -279,8 +279,8 @@ def _earned(local: BatchCredit, i: int, method: Method) -> dict[str, Any]:
     if local.gain is not None:
         earned["gain"] = local.gain[i, :n_process].tolist()
         earned["normalized_gain"] = local.normalized_gain[i, :n_process].tolist()
-    if local.owned is not None:
-        earned["owned"] = local.owned[i, :n_turns].tolist()
+    if local.shared is not None:
+        earned["owned"] = (local.shared.weight[i, :n_turns] > 0).tolist()
     return earned
 
 
