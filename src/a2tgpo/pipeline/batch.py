@@ -26,11 +26,13 @@ class TaskRow:
         id: the data set's name for the row, if it has one.
         prompt: text or chat messages, as the policy read them.
         answers: gold answers, canonical first; empty where the task has none.
+        hops: facts that the answer rests on; None where the data set does not say.
     """
 
     id: Any
     prompt: Any
     answers: Sequence[str] = ()
+    hops: int | None = None
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ class GenerationBatch:
                 self._model_mask(completion_mask),
                 group_size=self.group_size,
                 tasks=[
-                    TaskRow(row.get("id"), prompt, answers)
+                    TaskRow(row.get("id"), prompt, answers, row.get("hops"))
                     for row, prompt, answers in zip(self.rows, self.prompts, self.answers, strict=True)
                 ],
                 records=self._records(),
