@@ -129,8 +129,8 @@ def check_traps(
     """
     if tools and isinstance(dataset, Dataset) and len(dataset) and isinstance(dataset[0].get("prompt"), str):
         raise ValueError(
-            f"row 0 has the text prompt {dataset[0]['prompt'][:60]!r}, and tools= are called through the chat template; "
-            'give prompts as messages: [{"role": "user", "content": ...}]'
+            f"row 0 has the text prompt {dataset[0]['prompt'][:60]!r}, and tools= are called through the chat "
+            'template; give prompts as messages: [{"role": "user", "content": ...}]'
         )
     if exact_match_reward in reward_funcs and method.signal and "\\boxed{" not in scaffold:
         raise ValueError(

@@ -124,7 +124,11 @@ class A2TGPOConfig(GRPOConfig):
         },
     )
     rollouts_dir: str | None = field(
-        default=None, metadata={"help": "Write every rollout with its credit to step_NNNNNN.jsonl in this folder."}
+        default=None,
+        metadata={
+            "help": "Write every rollout with its credit to step_NNNNNN.jsonl in this folder; none = `rollouts` in "
+            "output_dir, with metrics.jsonl and config.yaml beside it; empty text = write nothing."
+        },
     )
 
     def __post_init__(self) -> None:

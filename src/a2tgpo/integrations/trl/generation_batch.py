@@ -88,6 +88,7 @@ class GenerationBatch:
         group_size: rollouts per prompt.
         prompts: what the policy read, an environment's first observation included.
         generated: what was generated for `rows`, once it was.
+        failed: rollouts of TRL's own loop in which a tool raised.
         reader: reads answers from the KV cache while rollouts are written; None where a pass of its own scores them.
         rollouts: the batch as tensors.
         scores: answer likelihoods, and old log-probabilities where TRL needs them.
@@ -99,6 +100,7 @@ class GenerationBatch:
     group_size: int
     prompts: list[Any] = field(default_factory=list)
     generated: Generated | None = None
+    failed: list[bool] | None = None
     reader: AnswerReader | None = None
     rollouts: RolloutBatch | None = None
     scores: Scores | None = None
@@ -128,6 +130,7 @@ class GenerationBatch:
                     for row, prompt, answers in zip(self.rows, self.prompts, self.answers, strict=True)
                 ],
                 records=self._records(),
+                failed=self.failed,
                 end_ids=end_ids,
                 cut_last_result=cut_last_result,
             )
