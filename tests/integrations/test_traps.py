@@ -139,16 +139,25 @@ def test_tools_that_fail_everything_end_the_run_with_a_checkpoint(
 
 
 def test_failures_in_a_row_are_counted_anew_after_a_success() -> None:
-    """One batch with a rollout that did not fail sets the count back."""
+    """A rollout is known by the text of what its tool raised; one batch that did not fail sets the count back."""
     failures = ToolFailures()
     tool = failures.watch(lookup)
-    for round_ in range(2 * FAILED_BATCHES):
-        failures.begin()
-        with pytest.raises(ConnectionError):
-            tool(name="Kelo")
-        shown = [{"role": "tool", "content": str({"error": "the library is closed"})}]
-        fine = [[{"role": "assistant", "content": "x"}]] * (round_ % 2)
-        assert failures.of([shown, *fine]) == [True] + [False] * (round_ % 2)
+    with pytest.raises(ConnectionError):
+        tool(name="Kelo")
+    with pytest.raises(TypeError):
+        tool(who="Kelo")
+    shown = [[{"role": "tool", "content": str({"error": text})}] for text in ("the library is closed", "no argument")]
+    assert failures.of([*shown, "text"]) == [True, False, False]
+    for all_failed in [True] * (FAILED_BATCHES - 1) + [False] + [True] * (FAILED_BATCHES - 1):
+        failures.count(all_failed)
+    with pytest.raises(ToolError, match="library is closed"):
+        failures.count(True)
+
+
+def test_fewer_prompts_than_a_batch_are_refused(tmp_path: Path) -> None:
+    """TRL would make no update and end as if it had trained."""
+    with pytest.raises(ValueError, match="2"):
+        scripted_trainer(tmp_path, [["x"]], dataset=questions(1))
 
 
 class Secret:
@@ -196,11 +205,10 @@ def test_an_environment_may_own_prompt_and_answer(
 
 
 def test_a_script_leaves_what_the_report_reads(tmp_path: Path) -> None:
-    """Without a word about logs, a run leaves rollouts, metrics and configuration in its output folder, and a report can
-    be made of it; a secret among the arguments is not written."""
-    trainer = scripted_trainer(
-        tmp_path, [[search_turn("a", "b"), answer_turn("bora")], ["no tag"]], hub_token="hf_abc123def456ghi7"
-    )
+    """Without a word about logs, a run leaves rollouts, metrics and configuration in its output folder; a secret among
+    the arguments is not written."""
+    scripts = [[search_turn("a", "b"), answer_turn("bora")], ["no tag"]]
+    trainer = scripted_trainer(tmp_path, scripts, hub_token="hf_abc123def456ghi7")
     trainer.train()
     folder = tmp_path / "out"
     assert len((folder / "rollouts" / "step_000000.jsonl").read_text().splitlines()) == 8

@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from datasets import Dataset
 from torch import Tensor
 from trl import GRPOTrainer
 
@@ -14,6 +15,7 @@ from a2tgpo.integrations.trl.answer_scoring import AnswerScoring
 from a2tgpo.integrations.trl.checks import (
     aliases_of_rows,
     check_answers,
+    check_batch_size,
     check_logprobs,
     check_model,
     check_rollouts,
@@ -72,6 +74,8 @@ class RolloutTrainer(GRPOTrainer):
         self.method = args.resolve_method()
         self.collective = AccelerateCollective(self.accelerator)
         check_model(self.model, is_multimodal=self._is_vlm)
+        if isinstance(self.train_dataset, Dataset):
+            check_batch_size(len(self.train_dataset), args)
         check_rollouts(self.rollout_func, self.method)
         check_traps(
             self.train_dataset,
@@ -179,6 +183,7 @@ class RolloutTrainer(GRPOTrainer):
         if generation.generated is None:
             generation.generated = self._generate_once(prompts)
         generation.failed = self._tool_failures.of(generation.generated.completions)
+        self._tool_failures.count(not self.collective.any(not all(generation.failed)))
         generation.reveal_answers(self.environments)
         if self._scoring.needs_answers:
             require_answers(generation.rows, generation.answers)

@@ -67,20 +67,23 @@ class ToolFailures:
 
         Args:
             completions: TRL's, text or messages.
-
-        Raises:
-            ToolError: every rollout failed, in `FAILED_BATCHES` batches in a row.
         """
         shown = {str({"error": message}) for message in self._raised}
-        failed = [
+        return [
             not isinstance(completion, str)
             and any(message.get("role") == "tool" and message.get("content") in shown for message in completion)
             for completion in completions
         ]
-        self._failed_batches = self._failed_batches + 1 if failed and all(failed) else 0
+
+    def count(self, all_failed: bool) -> None:
+        """Count a batch of which the tools failed every rollout, in all processes, or begin to count anew.
+
+        Raises:
+            ToolError: it was one of `FAILED_BATCHES` in a row.
+        """
+        self._failed_batches = self._failed_batches + 1 if all_failed else 0
         if self._failed_batches >= FAILED_BATCHES:
             raise ToolError(
                 f"the tools raised in all rollouts of {self._failed_batches} batches in a row, the last time with "
-                f"{sorted(self._raised)[0]!r}; nothing can be learned from them, so mend the tool and resume"
+                f"{min(self._raised, default='')!r}; nothing can be learned from them, so mend the tool and resume"
             )
-        return failed
