@@ -112,7 +112,7 @@ def test_evidence_accumulates(hops: int) -> None:
 
 @pytest.mark.parametrize("hops", [2, 3, 4])
 def test_without_correlation_only_the_last_hop_tells(hops: int) -> None:
-    """In today's world no passage before the last says anything about the answer: gains of exactly 0, then all of it."""
+    """In today's world no passage before the last says anything of the answer: gains of exactly 0, then all of it."""
     for reader, chain in chains(0.0, hops, per_world=3):
         *before, last = reader.gains(chain)
         assert before == [0.0] * (hops - 1)

@@ -17,12 +17,12 @@ from a2tgpo.data.world import RELATIONS, Chain, World
 class IdealReader:
     """Hold what can be known about the answers of one split of a world before any of its passages is read.
 
-    The reader knows the generator: its correlation, its regions and how their names begin, and how many entities of each
-    kind a region has. It knows no fact, and no name but those it has read. After the passages of the first t entities of
-    a chain it knows the name of entity t, and by its beginning the region. The regions of the entities after it are a
-    Markov chain, since every fact is drawn by itself. The first syllable of the answer is as likely as its region, what
-    the region decides is then certain, and all else is as likely as any. (That a chain repeats no entity and a world no
-    word is left out of account: one in some hundred.)
+    The reader knows the generator: its correlation, its regions and how their names begin, and how many entities of
+    each kind a region has. It knows no fact, and no name but those it has read. After the passages of the first t
+    entities of a chain it knows the name of entity t, and by its beginning the region. The regions of the entities
+    after it are a Markov chain, since every fact is drawn by itself. The first syllable of the answer is as likely as
+    its region, what the region decides is then certain, and all else is as likely as any. (That a chain repeats no
+    entity and a world no word is left out of account: one in some hundred.)
 
     Args:
         world: made by `World.generate`.
