@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from a2tgpo.gold import gold_aliases
-from a2tgpo.rollout.protocol import open_thought, split_blocks, unbox
+from a2tgpo.rollout.protocol import given_answer, open_thought
 from a2tgpo.rollout.types import Rollout, Termination
 from a2tgpo.text_match import exact_match
 
 Completion = str | list[dict[str, Any]]
 
 _OPENED = re.compile(r"<think>\s*\Z")
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-"""Fields into which response parsers move a message's thoughts."""
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+"""Fields into which servers and response parsers move a message's thoughts."""
 
 
 def exact_match_reward(
@@ -51,13 +51,6 @@ def exact_match_reward(
     return [_score(given_answer(text), gold) for text, gold in zip(responses, golds, strict=True)]
 
 
-def given_answer(response: str) -> str | None:
-    """Return the answer that `response`, the whole text of a policy, gives; None where it does not keep the format."""
-    thoughts, outside = split_blocks(response, "think")
-    boxes = [unbox(block) for block in split_blocks(outside, "answer")[0]]
-    return next((box for box in reversed(boxes) if box is not None), None) if thoughts else None
-
-
 def _score_rollout(rollout: Rollout, golds: list[str]) -> float | None:
     if rollout.termination is Termination.TOOL_FAILED:
         return None
@@ -82,7 +75,7 @@ def _response(completion: Completion, prompt: Completion | None) -> str:
 
 def _message_text(message: Mapping[str, Any]) -> str:
     text = _content_text(message.get("content"))
-    thoughts = next((found for name in _THOUGHTS if (found := _content_text(message.get(name)))), "")
+    thoughts = next((found for name in THOUGHT_FIELDS if (found := _content_text(message.get(name)))), "")
     return f"<think>{thoughts}</think>{text}" if thoughts else open_thought(text)
 
 

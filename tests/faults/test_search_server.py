@@ -36,7 +36,7 @@ def once(bad: Answer) -> Answer:
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Record the client's pauses in the place of waiting."""
     pauses: list[float] = []
-    monkeypatch.setattr("a2tgpo.retrieval.client.time", SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setattr("a2tgpo.retrieval.server_request.time", SimpleNamespace(sleep=pauses.append))
     return pauses
 
 

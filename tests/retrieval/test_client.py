@@ -252,7 +252,7 @@ def test_cache_follows_a_server_that_changes_its_index(tmp_path: Path) -> None:
     with served(old, index={"corpus": "1"}) as old_url, served(new, index={"corpus": "2"}) as new_url:
         retriever = HTTPRetriever(old_url, cache_dir=tmp_path)
         retriever.search(["a"], 1)
-        retriever.url = new_url
+        retriever._server.url = new_url
         retriever.search(["b"], 1)
         for url in (old_url, new_url):
             assert HTTPRetriever(url, cache_dir=tmp_path).search(["a", "b"], 1) == [echoed("a", 1), echoed("b", 1)]

@@ -72,7 +72,7 @@ class ChatClient:
         except APIError as error:
             raise ModelFailure(f"{type(error).__name__}: {error.message}") from error
         self._answered()
-        return read_reply(response.text)
+        return read_reply(response.text, turn=sum(message["role"] == "assistant" for message in messages))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -84,6 +84,8 @@ class ChatClient:
         if status in _BUSY:
             return self._unanswered(message)
         self._answered()
+        if "system" in message.lower() and "role" in message.lower():  # as Gemma's chat template says it
+            message += "; if the model takes no system message, give --system_prompt ''"
         return ModelFailure(message)
 
     def _unanswered(self, reason: str) -> Exception:

@@ -13,11 +13,15 @@ from a2tgpo.evaluate.dialogue import Dialogue, Message, transcript
 from a2tgpo.evaluate.outcome import Asked, Outcome
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import BatchedSearch, RolloutLimits
-from a2tgpo.rollout.protocol import Ending, Search, judge_turn, render_result, tool_failure
+from a2tgpo.rollout.protocol import Answer, Ending, Search, judge_turn, render_result, tool_failure
 from a2tgpo.rollout.types import Termination
 
 _CHARACTERS_PER_TOKEN = 4
 """Of English, roughly: the server's tokenizer is unknown, and passages must be cut before they are sent."""
+
+
+def _estimated_tokens(text: str) -> int:
+    return len(text) // _CHARACTERS_PER_TOKEN
 
 
 @dataclass
@@ -31,15 +35,21 @@ class _Conversation:
     ending: Ending | None = None
 
     def hear(self, reply: Reply, message: Message) -> None:
+        """Append what the model said; tokens that the server has not counted are estimated."""
+        before, now = reply.prompt_tokens, reply.completion_tokens
+        if before is None:
+            before = _estimated_tokens(transcript([*self.prompt, *self.said]))
+        if now is None:
+            now = _estimated_tokens(transcript([message]))
         self.said.append(message)
-        self.prompt_tokens = self.prompt_tokens or reply.prompt_tokens
-        self.policy_tokens += reply.completion_tokens
-        self.total_tokens = reply.prompt_tokens + reply.completion_tokens
+        self.prompt_tokens = self.prompt_tokens or before
+        self.policy_tokens += now
+        self.total_tokens = before + now
 
     def show(self, result: Message) -> None:
         """Append a result; its tokens are estimated until the server has counted them."""
         self.said.append(result)
-        self.total_tokens += len(result["content"]) // _CHARACTERS_PER_TOKEN
+        self.total_tokens += _estimated_tokens(result["content"])
 
     def outcome(self, asked: Asked) -> Outcome:
         assert self.ending is not None
@@ -61,8 +71,9 @@ class _Conversation:
 class ServerPolicy:
     """Answer with a chat server.
 
-    Token counts are the server's. `max_turn_tokens` bounds each request, `max_completion_tokens` everything after the
-    prompt; `passage_tokens` cuts passages at four characters a token, and prompts are as long as the server takes.
+    Token counts are the server's, or estimated at four characters a token where it gives none. `max_turn_tokens`
+    bounds each request, `max_completion_tokens` everything after the prompt; `passage_tokens` cuts passages at four
+    characters a token, and prompts are as long as the server takes.
 
     Args:
         make_client: opens the connection; called once for each `answer`.
@@ -126,6 +137,8 @@ class ServerPolicy:
         )
         talk.hear(reply, self.dialogue.message(reply))
         for index, action in enumerate(self.dialogue.actions(reply)):
+            if isinstance(action, Answer):
+                action = self.dialogue.check_answer(action, talk.said)
             verdict = judge_turn(action, len(talk.queries), self.limits.max_searches, cut=reply.cut)
             if isinstance(verdict, Search):
                 talk.ending = await self._look_up(talk, reply, index, verdict.query)
