@@ -151,3 +151,8 @@ class RunConfig:
     def resumes(self) -> bool:
         """Tell whether an earlier run is to be continued, from its last checkpoint or a given one."""
         return str(self.training.resume_from_checkpoint).lower() not in ("none", "false")
+
+    def value(self, key: str) -> Any:
+        """Return the value of a key, given or not."""
+        parts = (self.recipe, self.training, self.model)
+        return next((getattr(part, key) for part in parts if hasattr(part, key)), self.given.get(key))
