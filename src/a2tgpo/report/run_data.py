@@ -19,6 +19,7 @@ from a2tgpo.errors import DataError
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.files import UNFINISHED
 from a2tgpo.pipeline.rollout_log import updates_file
+from a2tgpo.redact import redact_settings
 from a2tgpo.report.logged_rollout import Batch, Rollout, Update
 from a2tgpo.run.directory import RunDirectory
 
@@ -97,7 +98,7 @@ def _config(path: Path, notices: list[str]) -> dict[str, Any]:
     except yaml.YAMLError as error:
         notices.append(f"config.yaml cannot be read: {str(error).splitlines()[0]}")
         return {}
-    return config if isinstance(config, dict) else {}
+    return redact_settings(config) if isinstance(config, dict) else {}
 
 
 def _lines(path: Path, parse: Callable[[dict[str, Any]], T], notices: list[str]) -> Iterator[T]:
