@@ -66,7 +66,7 @@ FEW = ("saved, and not said so", "second batch's rollouts", "second has no state
 
 SMALL = (
     *("--world_entities", "40", "--n_train_questions", "40", "--n_eval_questions", "6", "--hops", "1"),
-    *("--warm_start_steps", "12", "--max_searches", "2", "--max_turn_tokens", "32", "--max_completion_length", "300"),
+    *("--warm_start_steps", "24", "--max_searches", "2", "--max_turn_tokens", "32", "--max_completion_length", "300"),
     *("--num_generations", "4", "--per_device_train_batch_size", "8", "--steps_per_generation", "2"),
     *("--max_steps", "6", "--save_steps", "2", "--save_total_limit", "2", "--learning_rate", "1e-3"),
 )
