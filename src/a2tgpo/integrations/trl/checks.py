@@ -21,12 +21,8 @@ if TYPE_CHECKING:
     from a2tgpo.signals.answer_likelihood import AnswerScorer
 
 
-def check_model(model: Any, *, is_multimodal: bool, router_aux_loss_coef: float | None) -> None:
-    """Raise `ValueError` for a model whose turns cannot be scored.
-
-    Args:
-        router_aux_loss_coef: of a mixture of experts with its load-balancing loss on, else None.
-    """
+def check_model(model: Any, *, is_multimodal: bool) -> None:
+    """Raise `ValueError` for a model whose turns cannot be scored."""
     if is_multimodal:
         raise ValueError(
             "processing_class is a multimodal processor: answer likelihoods are read from text alone; "
@@ -36,11 +32,6 @@ def check_model(model: Any, *, is_multimodal: bool, router_aux_loss_coef: float 
         raise ValueError(
             f"peft_config is a {type(model.active_peft_config).__name__}: the virtual tokens it puts before "
             "the text are in no mask, so that turns and their log-probabilities would not line up; use LoRA"
-        )
-    if router_aux_loss_coef is not None:
-        raise ValueError(
-            f"router_aux_loss_coef={router_aux_loss_coef}: the load-balancing loss is not part of this "
-            "loss; set router_aux_loss_coef=0.0"
         )
 
 
