@@ -128,6 +128,8 @@ class Play:
             self._end(row, Ending(Termination.TOOL_FAILED, f"reset: {self._failed_resets[row]}"))
             return
         read = self.protocol.read(turn.ids, self._said_last[row])
+        if isinstance(read, Answer):
+            read = self.protocol.check_answer(read, rollout.turn_texts)
         if isinstance(read, Answer | Malformed):
             ending = judge_turn(read, len(rollout.calls), self.limits.max_searches, cut=cut)
             assert isinstance(ending, Ending)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from a2tgpo.environments.environment import Action, Observation, Tool
 from a2tgpo.rollout.observation import ObservationEncoder
-from a2tgpo.rollout.protocol import Answer, Call, Malformed, opened_thought, parse_call, unbox
+from a2tgpo.rollout.protocol import Answer, Call, Malformed, check_answer, opened_thought, parse_call, unbox
 
 TAIL = 32
 """Tokens at the end of a text that are looked at for an open thought."""
@@ -35,6 +35,9 @@ class TurnProtocol(Protocol):
             turn: the tokens that the policy wrote.
             before: the tokens that the environment wrote last: the prompt, or an observation.
         """
+
+    def check_answer(self, answer: Answer, turn_texts: Sequence[str]) -> Answer | Malformed:
+        """Return `answer` if the response that ends in it keeps the format; why it is none otherwise."""
 
     def text(self, turn: list[int], before: list[int]) -> str:
         """Return the turn as it is read: without the end of sequence, with the thought that `before` opened."""
@@ -109,6 +112,10 @@ class TagProtocol:
             return Malformed("empty search query")
         return [Action(found.tool, found.text)]
 
+    def check_answer(self, answer: Answer, turn_texts: Sequence[str]) -> Answer | Malformed:
+        """Return `answer` if some turn has a thought; the paper's format asks for one (`given_answer`)."""
+        return check_answer(answer, "\n".join(turn_texts))
+
     def text(self, turn: list[int], before: list[int]) -> str:
         """Return the turn's text, as if the thought opened before it were its own; one that it opens itself is."""
         text = self.tokenizer.decode(_without_end(self.tokenizer, turn))
@@ -178,6 +185,10 @@ class ToolCallProtocol:
         text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
         text = text.removesuffix(str(self.tokenizer.eos_token or "")).strip()
         return Answer(unbox(text) or text) if text else Malformed("neither a tool call nor an answer")
+
+    def check_answer(self, answer: Answer, turn_texts: Sequence[str]) -> Answer | Malformed:
+        """Return `answer`: a chat template has a format of its own, which is the reward's to judge."""
+        return answer
 
     def text(self, turn: list[int], before: list[int]) -> str:
         """Return the turn's text, calls as they are written."""
