@@ -226,7 +226,7 @@ class Batches:
         self._word = lru_cache(maxsize=100_000)(lambda word: tokenizer(word, add_special_tokens=False)["input_ids"])
 
     def draw(self, stage: Stage) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw ids and, of the same shape, the task of each token by its place in the stage; -1: nothing determines it."""
+        """Draw ids and, of the same shape, each token's task by its place in the stage; -1 where none determines it."""
         rows = [self._row(stage) for _ in range(stage.rows)]
         ids, tasks = zip(*rows, strict=True)
         return torch.tensor(ids), torch.tensor(tasks)
