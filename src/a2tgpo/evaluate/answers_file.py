@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from a2tgpo.errors import DataError, RecipeError
 from a2tgpo.evaluate.outcome import Key, Outcome, read_outcomes
 from a2tgpo.files import new_file
+from a2tgpo.redact import redact_settings
 from a2tgpo.rollout.types import NOT_THE_POLICYS
 
 ANSWERS, SETTINGS = "answers.jsonl", "settings.json"
@@ -73,11 +74,12 @@ def read_answers(source: Path) -> list[Outcome]:
 
 
 def check_settings(path: Path, settings: Mapping[str, Any], output_dir: Path) -> None:
-    """Write the settings of an evaluation into `output_dir` to `path`, or compare with those of the one that is there.
+    """Write the settings of an evaluation into `output_dir` to `path`, without secrets, or compare with what is there.
 
     Raises:
         RecipeError: they differ; each is named with both values.
     """
+    settings = redact_settings(settings)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(path) as unfinished:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from a2tgpo.errors import RecipeError
 from a2tgpo.evaluate.benchmarks import Benchmark, parse_benchmarks
-from a2tgpo.redact import redact_settings
 
 if TYPE_CHECKING:
     from a2tgpo.rollout.agent import RolloutLimits
@@ -98,8 +97,8 @@ class EvalConfig:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return what the answers depend on, without secrets. Speed, patience and the key may change on the way."""
-        return redact_settings({name: value for name, value in asdict(self).items() if name not in _NOT_SETTINGS})
+        """Return what the answers depend on. Speed, patience and the key may change on the way."""
+        return {name: value for name, value in asdict(self).items() if name not in _NOT_SETTINGS}
 
 
 _LEAST = {"max_searches": 0, "temperature": 0} | dict.fromkeys(
