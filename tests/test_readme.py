@@ -32,7 +32,7 @@ def test_the_script_trains_as_printed(tmp_path: Path, monkeypatch: pytest.Monkey
     torch.manual_seed(0)
     exec(compile(changed, "README.md", "exec"), {})
     assert main(["report", "runs/mine", "-o", "report.html"]) == 0
-    assert "Who is" in Path("report.html").read_text(encoding="utf-8")
+    assert (Path("report.html")).stat().st_size > 50_000 and len(Path("runs/mine/metrics.jsonl").read_text()) > 100
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)[^)]*\)", TEXT))
