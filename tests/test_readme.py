@@ -27,7 +27,7 @@ def test_the_script_trains_as_printed(tmp_path: Path, monkeypatch: pytest.Monkey
     rows = [{"prompt": [{"role": "user", "content": f"Who is {n}?"}], "answer": "Bora"} for n in range(8)]
     Path("questions.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     (script,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-    small = "use_cpu=True, bf16=False, max_steps=1, max_completion_length=24, report_to='none', "
+    small = "use_cpu=True, bf16=False, max_steps=1, logging_steps=1, max_completion_length=24, report_to='none', "
     changed = script.replace("A2TGPOConfig(output_dir", f"A2TGPOConfig({small}output_dir")
     torch.manual_seed(0)
     exec(compile(changed, "README.md", "exec"), {})

@@ -166,14 +166,19 @@ class GenerationBatch:
         return mask
 
     def read_scores(self, scorer: AnswerScorer) -> Scores | None:
-        """Return what `reader` found, at the boundaries that TRL's masks leave; None where nothing was read."""
-        if self.reader is None or not self.reader.answer_logps:
+        """Return what `reader` found, at the boundaries that TRL's masks leave.
+
+        None where it has not read at every one of them: an observation that ends an episode enters no cache.
+        """
+        if self.reader is None:
             return None
         assert self.rollouts is not None, "made into tensors before"
         boundaries = self.rollouts.boundaries
         answer_logps = torch.zeros(boundaries.exists.shape)
-        for row, found in self.reader.answer_logps.items():
-            n_found = min(len(found), answer_logps.size(1))
-            answer_logps[row, :n_found] = torch.tensor(found[:n_found])
+        for row, n_boundaries in enumerate(boundaries.exists.sum(dim=1).tolist()):
+            found = self.reader.answer_logps.get(row, [])[:n_boundaries]
+            if len(found) < n_boundaries:
+                return None
+            answer_logps[row, :n_boundaries] = torch.tensor(found)
         likelihood = scorer.likelihood_of(answer_logps.to(boundaries.exists.device), boundaries)
         return Scores(likelihood, None, boundaries, seconds_logps=0.0, seconds_gain=self.reader.seconds)

@@ -104,7 +104,10 @@ class A2TGPOTrainer(RolloutTrainer):
     def _add_credit(self, generation: GenerationBatch, output: dict[str, Any]) -> dict[str, Any]:
         batch = self._as_rollouts(generation, *(output[name] for name in _PADDED))
         if self._scoring.needs_answers and generation.scores is None:
-            generation.scores = generation.read_scores(self._scoring.scorer) or self._score(batch)
+            read = generation.read_scores(self._scoring.scorer)
+            # A pass is one of all processes.
+            passes = generation.reader is None or self.collective.any(read is None)
+            generation.scores = self._score(batch) if passes or read is None else read
         signals = collect_signals(
             batch,
             self.method,
