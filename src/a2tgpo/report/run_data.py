@@ -20,6 +20,7 @@ from a2tgpo.errors import DataError
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.files import UNFINISHED
 from a2tgpo.pipeline.rollout_log import RolloutRecord, UpdateRecord, updates_file
+from a2tgpo.redact import remember_secrets, secrets_in
 from a2tgpo.report.logged_rollout import Batch, Rollout
 from a2tgpo.run.directory import RunDirectory
 
@@ -89,6 +90,7 @@ def _read_run(path: Path, name: str) -> RunData:
         )
     run = RunData(path, name)
     run.config = _config(directory.config, run.notices)
+    remember_secrets(secrets_in(run.config))
     run.metrics = list(_lines(directory.metrics, _metrics_row, run.notices))
     run.batches = _batches(directory.rollouts, run.notices)
     for file in sorted((path / "eval").glob("*.jsonl"), key=lambda file: (file.stem.startswith("after"), file.stem)):
