@@ -7,10 +7,19 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from a2tgpo.redact import redact
 
 
 class A2TGPOError(Exception):
-    """Be the base of every error this package raises on purpose."""
+    """Be the base of every error this package raises on purpose; no secret stands in its text.
+
+    The text travels: into rollouts, answers and pages as well as onto the terminal.
+    """
+
+    def __init__(self, *arguments: object, **options: Any) -> None:
+        super().__init__(*(redact(each) if isinstance(each, str) else each for each in arguments), **options)
 
 
 class DataError(A2TGPOError, ValueError):

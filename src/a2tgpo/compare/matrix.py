@@ -258,7 +258,8 @@ def _begin(matrix: Matrix, common: dict[str, Any]) -> None:
     if not matrix.recipe.exists():
         matrix.root.mkdir(parents=True, exist_ok=True)
         with new_file(matrix.recipe) as unfinished:
-            unfinished.touch(mode=0o600 if secrets_in(common) else 0o666)
+            if secrets_in(common):
+                unfinished.touch(mode=0o600)  # the runs read it
             unfinished.write_text(yaml.safe_dump(common, sort_keys=True, allow_unicode=True), encoding="utf-8")
         return
     begun = yaml.safe_load(matrix.recipe.read_text(encoding="utf-8"))

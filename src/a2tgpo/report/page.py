@@ -10,7 +10,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import a2tgpo
-from a2tgpo.redact import redact_settings
 from a2tgpo.report.figures import SECTIONS, figures_of
 from a2tgpo.report.health import Finding, endings, findings
 from a2tgpo.report.logged_rollout import Batch
@@ -159,6 +158,6 @@ def _run(run: RunData, evaluations: dict[str, Any], shown: list[Batch]) -> dict[
         "findings": [asdict(finding) for finding in found],
         "endings": endings(run),
         "opening": asdict(opening) if opening else None,
-        "config": redact_settings(run.config),
+        "config": run.config,
         "evaluations": evaluations,
     }

@@ -55,6 +55,10 @@ class Recipe:
     world_entities: int = field(
         default=600, metadata={"help": "Training entities of the generated world; evaluation has half as many."}
     )
+    world_correlation: float = field(
+        default=0.0,
+        metadata={"help": "Share of facts that stay in a region of the generated world; 0 = a world without regions."},
+    )
     hops: list[int] = field(default_factory=lambda: [1, 2, 3], metadata={"help": "Hop counts of generated questions."})
 
     passages_per_search: int = field(default=3, metadata={"help": "Passages shown per search."})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,8 @@ class _Updates:
         training.rollouts_dir = str(self.directory.rollouts)
         training.max_completion_length = self.agent.limits.max_completion_tokens
         training.save_total_limit = None  # `Rotation` counts steps
+        if training.hub_token is not None:  # training_args.bin, in every checkpoint, would hold it
+            os.environ["HF_TOKEN"], training.hub_token = training.hub_token, None
         sampling = training.resolve_method().sampling
         return A2TGPOTrainer(
             model,
