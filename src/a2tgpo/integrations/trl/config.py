@@ -64,7 +64,7 @@ class A2TGPOConfig(GRPOConfig):
     turn_baseline: Baseline | None = field(
         default=None,
         metadata={
-            "help": "What a turn is compared with: 'survivors' (the paper), 'absorbing' or 'active'; none = the method's."
+            "help": "Whom a turn is compared with: 'survivors' (the paper), 'absorbing', 'active'; none = the method's."
         },
     )
     std_floor: float | None = field(
