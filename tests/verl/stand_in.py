@@ -157,7 +157,9 @@ def _register() -> None:
     from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry
 
     # verl asks for "cpu:gloo,cpu:gloo", which torch refuses.
-    engine_workers.initialize_global_process_group_ray = partial(initialize_global_process_group_ray, backend="cpu:gloo")
+    engine_workers.initialize_global_process_group_ray = partial(
+        initialize_global_process_group_ray, backend="cpu:gloo"
+    )
 
     class Adapter(BaseRollout):
         """Hand the actor's weights to the server of this rank."""

@@ -45,7 +45,14 @@ from a2tgpo.integrations.verl.scoring_worker import (
 )
 from a2tgpo.integrations.verl.settings import TurnCreditSettings
 from a2tgpo.integrations.verl.turn_credit_loss import REAL_SHARE, TOKEN_WEIGHT, mean_diagnostics, turn_credit_loss
-from a2tgpo.pipeline import BatchCredit, RolloutBatch, SingleProcess, add_overlong_penalty, assign_credit, collect_signals
+from a2tgpo.pipeline import (
+    BatchCredit,
+    RolloutBatch,
+    SingleProcess,
+    add_overlong_penalty,
+    assign_credit,
+    collect_signals,
+)
 from a2tgpo.pipeline.metrics import credit_metrics, rollout_metrics
 
 _TENSORS = ("prompts", "responses", "response_mask", "rm_scores", "entropy", LIKELIHOOD)

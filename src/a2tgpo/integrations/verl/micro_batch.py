@@ -80,9 +80,7 @@ def _read_inputs(columns: Mapping[str, Sequence[Tensor]], update: Update, device
     # A micro-batch without a token of the policy has one column for turns all the same.
     n_turns = max(int(padded["turn_ids"].max()) + 1, 1)
     n_tokens = torch.tensor(update.n_tokens / update.n_processes, dtype=torch.float32, device=device)
-    return LossInputs.from_columns(
-        padded | {"turn_columns": torch.tensor(n_turns), "turn_update_tokens": n_tokens}
-    )
+    return LossInputs.from_columns(padded | {"turn_columns": torch.tensor(n_turns), "turn_update_tokens": n_tokens})
 
 
 def _pad(rows: Sequence[Tensor], padding: float = 0.0) -> Tensor:

@@ -1,6 +1,6 @@
 """Score answers as rows of their own, one per turn boundary and alias, for engines that only give log-probabilities.
 
-    row    prefix through the observation, scaffold, answer     ── engine ──     log-probability of each token
+row    prefix through the observation, scaffold, answer     ── engine ──     log-probability of each token
 """
 
 from __future__ import annotations

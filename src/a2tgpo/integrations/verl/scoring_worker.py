@@ -118,9 +118,7 @@ def score_cached(
     return scores.likelihood
 
 
-def score_rows(
-    actor: TrainingWorker, batch: RolloutBatch, scorer: AnswerScorer, temperature: float
-) -> Tensor | None:
+def score_rows(actor: TrainingWorker, batch: RolloutBatch, scorer: AnswerScorer, temperature: float) -> Tensor | None:
     """Read the answers as rows of their own through the engine's log-probability pass, which every engine has."""
     rows = answer_rows(batch, scorer)
     # Ranks cut their rows into equally many micro-batches, and so need equally many of them.

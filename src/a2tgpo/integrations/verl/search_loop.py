@@ -53,9 +53,7 @@ class SearchAgentLoop(AgentLoopBase):
         server = _ServerTokens(self.server_manager, sampling_params, asyncio.get_running_loop())
         timing: dict[str, float] = {}
         with simple_timer("generate_sequences", timing):
-            play = functools.partial(
-                self._agent().run, [list(row["raw_prompt"])], LockstepEngine(server, STOP_STRINGS)
-            )
+            play = functools.partial(self._agent().run, [list(row["raw_prompt"])], LockstepEngine(server, STOP_STRINGS))
             (rollout,) = await asyncio.get_running_loop().run_in_executor(_threads, play)
         reward, extra = self._reward(rollout, row)
         return AgentLoopOutput(
