@@ -92,6 +92,26 @@ def test_the_ladder_of_the_ablation():
     assert (METHODS["a2tgpo"].credit(batch).clip_scale != 1).any()
 
 
+def test_the_table_of_the_docs():
+    """docs/methods.md says of every row what the row is, and of no other row."""
+    lines = (Path(__file__).parents[1] / "docs" / "methods.md").read_text(encoding="utf-8").splitlines()
+    table = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
+    names = {
+        Independent: "independent",
+        DynamicSampling: "dynamic sampling",
+        Tree: "trees",
+        EntropyBranch: "entropy branches",
+    }
+    assert [cells[0] for cells in table] == list(METHODS)
+    for name, ratio, clip, average, std, kl, likelihood, rollouts in table:
+        row = METHODS[name]
+        assert (ratio, average) == (row.ratio, row.aggregate + "s")
+        assert clip == f"{row.eps_low:g} / {row.eps_high:g}"
+        assert std == getattr(row.credit, "std", "population") and float(kl) == row.kl_beta
+        assert likelihood == (row.likelihood if row.signal else "–")
+        assert rollouts == names[type(row.sampling)]
+
+
 def test_a2tgpo_is_turn_credit():
     """The row of the paper is `turn_credit` with its defaults."""
     arguments = pack(BATCH)

@@ -34,7 +34,19 @@ class TrainingError(A2TGPOError, RuntimeError):
     """Say that training cannot go on: a loss, gradient or weight that is no finite number."""
 
 
-class ToolError(A2TGPOError, RuntimeError):
+class PassingFailure(A2TGPOError, RuntimeError):
+    """Be the base of failures of other programs, and say whether the same request may succeed a second later.
+
+    Attributes:
+        passing: a server that is busy, restarting, too slow or cut off, not one that refuses this request.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
+
+
+class ToolError(PassingFailure):
     """Say that a tool raised, hung or answered garbage. It ends the rollouts that called it; it is no empty result."""
 
 
@@ -42,7 +54,7 @@ class IndexMismatch(A2TGPOError, ValueError):
     """Say that a search index is unfinished, or disagrees with its manifest, corpus, encoder or versions."""
 
 
-class RetrieverError(A2TGPOError, RuntimeError):
+class RetrieverError(PassingFailure):
     """Say that a retrieval server is gone, too slow, or answered something that is not a result."""
 
 

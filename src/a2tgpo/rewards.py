@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from a2tgpo.gold import gold_aliases
 from a2tgpo.rollout.protocol import open_thought, split_blocks, unbox
 from a2tgpo.rollout.types import Rollout, Termination
 from a2tgpo.text_match import exact_match
@@ -13,8 +14,8 @@ from a2tgpo.text_match import exact_match
 Completion = str | list[dict[str, Any]]
 
 _OPENED = re.compile(r"<think>\s*\Z")
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-"""Fields into which response parsers move a message's thoughts."""
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+"""Fields into which servers and response parsers move a message's thoughts."""
 
 
 def exact_match_reward(
@@ -42,7 +43,7 @@ def exact_match_reward(
         rollout: our record of each conversation, present with `TagRollout`; decides in place of `completions`.
         prompts: what each completion answers.
     """
-    golds = [[gold] if isinstance(gold, str) else list(gold) for gold in answer]
+    golds = [gold_aliases(gold, f"rollout {number}") for number, gold in enumerate(answer)]
     if rollout is not None:
         return [_score_rollout(record, gold) for record, gold in zip(rollout, golds, strict=True)]
     asked = [None] * len(completions) if prompts is None else prompts
@@ -81,7 +82,7 @@ def _response(completion: Completion, prompt: Completion | None) -> str:
 
 def _message_text(message: Mapping[str, Any]) -> str:
     text = _content_text(message.get("content"))
-    thoughts = next((found for name in _THOUGHTS if (found := _content_text(message.get(name)))), "")
+    thoughts = next((found for name in THOUGHT_FIELDS if (found := _content_text(message.get(name)))), "")
     return f"<think>{thoughts}</think>{text}" if thoughts else open_thought(text)
 
 

@@ -49,6 +49,9 @@ def gain_at(rollouts: list[Rollout], rollout: Rollout, turn: int, baseline: str)
     reached = any(r.has_gain(turn) for r in rollouts if r.prompt == rollout.prompt)
     if baseline == "absorbing" and rollout.valid and turn > rollout.last_gain() and reached:
         return 0.0
+    stops = turn == rollout.last_gain() + 1 and turn < len(rollout.gains)
+    if baseline == "active" and rollout.valid and stops and reached:
+        return 0.0
     return None
 
 

@@ -104,7 +104,7 @@ def run_everything(arguments, inputs, likelihood) -> list[torch.Tensor]:
     """Every public function, on tensors of one device; forward and backward."""
     results = [core.information_gain(likelihood, arguments["is_process"])]
     for pool in ("turn", "prompt"):
-        for baseline in ("survivors", "absorbing"):
+        for baseline in ("survivors", "absorbing", "active"):
             results += core.turn_credit(**arguments, pool=pool, baseline=baseline)
     group, zeros = arguments["group"], torch.zeros_like(arguments["gain"], dtype=torch.long)
     batch = core.TurnBatch(**arguments, state=zeros, tree=group, entropy=arguments["gain"])

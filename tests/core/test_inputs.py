@@ -121,7 +121,7 @@ BAD_INPUT = {
     "n_turns": (credit, {"n_turns": torch.tensor([2, 3])}, "n_turns[1]", "is 3", "between 0 and 2"),
     "process": (credit, {"n_turns": torch.tensor([2, 0])}, "is_process[1, 0]", "is True", "unset it"),
     "pool": (credit, {"pool": "batch"}, "pool", "'batch'", "'turn', 'prompt'"),
-    "baseline": (credit, {"baseline": "mean"}, "baseline", "'mean'", "'survivors', 'absorbing'"),
+    "baseline": (credit, {"baseline": "mean"}, "baseline", "'mean'", "'survivors', 'absorbing', 'active'"),
     "gamma": (credit, {"gamma": 1.1}, "gamma", "1.1", "between 0.0 and 1.0"),
     "beta": (credit, {"beta": -0.3}, "beta", "-0.3", "between 0.0 and 1.0"),
     "likelihood": (

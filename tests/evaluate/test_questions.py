@@ -77,6 +77,7 @@ def test_summary_by_hops() -> None:
         "out_of_turns": 0,
         "out_of_tokens": 0,
         "malformed": 1,
+        "environment_done": 0,
         "tool_failed": 0,
         "model_failed": 0,
     }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from a2tgpo.rollout.engine import Continuation, TakeTurns, Turn
+from a2tgpo.rollout.engine import Continuation, TakeTurns, Turn, ready
 
 
 class ScriptedEngine:
@@ -34,7 +34,7 @@ class ScriptedEngine:
             turns = {row: self._turn(left[row].pop(0), start.budget, n_entropies) for row, start in going.items()}
             for row, turn in turns.items():
                 contexts[row] = contexts[row] + turn.ids
-            going = take_turns(turns)
+            going = ready(take_turns(turns), take_turns)
         assert len(contexts) == len(self.scripts), f"{len(contexts)} rows for {len(self.scripts)} scripts"
 
     def _turn(self, written: str | list[int] | Turn, budget: int, n_entropies: int) -> Turn:

@@ -6,7 +6,9 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from a2tgpo.data.tokenizer import build_tokenizer
+from a2tgpo.environments import SearchTool
 from a2tgpo.errors import DataError, ToolError
+from a2tgpo.retrieval import Hit
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.protocol import answer_turn, render_result, search_turn
@@ -116,8 +118,53 @@ def test_a_failed_tool_ends_its_rollouts_and_no_other(tokenizer: PreTrainedToken
     rollouts, _ = run(tokenizer, [[SEARCH], [answer_turn("x")]], broken)
     assert [r.termination for r in rollouts] == [Termination.TOOL_FAILED, Termination.ANSWERED]
     assert "connection refused" in rollouts[0].reason
-    with pytest.raises(ToolError, match=r"all 2 rollouts.*connection refused"):
-        run(tokenizer, [[SEARCH], [SEARCH]], broken)
+
+
+def test_one_query_that_fails_is_one_rollouts(tokenizer: PreTrainedTokenizerBase) -> None:
+    """A search tool fails the rollout whose query its retriever cannot answer, and no other."""
+
+    class Picky:
+        def search(self, queries: list[str], k: int) -> list[list[Hit]]:
+            if "poison" in queries:
+                raise IndexError("out of range")
+            return [[Hit(KELO, 1.0)] for _ in queries]
+
+    poison = search_turn("find it", "poison")
+    rollouts, _ = run(
+        tokenizer, [[SEARCH, answer_turn("x")], [poison], [SEARCH, answer_turn("x")]], SearchTool(Picky())
+    )
+    assert [r.termination for r in rollouts] == [*(Termination.ANSWERED, Termination.TOOL_FAILED, Termination.ANSWERED)]
+    assert "IndexError: out of range" in rollouts[1].reason
+
+
+def test_a_tool_that_is_gone_ends_the_run_after_three_batches(
+    tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Batches in which every rollout failed come back, counted and warned of; the third in a row is an error. One
+    batch with an answer in it begins the count anew."""
+    down = True
+
+    def search(queries: list[str]) -> list[list[Passage]]:
+        if down:
+            raise ToolError("connection refused")
+        return [[KELO] for _ in queries]
+
+    agent = SearchAgent(tokenizer, search, RolloutLimits(max_searches=2))
+
+    def batch() -> list[Termination | None]:
+        script = [SEARCH] if down else [SEARCH, answer_turn("x")]
+        rollouts = agent.run(["Who?"] * 2, ScriptedEngine(tokenizer, [script, script]))
+        return [rollout.termination for rollout in rollouts]
+
+    assert batch() == batch() == [Termination.TOOL_FAILED] * 2
+    assert "failed in 2 of 2 rollouts" in caplog.text
+    down = False
+    assert batch() == [Termination.ANSWERED] * 2
+    down = True
+    batch(), batch()
+    with pytest.raises(ToolError, match=r"3 batches in a row.*connection refused"):
+        batch()
+    assert (agent.health.calls, agent.health.failed) == (12, 10)
 
 
 def test_passages_cannot_break_out(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -23,15 +23,18 @@ from trl.scripts.vllm_serve import ScriptArguments, build_command
 
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.evaluate.local_policy import vllm_backend
+from a2tgpo.environments.environment import Action
+from a2tgpo.environments.search_environment import SearchEnvironment
+from a2tgpo.evaluate.local_policy import vllm_engine
 from a2tgpo.integrations.trl.rollout_func import TagRollout
 from a2tgpo.integrations.trl.vllm_engine import TRLTokenEngine
 from a2tgpo.retrieval.corpus import Passage
-from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
+from a2tgpo.rollout.agent import Agent, RolloutLimits
 from a2tgpo.rollout.decoding import Sampler
 from a2tgpo.rollout.engine import GenerationEngine
 from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 from a2tgpo.rollout.lockstep_engine import LockstepEngine
+from a2tgpo.rollout.turn_protocol import TagProtocol
 from tests.integrations.parts import config, questions
 from tests.rollout import vllm_on_cpu
 from tests.rollout.test_kv_cache_engine import Conversations
@@ -84,11 +87,12 @@ def common_text(model: Any) -> str:
     return next(text for text in within if not text.startswith("##") and text[-1].isascii() and text[-1].isprintable())
 
 
-class _Searching(SearchAgent):
-    """Takes each turn as a search, two to a rollout: the policy is random and knows no protocol."""
+class _EveryTurnSearches(TagProtocol):
+    """Takes each turn as a search: the policy is random and knows no protocol."""
 
-    def _take_turn(self, rollout: Any, ids: list[int], *, cut: bool) -> str | None:
-        return "anything" if len(rollout.calls) < 2 else super()._take_turn(rollout, ids, cut=cut)
+    def read(self, turn: list[int], before: list[int]) -> list[Action]:
+        """The same search whatever the turn says."""
+        return [Action("search", "anything")]
 
 
 def free_port() -> int:
@@ -121,7 +125,9 @@ def trained(policy: Path, folder: Path, **engine: Any) -> A2TGPOTrainer:
     """After two updates whose rollouts vLLM wrote, with TRL's correction. What vLLM drew each token with is what the
     policy gives it: the importance of a rollout of some hundred tokens is 1 to rounding."""
     tokenizer = build_tokenizer()
-    agent = _Searching(tokenizer, lambda queries: [[Passage("p", "Kelo", "bora")] for _ in queries], RolloutLimits())
+    search = SearchEnvironment(lambda queries: [[Passage("p", "Kelo", "bora")] for _ in queries])
+    protocol = _EveryTurnSearches(tokenizer, search.tools)
+    agent = Agent(tokenizer, search, RolloutLimits(max_searches=2), protocol=protocol)
     trainer = A2TGPOTrainer(
         str(policy),
         lambda completions, **_: [float(i % 2) for i in range(len(completions))],
@@ -180,7 +186,7 @@ def test_an_evaluation_in_vllm_writes_what_transformers_writes(policy: Path, mon
     """The evaluation's engine, greedy: the same conversations token by token, with prefix caching on."""
     model = LlamaForCausalLM.from_pretrained(policy)
     stop = common_text(model)
-    backend = vllm_backend(str(policy), temperature=0.0, max_tokens=2048, seed=0)
+    backend = vllm_engine(str(policy), temperature=0.0, max_tokens=2048, seed=0)
     assert isinstance(backend, LockstepEngine)
     assert backend.engine._llm.llm_engine.vllm_config.cache_config.enable_prefix_caching
     backend.stop_strings = (stop,)

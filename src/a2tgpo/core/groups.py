@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 Pool = Literal["turn", "prompt"]
-Baseline = Literal["survivors", "absorbing"]
+Baseline = Literal["survivors", "absorbing", "active"]
 Std = Literal["population", "sample"]
 
 
@@ -26,6 +26,7 @@ def normalize_turn_groups(
     baseline: Baseline = "survivors",
     eps: float = 1e-6,
     valid: Bool[Tensor, " B"] | None = None,
+    is_turn: Bool[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B T"]:
     """Return ĝ = (ig − mean G) / (std G + eps), G the gains of one prompt at one depth (arXiv 2605.06200, Eq. 7).
 
@@ -38,14 +39,16 @@ def normalize_turn_groups(
         pool: "turn" makes a group of prompt and depth; "prompt" pools all process turns of a prompt (IGPO).
         baseline: "survivors" compares with the rollouts that have a process turn at that depth. "absorbing"
             also counts, as a gain of 0, each rollout of the prompt that is past its last process turn, and
-            scores that 0 too: who stopped is compared with who went on (docs/baselines.md).
+            scores that 0 too: who stopped is compared with who went on. "active" counts and scores the 0 only
+            where the rollout stopped, on the turn behind its last process turn (docs/baselines.md).
         eps: a positive number, far below the spread of gains that means something; a larger one keeps groups
             whose gains hardly differ from being blown up to ±1.
         valid: rollouts that take part; the others enter no statistics, get 0 and may hold NaN.
+        is_turn: turns that exist, by default all; "active" scores no other, so that a rollout which was cut off
+            behind its last process turn did not stop.
 
     Returns:
-        Normalised gains, in standard deviations; 0 off process turns and, with "absorbing", off the depths
-        past a rollout's last process turn.
+        Normalised gains, in standard deviations; 0 off process turns and what "absorbing" and "active" score beside.
 
     Raises:
         ValueError: mismatched shapes, a gain that is not finite, a group outside 0..B−1, an unknown option.
@@ -69,7 +72,9 @@ def normalize_turn_groups(
         "a process turn needs a finite gain; score the turn, unset is_process, or mark the rollout not valid",
     )
 
-    sample = compared_turns(is_process, group, valid, baseline)
+    is_turn = torch.ones_like(is_process) if is_turn is None else is_turn
+    check_shapes(is_process=(is_process, "bool B T"), is_turn=(is_turn, "bool B T"))
+    sample = compared_turns(is_process, group, valid, baseline, is_turn)
     cell = turn_cells(group, gain.shape[1]) if pool == "turn" else group[:, None].expand_as(gain)
     return standard_scores(torch.where(is_process, gain, 0), sample, cell, gain.numel(), eps)
 
@@ -116,16 +121,22 @@ def compared_turns(
     group: Int[Tensor, " B"],
     valid: Bool[Tensor, " B"],
     baseline: Baseline,
+    is_turn: Bool[Tensor, "B T"],
 ) -> Bool[Tensor, "B T"]:
-    """Mark the turns a turn group holds: process turns, with "absorbing" also the depths past a rollout's last one.
+    """Mark the turns a turn group holds: process turns, with "absorbing" also the depths past a rollout's last one,
+    with "active" the first of those if it is a turn.
 
     A depth that no rollout of the prompt reached is no group.
     """
     if baseline == "survivors":
         return is_process
-    remaining = is_process.long().flip(1).cumsum(1).flip(1)
-    peers = torch.zeros_like(remaining).index_add(0, group, is_process.long())[group]
-    return is_process | ((remaining == 0) & (peers > 0) & valid[:, None])
+    past = is_process.long().flip(1).cumsum(1).flip(1) == 0
+    peers = torch.zeros_like(past, dtype=torch.long).index_add(0, group, is_process.long())[group]
+    added = past & (peers > 0) & valid[:, None]
+    if baseline == "active":
+        first = past & ~torch.nn.functional.pad(past[:, :-1], (1, 0))
+        added = added & first & is_turn
+    return is_process | added
 
 
 def turn_cells(group: Int[Tensor, " B"], n_turns: int) -> Int[Tensor, "B T"]:

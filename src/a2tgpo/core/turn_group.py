@@ -37,8 +37,8 @@ def turn_credit(
 ) -> TurnCredit:
     """Give Â_t = α·D_t/√n_t + R̂ on process turns and R̂ on a rollout's other turns (A²TGPO, arXiv 2605.06200).
 
-    With `baseline="absorbing"` a rollout has a gain of 0 at every depth past its last process turn: D also sums
-    these, normalised, and the turns that stopped have process credit.
+    With `baseline="absorbing"` a rollout has a gain of 0 at every depth past its last process turn, with "active" at
+    the first: D also sums these, normalised, and the turns that stopped have process credit.
 
     Args:
         gain: information gains; values off process turns are ignored.
@@ -80,9 +80,11 @@ def turn_credit(
     is_turn = turn_mask(n_turns, is_process)
     is_process = is_process & valid[:, None]
     counted = counted & is_process
-    normalized = normalize_turn_groups(gain, counted, group, pool=pool, baseline=baseline, eps=std_floor, valid=valid)
-    # Under "absorbing" the turn that stopped searching is credited too: with minus what it passed up.
-    compared = compared_turns(counted, group, valid, baseline)
+    normalized = normalize_turn_groups(
+        gain, counted, group, pool=pool, baseline=baseline, eps=std_floor, valid=valid, is_turn=is_turn
+    )
+    # Under "absorbing" and "active" the turn that stopped is credited too: with minus what it passed up.
+    compared = compared_turns(counted, group, valid, baseline, is_turn)
     process = accumulate(normalized, is_process | compared, gamma=gamma, rescale=rescale, counted=compared)
     reward = normalize_outcome(outcome, group, valid=valid)
     return TurnCredit(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
@@ -13,6 +15,7 @@ from tqdm.auto import tqdm
 from a2tgpo.errors import PolicyServerError, RecipeError, ToolError
 from a2tgpo.evaluate.answers_file import Answers, open_answers
 from a2tgpo.evaluate.benchmarks import load_benchmark
+from a2tgpo.evaluate.dialogue import UNPARSED
 from a2tgpo.evaluate.outcome import Asked, Outcome, Policy
 from a2tgpo.rollout.types import Termination
 
@@ -23,7 +26,9 @@ if TYPE_CHECKING:
     from a2tgpo.rollout.agent import BatchedSearch
 
 OUTAGE = 20
-"""Answers in a row that the search tool failed, after which it counts as gone and the run stops."""
+"""Answers in a row that the search tool failed, or the first ones that the server did, after which the run stops."""
+
+_TOOL_FAILED, _SERVER_FAILED = "the search tool failed", "the server failed"
 
 
 def evaluate(config: EvalConfig, console: Console) -> list[Outcome]:
@@ -33,7 +38,7 @@ def evaluate(config: EvalConfig, console: Console) -> list[Outcome]:
         RecipeError: the folder holds a run with other settings, or the policy cannot be loaded.
         DataError: a benchmark cannot be loaded, or has no answers.
         IndexMismatch, RetrieverError, ToolError: the search tool is unusable, or gone.
-        PolicyServerError: the policy's server is gone.
+        PolicyServerError: the policy's server is gone, or fails every answer.
     """
     questions = {
         benchmark.name: load_benchmark(
@@ -43,14 +48,14 @@ def evaluate(config: EvalConfig, console: Console) -> list[Outcome]:
     }
     asked = [Asked(row, n) for rows in questions.values() for row in rows for n in range(config.samples)]
     fingerprints = {f"questions of {name}": _fingerprint(rows) for name, rows in questions.items()}
-    with open_answers(config.folder, config.settings | fingerprints) as answers:
+    with open_answers(config.folder, config.settings | fingerprints) as answers, _saying_what_is_kept(answers.folder):
         missing = [question for question in asked if not answers.settled(question.key)]
         _say_what_stands(answers, len(asked), len(missing), console)
         if missing:
             policy = open_policy(config, _open_search(config))
             _ask(policy, missing, answers, len(asked))
         outcomes = [answers.outcomes[question.key] for question in asked]
-    _check_search(outcomes)
+        _refuse_one_failure(outcomes)
     return outcomes
 
 
@@ -58,7 +63,7 @@ def open_policy(config: EvalConfig, search: BatchedSearch) -> Policy:
     """Open the policy that `config` names."""
     if config.base_url is not None:
         return _server_policy(config, config.base_url, search)
-    from a2tgpo.evaluate.local_policy import LocalPolicy, checkpoint_backend
+    from a2tgpo.evaluate.local_policy import LocalPolicy, checkpoint_engine
     from a2tgpo.pretrained import open_tokenizer
     from a2tgpo.rollout.agent import SearchAgent
     from a2tgpo.rollout.protocol import INSTRUCTION
@@ -67,15 +72,15 @@ def open_policy(config: EvalConfig, search: BatchedSearch) -> Policy:
     system_prompt = INSTRUCTION if config.system_prompt is None else config.system_prompt or None
     agent = SearchAgent(tokenizer, search, config.limits, system_prompt)
     if config.engine == "vllm":
-        from a2tgpo.evaluate.local_policy import vllm_backend
+        from a2tgpo.evaluate.local_policy import vllm_engine
 
         longest = config.max_prompt_tokens + config.max_completion_length
-        backend = vllm_backend(config.model, temperature=config.temperature, max_tokens=longest, seed=config.seed)
+        engine = vllm_engine(config.model, temperature=config.temperature, max_tokens=longest, seed=config.seed)
     else:
-        backend = checkpoint_backend(
+        engine = checkpoint_engine(
             config.model, tokenizer, temperature=config.temperature, rows_at_a_time=config.concurrency
         )
-    return LocalPolicy(agent, backend, config.concurrency, config.seed)
+    return LocalPolicy(agent, engine, config.concurrency, config.seed)
 
 
 def _server_policy(config: EvalConfig, base_url: str, search: BatchedSearch) -> Policy:
@@ -107,10 +112,15 @@ def _open_search(config: EvalConfig) -> BatchedSearch:
 
 
 def _ask(policy: Policy, missing: Sequence[Asked], answers: Answers, total: int) -> None:
-    kept = f"what was answered is kept in {answers.folder}, and the same command goes on"
+    with tqdm(total=total, initial=total - len(missing), desc="questions", unit="question") as bar:
+        policy.answer(missing, _keeper(answers, bar))
+
+
+@contextmanager
+def _saying_what_is_kept(folder: Path) -> Iterator[None]:
+    kept = f"what was answered is kept in {folder}, and the same command goes on"
     try:
-        with tqdm(total=total, initial=total - len(missing), desc="questions", unit="question") as bar:
-            policy.answer(missing, _keeper(answers, bar))
+        yield
     except (PolicyServerError, ToolError) as error:
         raise type(error)(f"{error}; {kept}") from error
     except KeyboardInterrupt:
@@ -118,25 +128,48 @@ def _ask(policy: Policy, missing: Sequence[Asked], answers: Answers, total: int)
 
 
 def _keeper(answers: Answers, bar: tqdm[Any]) -> Callable[[Outcome], None]:
-    failed_in_a_row = 0
+    """Return what keeps each outcome, and stops a run in which one thing fails all the time."""
+    last, in_a_row = None, 0
+    worked = any(_failure(outcome) is None for outcome in answers.outcomes.values())
 
     def keep(outcome: Outcome) -> None:
-        nonlocal failed_in_a_row
+        nonlocal last, in_a_row, worked
         answers.add(outcome)
         bar.update()
-        failed_in_a_row = failed_in_a_row + 1 if outcome.termination == Termination.TOOL_FAILED.value else 0
-        if failed_in_a_row >= OUTAGE:
-            raise ToolError(f"the search tool failed {OUTAGE} answers in a row, the last with: {outcome.reason}")
+        failure = _failure(outcome)
+        in_a_row = in_a_row + 1 if failure == last else 1
+        last, worked = failure, worked or failure is None
+        # A server that answered others may refuse many questions in a row, those too long for it.
+        if failure is not None and in_a_row >= OUTAGE and (failure == _TOOL_FAILED or not worked):
+            raise _stopped_by(failure, f"{OUTAGE} answers in a row", outcome)
 
     return keep
 
 
-def _check_search(outcomes: Sequence[Outcome]) -> None:
-    """Raise where the tool failed every answer, of fewer than `OUTAGE`: that is no score of zero."""
-    if all(outcome.termination == Termination.TOOL_FAILED.value for outcome in outcomes):
-        raise ToolError(
-            f"the search tool failed every answer, the last with: {outcomes[-1].reason}; the same command goes on"
+def _failure(outcome: Outcome) -> str | None:
+    """Name what failed an answer, if not the policy: as the beginning of a sentence."""
+    if outcome.termination == Termination.TOOL_FAILED.value:
+        return _TOOL_FAILED
+    if outcome.termination == Termination.MODEL_FAILED.value:
+        return _SERVER_FAILED
+    return UNPARSED if outcome.reason.startswith(UNPARSED) else None
+
+
+def _stopped_by(failure: str, which: str, last: Outcome) -> ToolError | PolicyServerError | RecipeError:
+    if failure == UNPARSED:
+        return RecipeError(
+            f"protocol='tools': {UNPARSED} in {which}, the last with: {last.reason}. Start it with a parser for this "
+            "model's calls (vLLM: --enable-auto-tool-choice --tool-call-parser NAME) and choose another output_dir"
         )
+    error = ToolError if failure == _TOOL_FAILED else PolicyServerError
+    return error(f"{failure} {which}, the last with: {last.reason}")
+
+
+def _refuse_one_failure(outcomes: Sequence[Outcome]) -> None:
+    """Raise where one thing failed every answer, of fewer than `OUTAGE`: that is no score of zero."""
+    (failure, *others) = {_failure(outcome) for outcome in outcomes}
+    if failure is not None and not others:
+        raise _stopped_by(failure, "every answer", outcomes[-1])
 
 
 def _say_what_stands(answers: Answers, n_asked: int, n_missing: int, console: Console) -> None:

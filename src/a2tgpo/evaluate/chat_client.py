@@ -72,7 +72,7 @@ class ChatClient:
         except APIError as error:
             raise ModelFailure(f"{type(error).__name__}: {error.message}") from error
         self._answered()
-        return read_reply(response.text)
+        return read_reply(response.text, turn=sum(message["role"] == "assistant" for message in messages))
 
     async def close(self) -> None:
         """Close the connections."""

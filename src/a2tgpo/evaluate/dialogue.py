@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any, ClassVar, Protocol
 
-from a2tgpo.evaluate.chat_reply import Call, Reply
+from a2tgpo.evaluate.chat_reply import Call, Reply, sendable
 from a2tgpo.rollout.protocol import (
     INSTRUCTION,
     STOP_STRINGS,
@@ -14,15 +14,26 @@ from a2tgpo.rollout.protocol import (
     Answer,
     Malformed,
     Search,
+    open_thought,
     parse_turn,
     restore_stop,
+    split_blocks,
     unbox,
+    without_thoughts,
 )
 
 Message = dict[str, Any]
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
+UNPARSED = "the server did not parse its tool calls"
+"""How the reason of an answer begins whose text shows a call."""
+
+_CALL_MARK = re.compile(
+    r"<[|｜/]?\s*tool[_▁]call|<start_function_call>|<function(=|_calls?>)|<invoke\s|\[TOOL_CALLS?\]|<\|python_tag\|>"
+    r"|<\|action_start\|>|to=functions\.|```tool_c",
+    re.IGNORECASE,
+)
+_CALL_ALONE = re.compile(r"\[?\s*search\s*\(.*\)\s*\]?", re.DOTALL)
+_FENCE = re.compile(r"```\w*\s*(.*?)\s*```", re.DOTALL)
 
 
 class Dialogue(Protocol):
@@ -60,7 +71,7 @@ class TagDialogue:
         return {"role": "assistant", "content": _whole(reply)}
 
     def actions(self, reply: Reply) -> list[Action]:
-        return [parse_turn(_whole(reply))]
+        return [parse_turn(open_thought(_whole(reply)))]  # the server's template may have opened the thought
 
     def result(self, reply: Reply, index: int, text: str) -> Message:
         return {"role": "user", "content": text}
@@ -74,8 +85,8 @@ class ToolDialogue:
     """Speak in native tool calls (ReAct): the model calls `search` until a message without a call is its answer.
 
     The answer is what the last `\\boxed{...}` of that message holds, else its last `<answer>` block, else all of it
-    unless it was cut off; thoughts do not count.
-    A call whose arguments are not `{"query": text}` is malformed.
+    unless it was cut off; thoughts do not count, closed or not. A call whose arguments are not `{"query": text}` is
+    malformed, and so is one that the server left in the text.
     """
 
     instruction = (
@@ -118,18 +129,37 @@ def _search(call: Call) -> Action:
     if call.name != "search":
         return Malformed(f"call of an unknown tool {call.name!r}")
     try:
-        query = json.loads(call.arguments)["query"].strip()
+        query = sendable(json.loads(call.arguments)["query"]).strip()
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Malformed(f"the arguments of a search are not {{'query': text}}: {call.arguments[:200]!r}")
     return Search(query) if query else Malformed("empty search query")
 
 
 def _answer(reply: Reply) -> Action:
-    text = _THOUGHTS.sub("", reply.text).strip()
-    given = unbox(text) or "".join(_ANSWER.findall(text)[-1:]).strip()
+    text = without_thoughts(reply.text)
+    if _shows_a_call(text):
+        return Malformed(f"{UNPARSED}: {text[:80]!r}")
+    given = unbox(text) or "".join(split_blocks(text, "answer")[0][-1:]).strip()
     if given:
         return Answer(given)
     return Answer(text) if text and not reply.cut else Malformed("neither a tool call nor an answer")
+
+
+def _shows_a_call(text: str) -> bool:
+    """Say whether `text` has a call in one of the forms in which models write them: between marks, or alone."""
+    if _CALL_MARK.search(text) or _CALL_ALONE.fullmatch(text):
+        return True
+    fenced = _FENCE.fullmatch(text)
+    try:
+        written = json.loads(fenced[1] if fenced else text)
+    except (ValueError, RecursionError):
+        return False
+    calls = written if isinstance(written, list) else [written]
+    return bool(calls) and all(
+        isinstance(call, dict)
+        and ("function" in call or ("name" in call and {"arguments", "parameters"} & call.keys()))
+        for call in calls
+    )
 
 
 DIALOGUES: dict[str, Dialogue] = {"tags": TagDialogue(), "tools": ToolDialogue()}

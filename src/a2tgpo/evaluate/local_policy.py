@@ -29,7 +29,7 @@ class LocalPolicy:
     """
 
     agent: SearchAgent
-    backend: GenerationEngine
+    engine: GenerationEngine
     batch_size: int
     seed: int
 
@@ -43,7 +43,7 @@ class LocalPolicy:
     def _outcomes(self, batch: Sequence[Asked]) -> list[Outcome]:
         try:
             rows = [question.row for question in batch]
-            return evaluate_questions(self.agent, self.backend, rows, batch_size=len(rows))
+            return evaluate_questions(self.agent, self.engine, rows, batch_size=len(rows))
         except ToolError as error:  # in every rollout of the batch; whether the tool is gone, the run finds out
             return [_failed(question, str(error)) for question in batch]
 
@@ -62,7 +62,7 @@ def _failed(question: Asked, reason: str) -> Outcome:
     )
 
 
-def checkpoint_backend(
+def checkpoint_engine(
     name: str, tokenizer: PreTrainedTokenizerBase, *, temperature: float, rows_at_a_time: int
 ) -> GenerationEngine:
     """Return generation by the causal LM `name`: float32 on the CPU, in the checkpoint's own precision on a GPU.
@@ -103,7 +103,7 @@ class OfflineEngine:
         return [Turn(list(output.outputs[0].token_ids)) for output in outputs]
 
 
-def vllm_backend(name: str, *, temperature: float, max_tokens: int, seed: int) -> GenerationEngine:
+def vllm_engine(name: str, *, temperature: float, max_tokens: int, seed: int) -> GenerationEngine:
     """Return generation by the causal LM `name` with prefix caching: a turn only reads what is new in its context.
 
     Args:

@@ -16,7 +16,7 @@ from a2tgpo.rollout.types import Rollout, Termination
 
 def evaluate_questions(
     agent: SearchAgent,
-    backend: GenerationEngine,
+    engine: GenerationEngine,
     questions: Sequence[dict[str, Any]],
     *,
     batch_size: int = 64,
@@ -26,7 +26,7 @@ def evaluate_questions(
     outcomes: list[Outcome] = []
     for start in range(0, len(questions), batch_size):
         rows = questions[start : start + batch_size]
-        rollouts = agent.run([row["question"] for row in rows], backend)
+        rollouts = agent.run([row["question"] for row in rows], engine)
         decoded = [agent.tokenizer.decode(rollout.completion_ids) for rollout in rollouts]
         outcomes += [_outcome(row, r, text) for row, r, text in zip(rows, rollouts, decoded, strict=True)]
         progress(len(rows))

@@ -20,6 +20,10 @@ _CHARACTERS_PER_TOKEN = 4
 """Of English, roughly: the server's tokenizer is unknown, and passages must be cut before they are sent."""
 
 
+def _estimated_tokens(text: str) -> int:
+    return len(text) // _CHARACTERS_PER_TOKEN
+
+
 @dataclass
 class _Conversation:
     prompt: list[Message]
@@ -31,15 +35,21 @@ class _Conversation:
     ending: Ending | None = None
 
     def hear(self, reply: Reply, message: Message) -> None:
+        """Append what the model said; tokens that the server has not counted are estimated."""
+        before, now = reply.prompt_tokens, reply.completion_tokens
+        if before is None:
+            before = _estimated_tokens(transcript([*self.prompt, *self.said]))
+        if now is None:
+            now = _estimated_tokens(transcript([message]))
         self.said.append(message)
-        self.prompt_tokens = self.prompt_tokens or reply.prompt_tokens
-        self.policy_tokens += reply.completion_tokens
-        self.total_tokens = reply.prompt_tokens + reply.completion_tokens
+        self.prompt_tokens = self.prompt_tokens or before
+        self.policy_tokens += now
+        self.total_tokens = before + now
 
     def show(self, result: Message) -> None:
         """Append a result; its tokens are estimated until the server has counted them."""
         self.said.append(result)
-        self.total_tokens += len(result["content"]) // _CHARACTERS_PER_TOKEN
+        self.total_tokens += _estimated_tokens(result["content"])
 
     def outcome(self, asked: Asked) -> Outcome:
         assert self.ending is not None
@@ -61,8 +71,9 @@ class _Conversation:
 class ServerPolicy:
     """Answer with a chat server.
 
-    Token counts are the server's. `max_turn_tokens` bounds each request, `max_completion_tokens` everything after the
-    prompt; `passage_tokens` cuts passages at four characters a token, and prompts are as long as the server takes.
+    Token counts are the server's, or estimated at four characters a token where it gives none. `max_turn_tokens`
+    bounds each request, `max_completion_tokens` everything after the prompt; `passage_tokens` cuts passages at four
+    characters a token, and prompts are as long as the server takes.
 
     Args:
         make_client: opens the connection; called once for each `answer`.

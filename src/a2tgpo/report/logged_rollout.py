@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from a2tgpo.gold import read_aliases
 from a2tgpo.text_match import exact_match
 
 
@@ -88,7 +89,7 @@ class Rollout:
             group=int(record["group"]),
             id=str(record.get("id") or ""),
             question=prompt if isinstance(prompt, str) else str(prompt[-1]["content"]),
-            answer=[answer] if isinstance(answer, str) else list(map(str, answer or ())),
+            answer=read_aliases(answer, f"rollout {record.get('id')!r}"),
             segments=[Segment(int(s["turn"]), str(s["text"]), list(s["ids"])) for s in record["segments"]],
             termination=record.get("termination"),
             reason=str(record.get("reason") or ""),

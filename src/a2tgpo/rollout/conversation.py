@@ -50,8 +50,8 @@ class Decoding:
 class Conversation:
     """Play one batch step by step. Row i of `rows` lives in slot i of the cache.
 
-    `begin` and then `go_on` write until enough rows wait for the tool, and give their turns by number; nothing once all
-    have ended.
+    `begin` and then `go_on` write until enough rows have finished their turn, and give these by number; `rows` is empty
+    once all have ended.
     """
 
     def __init__(
@@ -80,19 +80,24 @@ class Conversation:
             return self._next_turns()
 
     @torch.no_grad()
-    def go_on(self, answers: Mapping[int, Continuation]) -> dict[int, Turn]:
-        """Take what the environment says to the turns given last (see `TakeTurns`), and write the next."""
+    def go_on(self, answers: Mapping[int, Continuation | None]) -> dict[int, Turn]:
+        """Take what the environment says to the turns given so far (see `TakeTurns`), and write the next.
+
+        Returns nothing while every row that is left waits for its tool.
+        """
         answered = dict(answers)
         with evaluating(self.model):
             for row in self.rows:
-                if row.waiting and row.number in answered:
-                    row.go_on(answered.pop(row.number))
-                elif row.waiting:
+                if row.asked and row.number in answered:
+                    if (answer := answered.pop(row.number)) is not None:
+                        row.go_on(answer)
+                elif row.asked:
                     row.ended = True
             if self.reader is not None and (ended := [slot for slot, row in enumerate(self.rows) if row.ended]):
                 self.reader([self.rows[slot] for slot in ended], ended, self.cache, self.device)
             # New rows go first, and before the ended ones leave: they start from their keys.
-            self.queue.extendleft(reversed(answered.items()))
+            begun = [(number, start) for number, start in answered.items() if start is not None]
+            self.queue.extendleft(reversed(begun))
             self._admit()
             for slot in reversed(range(len(self.rows))):
                 if self.rows[slot].ended:
@@ -102,9 +107,14 @@ class Conversation:
 
     def _next_turns(self) -> dict[int, Turn]:
         while self.rows:
-            waiting = [row for row in self.rows if row.waiting]
-            if waiting and len(waiting) >= self.decoding.waiting_share * len(self.rows):
+            waiting = [row for row in self.rows if row.waiting and not row.asked]
+            n_here = sum(not row.asked for row in self.rows)
+            if waiting and len(waiting) >= self.decoding.waiting_share * n_here:
+                for row in waiting:
+                    row.asked = True
                 return {row.number: Turn(row.turn, row.entropies) for row in waiting}
+            if n_here == 0:
+                return {}
             writing = [slot for slot, row in enumerate(self.rows) if not row.waiting]
             # Some of the rows alone cost a copy of their keys.
             self._write(writing if 2 * len(writing) <= len(self.rows) else range(len(self.rows)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -40,9 +40,11 @@ class Turn:
     logps: list[float] = field(default_factory=list)
 
 
-TakeTurns = Callable[[dict[int, Turn]], dict[int, Continuation]]
-"""Given finished turns by row, say what each row goes on from. A row left out has ended; a number that no row has had
-begins a new row, from the KV cache of those it shares its first tokens with where the engine has one."""
+TakeTurns = Callable[[dict[int, Turn]], Mapping[int, Continuation | None]]
+"""Given finished turns by row, say what each row goes on from; None for a row that still waits for its tool. Every row
+that was given or waited and is left out has ended; a number that no row has had begins a new row, from the KV cache of
+those it shares its first tokens with where the engine has one. Called with no turns, when no row can write, it waits
+until one of those that wait for their tool can go on or has ended."""
 
 
 class GenerationEngine(Protocol):
@@ -55,6 +57,18 @@ class GenerationEngine(Protocol):
     """
 
     def __call__(self, starts: Sequence[Continuation], take_turns: TakeTurns, n_entropies: int = 0) -> None: ...
+
+
+def ready(answers: Mapping[int, Continuation | None], take_turns: TakeTurns) -> dict[int, Continuation]:
+    """Return the rows that can write now, for engines whose rows go turn by turn; wait where all wait for their tools.
+
+    `answers` is what `take_turns` returned last.
+    """
+    while True:
+        going = {row: start for row, start in answers.items() if start is not None}
+        if going or not answers:
+            return going
+        answers = take_turns({})
 
 
 @contextmanager

@@ -78,6 +78,11 @@ def check_groups(prompts: Sequence[Any], group_size: int) -> None:
             )
 
 
+def initial_places(n_places: int, expansion: Expansion) -> list[int]:
+    """Return where in the batch the rollouts stand that are sampled from their prompt on; entry r is row r's."""
+    return [place for place in range(n_places) if place % expansion.group_size < expansion.n_initial]
+
+
 class RolloutGroups:
     """Hold rollouts by row, of which the first of each group are there at once and the others as `expansion` says.
 
@@ -93,10 +98,9 @@ class RolloutGroups:
         self._rows: dict[int, list[int]] = defaultdict(list)
         self._group_of: list[int] = []
         self._n_turns = 0
-        for place, ids in enumerate(prompt_ids):
+        for place in initial_places(len(prompt_ids), expansion):
             group, tree = divmod(place, expansion.group_size)
-            if tree < expansion.n_initial:
-                self._add(Rollout(ids, tree=tree), group)
+            self._add(Rollout(prompt_ids[place], tree=tree), group)
 
     def name_turns(self, turns: Mapping[int, Turn]) -> None:
         """Number the sampled turns, which their rollouts have just been given."""
@@ -104,16 +108,17 @@ class RolloutGroups:
             self.rollouts[row].nodes.append(self._n_turns)
             self._n_turns += 1
 
-    def branch(self, turns: Mapping[int, Turn]) -> list[int]:
-        """Begin the rollouts that branch now that `turns` have been taken; return their rows."""
-        n_before = len(self.rollouts)
+    def branch(self, turns: Mapping[int, Turn]) -> dict[int, Branch]:
+        """Begin the rollouts that branch now that `turns` have been answered; return them by their rows."""
+        begun: dict[int, Branch] = {}
         by_group: dict[int, dict[int, Turn]] = defaultdict(dict)
         for row, turn in turns.items():
             by_group[self._group_of[row]][row] = turn
         for group, taken in by_group.items():
             for branch in self.expansion.branches({row: self.rollouts[row] for row in self._rows[group]}, taken):
+                begun[len(self.rollouts)] = branch
                 self._add(self.rollouts[branch.parent].before_turn(branch.turn, branch.tree), group)
-        return list(range(n_before, len(self.rollouts)))
+        return begun
 
     def in_order(self) -> list[Rollout]:
         """Return the rollouts of the first group, in the order they were begun, those of the second, and so on."""

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from a2tgpo.messages import warn_once
 from a2tgpo.rollout.decoding import Sampler
-from a2tgpo.rollout.engine import Continuation, TakeTurns, Turn, evaluating
+from a2tgpo.rollout.engine import Continuation, TakeTurns, Turn, evaluating, ready
 from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 from a2tgpo.signals.answer_likelihood.model_support import why_not_cached
 
@@ -59,7 +59,7 @@ class HFGenerateEngine:
             }
             for row, turn in turns.items():
                 contexts[row] = contexts[row] + turn.ids
-            going = take_turns(turns)
+            going = ready(take_turns(turns), take_turns)
 
     def _turns(self, contexts: list[list[int]], budgets: list[int]) -> list[list[int]]:
         # Rows of one length class share a batch, so that little is padded.

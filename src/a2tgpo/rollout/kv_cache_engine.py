@@ -66,7 +66,7 @@ class KVCacheEngine:
         with evaluating(self.model):
             conversation = self.open(starts, n_entropies, reader)
             turns = conversation.begin()
-            while turns:
+            while conversation.rows:
                 turns = conversation.go_on(take_turns(turns))
 
     def open(

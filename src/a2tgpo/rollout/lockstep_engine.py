@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from a2tgpo.rollout.engine import Continuation, TakeTurns, Turn
+from a2tgpo.rollout.engine import Continuation, TakeTurns, Turn, ready
 
 
 @dataclass(frozen=True)
@@ -69,4 +69,4 @@ class LockstepEngine:
             }
             for row, turn in turns.items():
                 contexts[row] = contexts[row] + turn.ids
-            going = take_turns(turns) if turns else {}
+            going = ready(take_turns(turns), take_turns) if turns else {}

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from a2tgpo.errors import ToolError
 from a2tgpo.retrieval.corpus import Passage
@@ -35,12 +36,8 @@ SCAFFOLD = "<think> I now know the answer. </think> <answer> \\boxed{{answer}} <
 """How the policy itself would answer. Demonstrations end with it and the scorer reads the gold answer inside it, so
 the likelihood measures what the policy knows and not how surprised it is by a foreign sentence."""
 
-_TAG = re.compile(r"<(\s*/?\s*(?:" + "|".join(TAGS) + r")\s*)>", re.IGNORECASE)
-_TURN = re.compile(
-    r"\s*<think>(?P<thought>.*?)</think>\s*"
-    r"(?:<search>(?P<query>.*?)</search>|<answer>(?P<answer>.*?)</answer>)\s*\Z",
-    re.DOTALL,
-)
+_OPENING = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
+"""An open thought, or a closed empty one, at the end of what stands before a turn."""
 _ANSWER_OPEN = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
@@ -50,6 +47,14 @@ class Search:
     """Ask the tool for passages on `query`."""
 
     query: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """Ask one of several tools; `text` is what stands between its tags."""
+
+    tool: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -69,21 +74,53 @@ class Malformed:
 Action = Search | Answer | Malformed
 
 
+@lru_cache
+def tag_pattern(tools: tuple[str, ...] = ("search",)) -> re.Pattern[str]:
+    """Match any tag of the protocol with these tools, in any case and spacing."""
+    names = dict.fromkeys((*TAGS, *tools))
+    return re.compile(r"<(\s*/?\s*(?:" + "|".join(map(re.escape, names)) + r")\s*)>", re.IGNORECASE)
+
+
+@lru_cache
+def _turn_pattern(tools: tuple[str, ...]) -> re.Pattern[str]:
+    names = "|".join(map(re.escape, dict.fromkeys((*tools, "answer"))))
+    block = rf"<(?P<tool>{names})>(?P<body>.*?)</(?P=tool)>"
+    return re.compile(rf"\s*<think>(?P<thought>.*?)</think>\s*{block}\s*\Z", re.DOTALL)
+
+
 def parse_turn(text: str) -> Action:
-    """Read one policy turn.
+    """Read one policy turn, with the thought that its prompt opened.
 
     Exactly one `<think>` block, then exactly one `<search>` or `<answer>` block, with no further protocol tag inside.
     """
-    match = _TURN.match(text)
+    found = parse_call(text, ("search",))
+    if not isinstance(found, Call):
+        return found
+    return Search(found.text) if found.text else Malformed("empty search query")
+
+
+def parse_call(text: str, tools: tuple[str, ...]) -> Call | Answer | Malformed:
+    """Read one policy turn that may call any of `tools`; see `parse_turn`."""
+    match = _turn_pattern(tools).match(text)
     if match is None:
-        return Malformed("expected <think>…</think> followed by <search>…</search> or <answer>…</answer>")
-    if any(_TAG.search(part) for part in match.groups() if part is not None):
+        blocks = " or ".join(f"<{name}>…</{name}>" for name in dict.fromkeys((*tools, "answer")))
+        return Malformed(f"expected <think>…</think> followed by {blocks}")
+    if any(tag_pattern(tools).search(match[part]) for part in ("thought", "body")):
         return Malformed("protocol tag inside another block")
-    if match["query"] is not None:
-        query = match["query"].strip()
-        return Search(query) if query else Malformed("empty search query")
-    answer = unbox(match["answer"])
+    if match["tool"] != "answer":
+        return Call(match["tool"], match["body"].strip())
+    answer = unbox(match["body"])
     return Answer(answer) if answer else Malformed("expected \\boxed{…} with an answer inside <answer>")
+
+
+def opened_thought(before: str) -> str:
+    """Return the thought that `before`, the text before a turn, opens at its end, or opens and closes there.
+
+    Chat templates of thinking models end the prompt in `<think>`, so that the policy's turn begins inside its thought;
+    with thinking switched off they end it in an empty one. Empty text where `before` ends in neither.
+    """
+    match = _OPENING.search(before)
+    return match[0] if match else ""
 
 
 def unbox(text: str) -> str | None:
@@ -185,14 +222,14 @@ def render_result(passages: Iterable[Passage]) -> str:
     return "\n".join(["<result>", *(lines or ["no results"]), "</result>", ""])
 
 
-def neutralise(text: str, foreign_tokens: Iterable[str] = ()) -> str:
+def neutralise(text: str, foreign_tokens: Iterable[str] = (), tools: tuple[str, ...] = ("search",)) -> str:
     """Make retrieved text unable to speak the protocol.
 
     `<search>` becomes `[search]`, in any case and spacing, and so for every protocol tag. Each string of
     `foreign_tokens` (a tokenizer's added tokens, which some tokenizers match inside plain text even when told not to
     read special tokens) is broken by a space after its first character.
     """
-    text = _TAG.sub(lambda match: f"[{match[1]}]", text)
+    text = tag_pattern(tools).sub(lambda match: f"[{match[1]}]", text)
     for token in foreign_tokens:
         if len(token) > 1 and token in text:
             text = text.replace(token, f"{token[0]} {token[1:]}")

@@ -14,7 +14,8 @@ from a2tgpo.rollout.engine import Continuation
 class Row:
     """Hold a rollout in its slot: `context` is all its tokens, of which the first `n_stored` have keys there.
 
-    It waits for the tool once its turn is finished, until the environment lets it go on or ends it. `turn_starts` are
+    It waits for the tool once its turn is finished, until the environment lets it go on or ends it; `asked` once
+    it has been handed over. `turn_starts` are
     the lengths that its context had before each turn. `entropies` are those of the turn's first tokens.
     """
 
@@ -24,6 +25,7 @@ class Row:
     turn_starts: list[int]
     n_stored: int = 0
     waiting: bool = False
+    asked: bool = False
     ended: bool = False
     entropies: list[float] = field(default_factory=list)
 
@@ -47,7 +49,7 @@ class Row:
         self.context += continuation.ids
         self.budget = continuation.budget
         self.turn_starts.append(len(self.context))
-        self.waiting = False
+        self.waiting = self.asked = False
         self.entropies = []
 
 

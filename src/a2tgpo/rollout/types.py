@@ -15,6 +15,7 @@ class Termination(StrEnum):
     OUT_OF_TURNS = "out_of_turns"  # asked for another search with the tool-call budget spent
     OUT_OF_TOKENS = "out_of_tokens"  # the turn, or the next observation, does not fit the token budget
     MALFORMED = "malformed"  # a turn outside the protocol
+    ENVIRONMENT_DONE = "environment_done"  # the environment said that the episode is over
     TOOL_FAILED = "tool_failed"  # the tool raised or hung: not the policy's doing, so it earns no reward
     MODEL_FAILED = "model_failed"  # evaluation only: the server of the policy gave this question no answer
 
@@ -25,10 +26,21 @@ NOT_THE_POLICYS = (Termination.TOOL_FAILED, Termination.MODEL_FAILED)
 
 @dataclass(frozen=True)
 class ToolCall:
-    """Record one search: the query as written and the ids of the passages shown."""
+    """Record one call that was answered.
+
+    Attributes:
+        query: the arguments as the policy wrote them.
+        passage_ids: of the passages shown, where the answer is passages.
+        tool: the tool's name.
+        turn: the turn that made the call, from 0.
+        seconds: from the turn's end to its answer.
+    """
 
     query: str
-    passage_ids: tuple[str, ...]
+    passage_ids: tuple[str, ...] = ()
+    tool: str = "search"
+    turn: int = 0
+    seconds: float = 0.0
 
 
 @dataclass
@@ -42,6 +54,10 @@ class Rollout:
     A rollout that branched off another one has that one's tokens up to there, by whomever they were written.
     `nodes[t]` names the sampled turn that is its turn t: rollouts of a prompt have the same number there if and only if
     they share the turn. `tree` numbers the prompt's trees from 0: rollouts of one tree grew from one first rollout.
+    `turn_rewards[t]` is what the environment gave for turn t, None where it gave nothing; `outcome` is its reward for
+    the whole episode, and `revealed_answer` the gold answer where only the environment knows it. `opened` says that the
+    prompt ends inside a thought, in which the policy's first turn begins.
+
     `logps` has, where an engine apart from the policy generates, the log-probability it gave each token of
     `completion_ids`, 0 for the environment's; elsewhere it is empty.
     `turn_texts[t]` is turn t as the protocol read it: without the end-of-sequence token, with the `<think>` that the
@@ -58,6 +74,10 @@ class Rollout:
     nodes: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     tree: int = 0
+    turn_rewards: list[float | None] = field(default_factory=list)
+    outcome: float | None = None
+    revealed_answer: str | list[str] | None = None
+    opened: bool = False
     turn_texts: list[str] = field(default_factory=list)
 
     def before_turn(self, turn: int, tree: int) -> Rollout:
@@ -68,10 +88,12 @@ class Rollout:
             self.prompt_ids,
             self.completion_ids[:end],
             self.model_mask[:end],
-            calls=self.calls[:turn],
+            calls=[call for call in self.calls if call.turn < turn],
             nodes=self.nodes[:turn],
             logps=self.logps[:end],
             tree=tree,
+            turn_rewards=self.turn_rewards[:turn],
+            opened=self.opened,
             turn_texts=self.turn_texts[:turn],
         )
 

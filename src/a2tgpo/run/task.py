@@ -48,7 +48,13 @@ class Task(ABC):
 
     def agent(self, tokenizer: PreTrainedTokenizerBase) -> SearchAgent:
         """Return the agent loop of this task for a policy's tokenizer."""
-        return SearchAgent(tokenizer, self.search, self.limits, self.config.recipe.system_prompt)
+        return SearchAgent(
+            tokenizer,
+            self.search,
+            self.limits,
+            self.config.recipe.system_prompt,
+            self.config.training.chat_template_kwargs,
+        )
 
     @abstractmethod
     def demonstrations(self, tokenizer: PreTrainedTokenizerBase) -> Encoded:

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from a2tgpo.environments.search import SearchTool
-from a2tgpo.errors import RecipeError, ToolError
+from a2tgpo.errors import MissingExtra, RecipeError, ToolError
 from a2tgpo.evaluate.benchmark_run import open_policy
 from a2tgpo.evaluate.eval_config import EvalConfig
 from a2tgpo.evaluate.outcome import Asked, Outcome
@@ -113,7 +113,7 @@ def test_a_tool_that_fails_a_whole_batch_is_an_outcome_of_each_question() -> Non
         take_turns({row: Turn(ids) for row in range(len(starts))})
 
     policy: Any = open_policy(settings, broken)
-    policy = replace(policy, backend=searching, batch_size=2)
+    policy = replace(policy, engine=searching, batch_size=2)
     outcomes = outcomes_of(policy, asked(3, samples=2))
     assert [(o.termination, o.sample) for o in outcomes] == [("tool_failed", 0), ("tool_failed", 1)] * 3
     assert "index on fire" in outcomes[0].reason
@@ -178,5 +178,5 @@ def test_vllm_answers_as_transformers_do(world: WorldFiles, trained: str, monkey
 def test_without_vllm_the_extra_is_named(world: WorldFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing library is the user's to install."""
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(RecipeError, match=r"a2tgpo\[vllm\]"):
+    with pytest.raises(MissingExtra, match=r"a2tgpo\[vllm\]"):
         open_policy(config(world, EMBEDDED, engine="vllm"), search(world))

@@ -12,6 +12,7 @@ from datasets import Dataset
 from trl.trainer.utils import is_async_callable
 
 from a2tgpo.errors import DataError
+from a2tgpo.gold import gold_aliases, read_aliases
 from a2tgpo.methods import Method
 
 if TYPE_CHECKING:
@@ -78,25 +79,17 @@ def check_answers(dataset: Any, scorer: AnswerScorer) -> None:
             "the gold answer's probability; add a column 'answer' (text, or a list of aliases)"
         )
     for row, answer in enumerate(dataset["answer"]):
-        for alias in gold_aliases({"answer": answer}, row):
+        for alias in gold_aliases(answer, f"row {row}"):
             try:
                 scorer.scaffold.encode(scorer.tokenizer, alias)
             except ValueError as error:
                 raise DataError(f"row {row} has answer={answer!r}: {error}") from error
 
 
-def gold_aliases(row: Mapping[str, Any], number: int) -> list[str]:
-    """Return the aliases of a row's answer, canonical first; raise `DataError` where there is none."""
-    answer = row.get("answer")
-    aliases = [answer] if isinstance(answer, str) else list(answer or ())
-    if not aliases or not all(isinstance(alias, str) and alias.strip() for alias in aliases):
-        raise DataError(f"row {number} has answer={answer!r}: give at least one non-empty text, or drop the row")
-    return aliases
-
-
 def aliases_of_rows(rows: Sequence[Mapping[str, Any]], *, required: bool) -> list[list[str]]:
     """Return the gold answers of each row; where they are not `required`, none for a row without."""
-    return [gold_aliases(row, number) if required or row.get("answer") else [] for number, row in enumerate(rows)]
+    read = gold_aliases if required else read_aliases
+    return [read(row.get("answer"), f"row {number}") for number, row in enumerate(rows)]
 
 
 def refuse_nan(reward_funcs: Any) -> Any:

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from a2tgpo.integrations.trl.collective import sharded_by
 from a2tgpo.integrations.trl.generation import generating
 from a2tgpo.integrations.trl.vllm_engine import TRLTokenEngine, largest_of_processes
-from a2tgpo.rollout.agent import SearchAgent
+from a2tgpo.rollout.agent import Agent
 from a2tgpo.rollout.branching import EntropyExpansion, TreeExpansion
 from a2tgpo.rollout.engine import GenerationEngine
 from a2tgpo.rollout.groups import Expansion
 from a2tgpo.rollout.hf_generate_engine import HFGenerateEngine, transformers_engine
 from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 from a2tgpo.rollout.lockstep_engine import LockstepEngine
-from a2tgpo.rollout.protocol import STOP_STRINGS
 from a2tgpo.rollout.strategies import EntropyBranch, Independent, Sampling, Tree, check_group_size
 from a2tgpo.rollout.types import Rollout
 
@@ -46,7 +45,7 @@ class TagRollout:
             model is in shards that every process would have to ask for equally often.
     """
 
-    def __init__(self, agent: SearchAgent, rows_at_a_time: int = 256, sampling: Sampling = _INDEPENDENT) -> None:
+    def __init__(self, agent: Agent, rows_at_a_time: int = 256, sampling: Sampling = _INDEPENDENT) -> None:
         self.agent = agent
         self.rows_at_a_time = rows_at_a_time
         self.sampling = sampling
@@ -56,7 +55,8 @@ class TagRollout:
     def __call__(self, prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
         expansion = self._expansion(trainer)
         with self._engine(trainer, len(prompts)) as engine:
-            return rollout_columns(self.agent.run(prompts, engine, expansion))
+            rows = getattr(trainer, "rows_to_generate", None)
+            return rollout_columns(self.agent.run(prompts, engine, expansion, rows, _template(trainer)))
 
     def _expansion(self, trainer: GRPOTrainer) -> Expansion | None:
         if not isinstance(self.sampling, Tree | EntropyBranch) or not trainer.model.training:
@@ -70,7 +70,7 @@ class TagRollout:
     def _engine(self, trainer: GRPOTrainer, n_rows: int) -> Iterator[GenerationEngine]:
         if trainer.use_vllm:
             # TRL has synchronised the weights before it calls us.
-            yield LockstepEngine(TRLTokenEngine(trainer.vllm_generation), STOP_STRINGS, largest_of_processes)
+            yield LockstepEngine(TRLTokenEngine(trainer.vllm_generation), self._stops, largest_of_processes)
             return
         _refuse_shards(trainer)
         with generating(trainer) as model:
@@ -80,6 +80,10 @@ class TagRollout:
             else:
                 yield generator
 
+    @property
+    def _stops(self) -> tuple[str, ...]:
+        return self.agent.protocol.stop_strings
+
     def _generator_of(
         self, model: PreTrainedModel, generation_config: GenerationConfig
     ) -> KVCacheEngine | HFGenerateEngine:
@@ -87,9 +91,16 @@ class TagRollout:
         if self._generator is None or self._made_for != (model, generation_config):
             self._made_for = model, copy.deepcopy(generation_config)
             self._generator = transformers_engine(
-                model, self.agent.tokenizer, generation_config, STOP_STRINGS, self.rows_at_a_time
+                model, self.agent.tokenizer, generation_config, self._stops, self.rows_at_a_time
             )
         return self._generator
+
+
+def _template(trainer: GRPOTrainer) -> dict[str, Any]:
+    """Return what TRL gives the chat template of its own prompts."""
+    chat_template = getattr(trainer, "chat_template", None)
+    named = {} if chat_template is None else {"chat_template": chat_template}
+    return named | getattr(trainer, "chat_template_kwargs", {})
 
 
 def _refuse_shards(trainer: GRPOTrainer) -> None:

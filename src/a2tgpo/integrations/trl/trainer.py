@@ -114,6 +114,7 @@ class A2TGPOTrainer(GRPOTrainer):
         self._rollout_log = RolloutLog(args.rollouts_dir, self.collective) if args.rollouts_dir else None
         self._tool_loop = ToolLoopCache(self, self.answer_reader, self.collective, enabled=args.tool_loop_kv_cache)
         self._generation: GenerationBatch | None = None
+        self.rows_to_generate: list[dict[str, Any]] | None = None
         self._clock = StepClock()
         self.add_callback(self._clock)
 
@@ -149,6 +150,7 @@ class A2TGPOTrainer(GRPOTrainer):
             generated, rows = join_rollouts(sampled.generated), sampled.rows
         answers = aliases_of_rows(rows, required=self._scoring.needs_answers)
         self._generation = GenerationBatch(rows, answers, group_size, generated=generated)
+        self.rows_to_generate = rows
         try:
             output = super()._generate_and_score_completions(rows)
             if not self._several_updates:
@@ -160,6 +162,7 @@ class A2TGPOTrainer(GRPOTrainer):
 
     def _generate_rows(self, rows: list[dict[str, Any]]) -> list[GeneratedRollout]:
         """Generate a rollout for each row, before TRL has set up a batch of them."""
+        self.rows_to_generate = rows
         self._sync_tool_dicts, self._async_tool_dicts = tool_dicts(self.tools, len(rows))
         return split_rollouts(self._generate_once([row["prompt"] for row in rows]))
 
