@@ -1,4 +1,4 @@
-"""A rollout server for machines without a GPU; imports verl only once it is asked, so that it can be unpickled first."""
+"""A rollout server for machines without a GPU; it imports verl only once it is asked, so that it unpickles alone."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ import ray
 import torch
 from verl.plugin.platform import PlatformBase, PlatformRegistry
 
+
 class _Device:
     """The functions of `torch.cuda` that verl calls, for the CPU."""
 

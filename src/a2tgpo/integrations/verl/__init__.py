@@ -1,6 +1,6 @@
 """Per-turn credit on Ray clusters, as a plug-in of verl's V1 trainer.
 
-    python -m verl.trainer.main_ppo trainer.v1.trainer_mode=a2tgpo algorithm.adv_estimator=a2tgpo +a2tgpo.method=a2tgpo …
+    python -m verl.trainer.main_ppo trainer.v1.trainer_mode=a2tgpo algorithm.adv_estimator=a2tgpo +a2tgpo.method=…
 
     plugin            found through verl's entry points; registers the trainer, the estimator's name and the agent loop
     credit_trainer    driver: credit over the whole batch, from TransferQueue's columns

@@ -8,7 +8,7 @@ than the others gets blank ones, which are excluded from every statistic.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -209,15 +209,9 @@ _RECORD = "a2tgpo_rollout"
 
 
 def record_fields(rollout: Rollout) -> dict[str, Any]:
-    """Return what a row carries of our agent loop's record, in plain types."""
-    return {
-        _RECORD: {
-            "termination": None if rollout.termination is None else rollout.termination.value,
-            "reason": rollout.reason,
-            "answer": rollout.answer,
-            "calls": [[call.query, list(call.passage_ids)] for call in rollout.calls],
-        }
-    }
+    """Return what a row carries of our agent loop's record, in plain types: all but the tokens, which it has itself."""
+    kept = asdict(replace(rollout, prompt_ids=[], completion_ids=[], model_mask=[], logps=[]))
+    return {_RECORD: kept | {"termination": rollout.termination and rollout.termination.value}}
 
 
 def record_from(fields: Any, prompt_ids: list[int], completion_ids: list[int]) -> Rollout | None:
@@ -225,11 +219,8 @@ def record_from(fields: Any, prompt_ids: list[int], completion_ids: list[int]) -
     found = fields.get(_RECORD) if isinstance(fields, Mapping) else None
     if found is None:
         return None
-    return Rollout(
-        prompt_ids,
-        completion_ids,
-        termination=None if found["termination"] is None else Termination(found["termination"]),
-        reason=found["reason"],
-        answer=found["answer"],
-        calls=[ToolCall(query, tuple(passages)) for query, passages in found["calls"]],
-    )
+    rollout = Rollout(**found)
+    rollout.prompt_ids, rollout.completion_ids = prompt_ids, completion_ids
+    rollout.termination = None if found["termination"] is None else Termination(found["termination"])
+    rollout.calls = [ToolCall(**{**call, "passage_ids": tuple(call["passage_ids"])}) for call in found["calls"]]
+    return rollout

@@ -28,8 +28,8 @@ def check_config(config: Mapping[str, Any], settings: TurnCreditSettings) -> Met
     method = settings.resolve_method()
     if method.shares_turns:
         raise ValueError(
-            f"+a2tgpo.method={settings.method!r} samples {method.sampling}, whose rollouts share turns, and verl samples "
-            f"each rollout by itself; train it with TRL, or choose one of {', '.join(methods_for_verl())}"
+            f"+a2tgpo.method={settings.method!r} samples {method.sampling}, whose rollouts share turns, and verl "
+            f"samples each rollout by itself; train it with TRL, or choose one of {', '.join(methods_for_verl())}"
         )
     for refusal in _REFUSALS:
         value = select(config, refusal.key)
@@ -61,6 +61,11 @@ class Refusal:
     remedy: str
 
 
+def _clip_bound(name: str, default: float) -> Refusal:
+    remedy = "clip bounds are the method's; change them with +a2tgpo.epsilon and +a2tgpo.epsilon_high"
+    return Refusal(f"actor_rollout_ref.actor.{name}", lambda value: float(value) != default, remedy)
+
+
 _REFUSALS = (
     Refusal(
         "algorithm.adv_estimator",
@@ -82,19 +87,10 @@ _REFUSALS = (
     Refusal("algorithm.gamma", lambda v: v != 1, "set the discount of later turns as +a2tgpo.turn_gamma"),
     Refusal("algorithm.lam", lambda v: v != 1, "no method of the table has a λ; leave it at 1"),
     Refusal("distillation.enabled", bool, "the loss is this trainer's; leave distillation off"),
-    *(
-        Refusal(
-            f"actor_rollout_ref.actor.{name}",
-            lambda v, default=default: float(v) != default,
-            "clip bounds are the method's; change them with +a2tgpo.epsilon and +a2tgpo.epsilon_high",
-        )
-        for name, default in (
-            ("clip_ratio", 0.2),
-            ("clip_ratio_low", 0.2),
-            ("clip_ratio_high", 0.2),
-            ("clip_ratio_c", 3.0),
-        )
-    ),
+    _clip_bound("clip_ratio", 0.2),
+    _clip_bound("clip_ratio_low", 0.2),
+    _clip_bound("clip_ratio_high", 0.2),
+    _clip_bound("clip_ratio_c", 3.0),
     Refusal(
         "actor_rollout_ref.actor.policy_loss.loss_mode",
         lambda v: v != "vanilla",

@@ -68,7 +68,7 @@ class RunLog:
 
     def write_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Append a line for `step`: what are finite numbers of `metrics`, under the names of every run."""
-        line = {"step": step}
+        line: dict[str, float] = {"step": step}
         for name, value in metrics.items():
             try:
                 number = float(value)

@@ -27,7 +27,6 @@ from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.agent import SearchAgent
 from a2tgpo.rollout.engine import Turn
 from a2tgpo.rollout.lockstep_engine import LockstepEngine, TurnSampling
-from a2tgpo.rollout.protocol import STOP_STRINGS
 from a2tgpo.rollout.types import Rollout
 
 MOST_ROLLOUTS = 1024
@@ -53,7 +52,9 @@ class SearchAgentLoop(AgentLoopBase):
         server = _ServerTokens(self.server_manager, sampling_params, asyncio.get_running_loop())
         timing: dict[str, float] = {}
         with simple_timer("generate_sequences", timing):
-            play = functools.partial(self._agent().run, [list(row["raw_prompt"])], LockstepEngine(server, STOP_STRINGS))
+            agent = self._agent()
+            engine = LockstepEngine(server, agent.protocol.stop_strings)
+            play = functools.partial(agent.run, [list(row["raw_prompt"])], engine)
             (rollout,) = await asyncio.get_running_loop().run_in_executor(_threads, play)
         reward, extra = self._reward(rollout, row)
         return AgentLoopOutput(

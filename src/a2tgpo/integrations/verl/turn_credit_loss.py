@@ -53,7 +53,9 @@ def turn_credit_loss(
     found = micro_batch_loss(logps, columns, method, update, kl_beta=kl_beta)
     loss = found.loss
     n_tokens = sum(float(owned.sum()) for owned in columns["turn_owned"])
-    values = {f"{DIAGNOSTIC}{name.rpartition('/')[2]}": v * n_tokens for name, v in found.diagnostics.items()}
+    values: dict[str, Any] = {
+        f"{DIAGNOSTIC}{name.rpartition('/')[2]}": value * n_tokens for name, value in found.diagnostics.items()
+    }
     values |= {TOKENS: n_tokens, "actor/pg_loss": loss.detach()}
     if config.entropy_coeff and model_output.get("entropy") is not None:
         entropy = agg_loss(
