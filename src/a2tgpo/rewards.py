@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from a2tgpo.gold import gold_aliases
-from a2tgpo.rollout.protocol import open_thought, split_blocks, unbox
+from a2tgpo.rollout.protocol import given_answer, open_thought
 from a2tgpo.rollout.types import Rollout, Termination
 from a2tgpo.text_match import exact_match
 
@@ -49,13 +49,6 @@ def exact_match_reward(
     asked = [None] * len(completions) if prompts is None else prompts
     responses = [_response(*both) for both in zip(completions, asked, strict=True)]
     return [_score(given_answer(text), gold) for text, gold in zip(responses, golds, strict=True)]
-
-
-def given_answer(response: str) -> str | None:
-    """Return the answer that `response`, the whole text of a policy, gives; None where it does not keep the format."""
-    thoughts, outside = split_blocks(response, "think")
-    boxes = [unbox(block) for block in split_blocks(outside, "answer")[0]]
-    return next((box for box in reversed(boxes) if box is not None), None) if thoughts else None
 
 
 def _score_rollout(rollout: Rollout, golds: list[str]) -> float | None:

@@ -17,7 +17,7 @@ from a2tgpo.evaluate.benchmark_run import OUTAGE
 from a2tgpo.evaluate.chat_reply import ModelFailure, read_reply
 from a2tgpo.evaluate.dialogue import ToolDialogue
 from a2tgpo.rollout.protocol import Malformed, Search
-from tests.evaluate.chat_server import ChatServer, Request, Response, Sends, turn_of
+from tests.evaluate.chat_server import ChatServer, Refuses, Request, Response, Sends, turn_of
 from tests.evaluate.policies.parts import asked, outcomes_of
 from tests.evaluate.policies.test_server import policy
 from tests.evaluate.world import WorldFiles
@@ -271,3 +271,13 @@ def test_one_answer_makes_a_score(world: WorldFiles, tmp_path: Path) -> None:
     with ChatServer(respond) as server:
         assert evaluate(world, server, tmp_path) == 0
     assert len(read_answers(tmp_path)) == OUTAGE + 4 and (tmp_path / "table.md").exists()
+
+
+def test_a_template_without_a_system_role_behind_a_server(
+    world: WorldFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server refuses every conversation; the run ends with exit 2 and says what to give instead."""
+    with ChatServer(lambda _: Refuses(400, "TemplateError: System role not supported")) as server:
+        assert evaluate(world, server, tmp_path, n_questions=2) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "System role not supported" in error and "--system_prompt ''" in error

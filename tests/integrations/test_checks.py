@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from datasets import IterableDataset
-from transformers import LlamaConfig, LlamaForSequenceClassification, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
@@ -79,7 +79,7 @@ def test_models_and_coroutines_are_left_alone() -> None:
 def test_a_multimodal_processor_is_refused() -> None:
     """Likelihoods are read from text alone, and the message says what to pass."""
     with pytest.raises(ValueError, match=r"multimodal processor.*pass a text model"):
-        check_model(None, is_multimodal=True, router_aux_loss_coef=None)
+        check_model(None, is_multimodal=True)
 
 
 @pytest.mark.parametrize("rollout_func", [None, SimpleNamespace(sampling=Independent())])
@@ -122,36 +122,6 @@ def test_what_cannot_be_sampled_dynamically_is_refused(changes: dict[str, Any], 
         open_dynamic_sampler(
             METHODS["dapo"], rows_per_batch=8, generate=never, rewards=never, collective=never, seed=0, **settings
         )
-
-
-def test_a_router_loss_is_refused_and_its_remedy_works(tmp_path: Path) -> None:
-    """A mixture of experts, whose architecture asks for a load-balancing loss, is refused by the option's name; with
-    the remedy in the message it constructs."""
-    tokenizer = build_tokenizer()
-    model = Qwen3MoeForCausalLM(
-        Qwen3MoeConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=16,
-            moe_intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-            num_experts=2,
-            num_experts_per_tok=1,
-            router_aux_loss_coef=0.01,
-        )
-    )
-
-    def construct(**changes: Any) -> A2TGPOTrainer:
-        return A2TGPOTrainer(
-            model, length_reward, config(tmp_path, **changes), train_dataset=questions(), processing_class=tokenizer
-        )
-
-    with pytest.raises(ValueError, match=r"router_aux_loss_coef=0.01.*set router_aux_loss_coef=0.0"):
-        construct()
-    assert not construct(router_aux_loss_coef=0.0).aux_loss_enabled
 
 
 def test_every_data_set_is_checked(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_the_batch_is_that_of_the_replacements(tmp_path: Path, assigned: list[Re
     ids = [output["prompt_ids"][i][output["prompt_mask"][i].bool()].tolist() for i in range(8)]
     assert ids == [plays.agent.encode_prompt(prompt) for prompt in prompts]
     assert [record.prompt_ids for record in recorded.batch.records if record is not None] == ids
-    assert by_turn(output, "turn_advantages", 1)[:, 0].tolist() == pytest.approx([1, -1] * 4, abs=1e-4)
+    assert by_turn(output, "advantages", 1)[:, 0].tolist() == pytest.approx([0.75**0.5, -(0.75**0.5)] * 4, abs=1e-4)
     assert trainer._metrics["train"]["rollout/sampled_batches"][0] >= 2
 
 

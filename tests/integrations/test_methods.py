@@ -104,7 +104,9 @@ def test_an_option_changes_the_row_it_belongs_to() -> None:
     assert (changed.eps_low, changed.eps_high) == (0.01, 0.01)
     for wrong, message in (
         ({"method": "grpo", "gain_alpha": 0.3}, "gain_alpha=0.3: method 'grpo' has no such parameter"),
-        ({"method": "grpo", "skip_first_gain": True}, "method 'grpo' reads no gain"),
+        ({"method": "grpo", "cut_last_result": True}, "method 'grpo' reads no gain"),
+        ({"method": "igpo", "scale_rewards": "none"}, "scale_rewards='none' with method='igpo'"),
+        ({"method": "tree-grpo", "importance_sampling_level": "sequence"}, "shares turns"),
         ({"method": "tree-grpo", "num_generations": 4}, "set num_generations=8"),
         ({"method": "aepo", "num_generations": 2}, "set num_generations to at least 4"),
         ({"method": "a3tgpo"}, "choose one of 'grpo'"),

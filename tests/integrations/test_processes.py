@@ -95,7 +95,7 @@ def outcome() -> torch.Tensor:
 
 
 def has_tokens(process: int) -> torch.Tensor:
-    """The last process has a rollout without a token to train on, in the prompt that both share."""
+    """The last process has a rollout without a token to train on, as if truncated, in the prompt that both share."""
     flags = torch.ones(ROWS, dtype=torch.bool)
     flags[1] = process == 0
     return flags
@@ -198,15 +198,15 @@ def test_credit_of_two_processes_is_that_of_one(results: list[dict[str, Any]]) -
     whole = joined_credit()
     for process, result in enumerate(results):
         rows = slice(process * ROWS, (process + 1) * ROWS)
-        for name in (f.name for f in fields(BatchCredit) if f.name != "owned"):
+        for name in (f.name for f in fields(BatchCredit) if f.name != "shared"):
             wanted, got = getattr(whole, name)[rows], result["credit"][name]
             assert torch.equal(torch.nan_to_num(got, nan=-9.0), torch.nan_to_num(wanted, nan=-9.0)), name
     prompt = torch.tensor([0] * 4 + [1] * 4 + [2] * 4)
     core = turn_credit(whole.gain, whole.is_process, whole.outcome, prompt, n_turns=whole.n_turns, valid=whole.valid)
     assert torch.equal(core.advantage, whole.advantage)
     shared = whole.advantage[4:8]
-    assert whole.valid[4:8].tolist() == [True, False, True, False]
-    assert (shared[[0, 2]] != 0).any(dim=1).all() and (shared[[1, 3]] == 0).all()
+    assert whole.valid[4:8].tolist() == [True, False, True, True]
+    assert (shared[[0, 2]] != 0).any(dim=1).all() and (shared[1] == 0).all()
 
 
 def test_a_step_of_two_processes_is_that_of_one(tmp_path: Path, folder: Path, results: list[dict[str, Any]]) -> None:

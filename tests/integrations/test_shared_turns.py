@@ -74,26 +74,28 @@ def one_batch(trainer: A2TGPOTrainer) -> dict[str, Any]:
     return trainer._generate_and_score_completions([dict(trainer.train_dataset[i // 4]) for i in range(8)])
 
 
-def test_a_shared_turn_counts_once(tmp_path: Path) -> None:
-    """The turn that two rollouts share belongs to the first of them in the loss, with one advantage, the mean of both:
-    the second's tokens there are read as the policy's and not counted."""
+def test_a_shared_turn_weighs_as_its_leaves(tmp_path: Path, assigned: list[Recorded]) -> None:
+    """The turn that two rollouts share is carried by the first of them in the loss, with the weight of both and their
+    advantages for each sign apart; the second's tokens there are the policy's and weigh nothing. Trees grow by aepo's
+    rule here, whose mean is over tokens: a leaf weighs 1."""
     batch = one_batch(branched_trainer(tmp_path))
-    owned = [[True, True], [False, True], [True, False], [True, False]]
-    assert (by_turn(batch, "turn_owned", 2) > 0).tolist() == owned * 2
-    advantage = by_turn(batch, "turn_advantages", 2)
-    shared = advantage[0:2, 0]
-    assert shared[0] == shared[1] and advantage[0, 1] * advantage[1, 1] < 0
-    assert advantage[0, 1] < shared[0] < advantage[1, 1]
-    assert (batch["turn_ids"][1] == 0).any() and batch["turn_owned"][0].equal(batch["turn_ids"][0] >= 0)
+    (recorded,) = assigned
+    weight = by_turn(batch, "turn_weight", 2)
+    assert weight.tolist() == [[2, 1], [0, 1], [1, 0], [1, 0]] * 2
+    own = recorded.credit.advantage[:2, 0]
+    positive, negative = (by_turn(batch, name, 2)[0, 0] for name in ("advantages", "turn_negative_advantages"))
+    assert own[0] * own[1] < 0
+    assert positive == own.clamp(min=0).sum() and negative == own.clamp(max=0).sum()
+    assert (batch["turn_ids"][1] == 0).any() and (batch["turn_weight"][1][batch["turn_ids"][1] == 0] == 0).all()
 
 
 def test_a_truncated_rollout_shares_nothing(tmp_path: Path) -> None:
     """With `mask_truncated_completions` a rollout that was cut off in its fifth turn, while the others have two at
-    most, is out of the batch; the shared turn of the others counts once all the same, and the loss is finite."""
+    most, is out of the loss; the shared turn of the others counts once all the same, and the loss is finite."""
     trainer = branched_trainer(tmp_path, cut=True, mask_truncated_completions=True)
     batch = one_batch(trainer)
     assert (batch["turn_ids"][3] == -1).all() and (batch["turn_ids"][:3] >= 0).any(dim=1).all()
-    owned = by_turn(batch, "turn_owned", 2) > 0
+    owned = by_turn(batch, "turn_weight", 2) > 0
     assert owned[:4].tolist() == [[True, True], [False, True], [True, False], [False, False]]
     assert torch.isfinite(trainer._compute_loss(trainer.model, batch))
 

@@ -73,7 +73,9 @@ def test_padding_goes_in_whole_blocks(longest: int, kept: int) -> None:
     assert cut["prompt_ids"] is inputs["prompt_ids"]
 
 
-def padded_reading(model: Any, ids: Any, labels: Any, autocast: Any, attention_mask: Any) -> FusedReading:
+def padded_reading(
+    model: Any, ids: Any, labels: Any, autocast: Any, aux_loss: bool, attention_mask: Any
+) -> FusedReading:
     """TRL's own reading, of every column."""
     read = labels.masked_fill(attention_mask == 0, -100)
     output = model(input_ids=ids, attention_mask=attention_mask, labels=ids, fused_lm_head=True)
@@ -129,12 +131,12 @@ def test_only_rollouts_of_the_same_update_change_places(tmp_path: Path, accumula
         before = self._buffered_inputs
         result = prepare(self, batch)
         if self._buffered_inputs is not before:
-            shuffled.extend(one["turn_advantages"].sum(1).tolist() for one in self._buffered_inputs)
+            shuffled.extend(one["advantages"].sum(1).tolist() for one in self._buffered_inputs)
         return result
 
     def keep(model: Any, inputs: Any, *rest: Any) -> Any:
         prepared = trainer._prepare_inputs(inputs)
-        taken.append(prepared["turn_advantages"].sum(1).tolist())
+        taken.append(prepared["advantages"].sum(1).tolist())
         trainer._prepare_inputs = lambda _: prepared
         try:
             return step(model, inputs, *rest)
@@ -160,7 +162,7 @@ def test_an_update_learns_the_same_from_fewer_columns(
     changes = {"method": method, "num_iterations": 2, "max_steps": 2}
     ours, shapes = trained(tmp_path / "ours", **changes)
     monkeypatch.setattr(trl_trainer, "sort_by_length", lambda micro_batches, per_update: micro_batches)
-    monkeypatch.setattr(trl_trainer, "trim_padding", lambda inputs: inputs)
+    monkeypatch.setattr(trl_trainer, "trim_padding", lambda inputs, multiple_of: inputs)
     monkeypatch.setattr(pipeline_likelihood, "fused_reading", padded_reading)
     theirs, padded = trained(tmp_path / "theirs", **changes)
     start = tiny_llama(build_tokenizer()).state_dict()

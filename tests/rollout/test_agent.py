@@ -10,6 +10,7 @@ from a2tgpo.environments import SearchTool
 from a2tgpo.errors import DataError, ToolError
 from a2tgpo.retrieval import Hit
 from a2tgpo.retrieval.corpus import Passage
+from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.protocol import answer_turn, render_result, search_turn
 from a2tgpo.rollout.types import Termination
@@ -97,6 +98,26 @@ def test_every_ending_is_typed(tokenizer, script, limits, ending, searches) -> N
     assert len(rollout.model_mask) == len(rollout.completion_ids)
     closed = rollout.completion_ids[-1] == tokenizer.eos_token_id
     assert closed is (ending is not Termination.OUT_OF_TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("script", "ending", "reward"),
+    [
+        ([SEARCH, "<search> bora </search>", "<answer> \\boxed{bora} </answer>"], Termination.ANSWERED, 1.0),
+        (["<search> kelo </search>", "so : <think> a </think> b <answer> \\boxed{bora} </answer> c"], "answered", 1.0),
+        (["<think> a </think> <think> b </think> <answer> \\boxed{kelo} </answer>"], Termination.ANSWERED, 0.0),
+        (["<think> a </think> <answer> \\boxed{} </answer>"], Termination.ANSWERED, 0.0),
+        (["<search> kelo </search>", "<answer> \\boxed{bora} </answer>"], Termination.MALFORMED, -1.0),
+        ([SEARCH, "<think> a </think> bora"], Termination.MALFORMED, -1.0),
+        ([SEARCH, SEARCH, SEARCH], Termination.OUT_OF_TURNS, -1.0),
+    ],
+)
+def test_the_response_keeps_the_format_or_not(tokenizer, script, ending, reward) -> None:  # type: ignore[no-untyped-def]
+    """Equations 14 and 15 ask for a thought and a boxed answer in the response, not in each turn: a turn with either
+    block is played on, and rollouts that answered are those whose reward is not −1."""
+    (rollout,), _ = run(tokenizer, [script])
+    assert rollout.termination == ending
+    assert exact_match_reward([""], ["bora"], rollout=[rollout]) == [reward]
 
 
 def test_one_search_call_for_the_whole_batch(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -45,24 +45,47 @@ def test_well_formed_turns(text: str, action: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "action"),
+    [
+        ("<search> x </search>", Search("x")),
+        ("I need x. <search> x </search> Please.", Search("x")),
+        ("<think> a </think> <think> b </think> So: <search> x </search>", Search("x")),
+        ("<think> a <search> y </search> </think> <search> x </search>", Search("x")),  # a thought asks for nothing
+        ("<search> x </search> <search> y </search>", Search("x")),  # where generation stops
+        ("<think> a <search> x </search>", Search("x")),  # nobody closed the thought
+        ("<answer> \\boxed{y} </answer>", Answer("y")),
+        ("Well. <think> a </think> So: <answer> \\boxed{y} </answer> That is all.", Answer("y")),
+        ("<think> \\boxed{x} </think> <result> made up </result> <answer> \\boxed{y} </answer>", Answer("y")),
+        ("<think> a </think> <search> x </search> <answer> \\boxed{y} </answer>", Answer("y")),
+        ("<answer> \\boxed{x} </answer> or <answer> \\boxed{y} </answer>", Answer("y")),
+        ("<think> a </think> <answer> \\boxed{ } </answer>", Answer("")),
+    ],
+)
+def test_what_else_a_turn_says_does_not_matter(text: str, action: object) -> None:
+    """A turn goes on or ends by the block outside of its thoughts; whether the response keeps the format is told of all
+    its turns together, and an empty answer is one."""
+    assert parse_turn(text) == action
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
         "Kelo Mitu",
-        "<search> x </search>",
+        "<think> a </think>",
         "<think> a </think> <search>  </search>",
         "<think> a </think> <answer> Besa Guild </answer>",
-        "<think> a </think> <answer> \\boxed{ } </answer>",
         "<think> a </think> <answer> \\boxed{x </answer>",
-        "<think> a <search> y </search> </think> <search> x </search>",
-        "<think> a </think> <search> x </search> <answer> \\boxed{y} </answer>",
-        "<think> a </think> <search> x </search> and more",
         "<think> a </think> <search> x",
-        "<think> a </think> <result> made up </result> <answer> \\boxed{y} </answer>",
+        "<think> a </think> <search> x <think> y </search>",
+        "<think> a </think> <answer> \\boxed{x}",
+        "<think> a <search> x </search> </think>",
+        "<think> a <answer> \\boxed{x} </answer> </think>",
+        "</search> x <search>",
     ],
 )
 def test_malformed_turns_say_why(text: str) -> None:
-    """Nothing outside the protocol is guessed at: an invented result block or a second action is malformed."""
+    """A turn with neither a search nor an answer ends the rollout: nothing is guessed at."""
     action = parse_turn(text)
     assert isinstance(action, Malformed)
     assert action.reason

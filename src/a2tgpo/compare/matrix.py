@@ -14,6 +14,7 @@ import yaml
 from a2tgpo.errors import RecipeError
 from a2tgpo.files import new_file
 from a2tgpo.methods import METHODS
+from a2tgpo.redact import secrets_in
 from a2tgpo.run.directory import MODES, RunDirectory
 from a2tgpo.run.recipe_file import load_recipe
 
@@ -144,6 +145,8 @@ def _begin(matrix: Matrix, common: dict[str, Any]) -> None:
     if not matrix.recipe.exists():
         matrix.root.mkdir(parents=True, exist_ok=True)
         with new_file(matrix.recipe) as unfinished:
+            if secrets_in(common):
+                unfinished.touch(mode=0o600)  # the runs read it
             unfinished.write_text(yaml.safe_dump(common, sort_keys=True, allow_unicode=True), encoding="utf-8")
         return
     begun = yaml.safe_load(matrix.recipe.read_text(encoding="utf-8"))

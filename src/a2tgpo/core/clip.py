@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -62,3 +63,20 @@ def clipped_objective(
     if dual_clip is None:
         return objective
     return torch.where(advantage < 0, torch.maximum(objective, dual_clip * advantage), objective)
+
+
+def held_back(
+    log_ratio: Float[Tensor, "B S"],
+    advantages: Sequence[Float[Tensor, "B S"]],
+    low: Float[Tensor, "B S"],
+    high: Float[Tensor, "B S"],
+    dual_clip: float | None,
+) -> tuple[Bool[Tensor, "B S"], Bool[Tensor, "B S"]]:
+    """Mark where an upper bound, and where the lower one, holds the gradient of one of the `advantages` back."""
+    s = log_ratio.exp()
+    up = torch.stack([advantage > 0 for advantage in advantages]).any(dim=0)
+    down = torch.stack([advantage < 0 for advantage in advantages]).any(dim=0)
+    above = (s > high) & up
+    if dual_clip is not None:
+        above = above | ((s > dual_clip) & down)
+    return above, (s < low) & down

@@ -17,7 +17,7 @@ Likelihood = Literal["probability", "log_probability"]
 
 
 def information_gain(likelihood: Float[Tensor, "B T+1"], is_process: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """Return ig_t = v_t − v_{t−1} on process turns, 0 elsewhere, without gradient (A²TGPO, arXiv 2605.06200, Eq. 6).
+    """Return ig_t = v_t − v_{t−1} on process turns, 0 elsewhere, without gradient (A²TGPO, arXiv 2605.06200).
 
     Args:
         likelihood: v, the likelihood of the gold answer at each boundary. Column 0 is given the query alone,

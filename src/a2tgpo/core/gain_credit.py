@@ -77,6 +77,7 @@ class MicaCredit:
     weight: float = 0.5
     gamma: float = 1.0
     reads: ClassVar[frozenset[str]] = frozenset({"gain"})
+    adds_outcome: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_range("weight", self.weight, 0.0, 1.0)
@@ -88,6 +89,6 @@ class MicaCredit:
         immediate = normalize_turn_groups(batch.gain, has_gain, group, pool="prompt", valid=valid)
         returns = accumulate(batch.gain, has_gain, gamma=self.gamma, rescale=False)
         delayed = normalize_turn_groups(returns, has_gain, group, pool="turn", valid=valid)
-        reward = normalize_outcome(batch.outcome, group, valid=valid)
+        reward = batch.reward()
         mixed = self.weight * delayed + (1 - self.weight) * immediate
         return plain_credit(torch.where(has_gain, mixed, reward[:, None]), batch.learned, immediate)

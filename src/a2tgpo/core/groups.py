@@ -28,7 +28,7 @@ def normalize_turn_groups(
     valid: Bool[Tensor, " B"] | None = None,
     is_turn: Bool[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B T"]:
-    """Return ĝ = (ig − mean G) / (std G + eps), G the gains of one prompt at one depth (arXiv 2605.06200, Eq. 7).
+    """Return ĝ = (ig − mean G) / (std G + eps), G the gains of one prompt at one depth (A²TGPO, arXiv 2605.06200).
 
     The standard deviation is the population's. A group of one gives 0, as does a group of equal gains.
 

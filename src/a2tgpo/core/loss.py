@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from a2tgpo.core._inputs import check_choice, check_range, check_shapes, check_values, full_precision
-from a2tgpo.core.clip import Upper, clipped_objective
+from a2tgpo.core.clip import Upper, clipped_objective, held_back
 from a2tgpo.core.ratio import Level, k3, log_ratio, segments
 from a2tgpo.core.turns import check_turn_ids, keep_turns, to_tokens, turn_sum
 
@@ -120,15 +120,13 @@ def policy_loss(
         # A turn without tokens may hold anything, and 0 · NaN is NaN.
         return torch.where(counted, on_segments(full_precision(per_turn).detach()), 0)
 
-    a, c = of_counted(advantage), of_counted(clip_scale)
-    b = a
+    parts = [of_counted(advantage)]
     if negative is not None:
         check_shapes(advantage=(advantage, "float B T"), negative=(negative, "float B T"))
-        b = of_counted(negative)
+        parts.append(of_counted(negative))
+    c = of_counted(clip_scale)
     low, high = 1 - c * eps_low, 1 + c * eps_high
-    total = summed * clipped_objective(log_s, a, low, high, upper, dual_clip)
-    if negative is not None:
-        total = total + summed * clipped_objective(log_s, b, low, high, upper, dual_clip)
+    total = summed * sum(clipped_objective(log_s, part, low, high, upper, dual_clip) for part in parts)
     divided_by = size if turn_weight is not None else weight
     loss = -_averaged(total, divided_by, weight, aggregate, n_tokens)
     token_share = (turn_ids >= 0).to(change.dtype) if share is None else to_tokens(share, turn_ids)
@@ -137,17 +135,14 @@ def policy_loss(
         per_token = torch.where(token_share > 0, full_precision(penalty), 0) * token_share
         loss = loss + _averaged(per_token, divided_by, weight, aggregate, n_tokens)
     with torch.no_grad():
-        s = log_s.exp()
-        above, below = (s > high) & (a > 0), (s < low) & (b < 0)
-        if dual_clip is not None:
-            above = above | ((s > dual_clip) & (b < 0))
+        above, below = held_back(log_s, parts, low, high, dual_clip)
         clipped = above | below
         return PolicyLoss(
             loss=loss,
             clipped_low=_mean(below, weight),
             clipped_high=_mean(above, weight),
             clipped_turns=turn_sum(clipped.long(), counted_ids, width) > 0 if ratio == "token" else clipped,
-            ratio_mean=_mean(s, weight),
+            ratio_mean=_mean(log_s.exp(), weight),
             approx_kl=_mean(k3(change), token_share),
         )
 

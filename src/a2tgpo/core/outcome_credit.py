@@ -26,14 +26,14 @@ class OutcomeCredit:
 
     std: Std = "population"
     reads: ClassVar[frozenset[str]] = frozenset()
+    adds_outcome: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_choice("std", self.std, get_args(Std))
 
     def __call__(self, batch: TurnBatch) -> TurnCredit:
         """Return the credit of `batch`."""
-        reward = normalize_outcome(batch.outcome, batch.group, valid=batch.is_valid, std=self.std)
-        return plain_credit(reward[:, None], batch.learned)
+        return plain_credit(batch.reward(self.std)[:, None], batch.learned)
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class EntropyCredit:
     weight: float = 0.2
     std: Std = "population"
     reads: ClassVar[frozenset[str]] = frozenset({"entropy"})
+    adds_outcome: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_range("weight", self.weight, 0.0, float("inf"))
@@ -102,7 +103,7 @@ class EntropyCredit:
         )
         one_cell = torch.zeros_like(learned, dtype=torch.long)
         unsure = standard_scores(torch.where(learned, entropy, 0), learned, one_cell, n_cells=1, eps=1e-6)
-        reward = normalize_outcome(batch.outcome, batch.group, valid=batch.valid, std=self.std)
+        reward = batch.reward(self.std)
         return plain_credit(reward[:, None] * (1 + self.weight * unsure), learned)
 
 

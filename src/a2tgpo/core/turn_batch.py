@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from a2tgpo.core._inputs import check_shapes, check_values
+from a2tgpo.core._inputs import check_shapes, check_values, full_precision
+from a2tgpo.core.groups import Std, normalize_outcome
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -43,6 +44,8 @@ class TurnBatch:
             index in 0..B·T−1; −1 where there is none.
         tree: the tree each rollout is a leaf of, an index in 0..B−1; trees of different prompts may share one.
         entropy: mean entropy of the policy over the tokens of each turn, in nats.
+        normalized_outcome: R̂ of each rollout from an engine that compares outcomes in a way of its own; by default
+            rules normalise `outcome` in the prompt's group. Read by rules that add R̂ as it is (`adds_outcome`).
 
     Raises:
         ValueError: mismatched shapes or dtypes.
@@ -58,6 +61,7 @@ class TurnBatch:
     state: Int[Tensor, "B T"] | None = None
     tree: Int[Tensor, " B"] | None = None
     entropy: Float[Tensor, "B T"] | None = None
+    normalized_outcome: Float[Tensor, " B"] | None = None
 
     def __post_init__(self) -> None:
         layout = {
@@ -71,6 +75,7 @@ class TurnBatch:
             "state": "long B T",
             "tree": "long B",
             "entropy": "float B T",
+            "normalized_outcome": "float B",
         }
         given = {name: getattr(self, name) for name in layout}
         check_shapes(**{name: (given[name], layout[name]) for name in layout if given[name] is not None})
@@ -91,6 +96,12 @@ class TurnBatch:
         counted = self.is_process if self.counted is None else self.is_process & self.counted
         return counted & self.is_valid[:, None]
 
+    def reward(self, std: Std = "population") -> Float[Tensor, " B"]:
+        """Return R̂ of each rollout, 0 where it is not valid; `std` as in `normalize_outcome`."""
+        if self.normalized_outcome is None:
+            return normalize_outcome(self.outcome, self.group, valid=self.valid, std=std)
+        return torch.where(self.is_valid, full_precision(self.normalized_outcome), 0)
+
     def required(self, name: str) -> Tensor:
         """Return an optional field that a rule cannot do without.
 
@@ -107,7 +118,10 @@ class CreditRule(Protocol):
     """Turn a batch into credit: a frozen dataclass of its own parameters, called on a batch."""
 
     reads: ClassVar[frozenset[str]]
-    """Fields of `TurnBatch` it needs beside outcome, group and turns: gain, state, tree, entropy."""
+    """Fields of `TurnBatch` it needs beside outcome, group and turns: gain, state, tree, entropy.
+
+    A rule with `adds_outcome = True` takes R̂ from `TurnBatch.reward`, so that an engine may normalise outcomes itself.
+    """
 
     def __call__(self, batch: TurnBatch) -> TurnCredit: ...
 

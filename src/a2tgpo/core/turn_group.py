@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, get_args
 import torch
 from torch import Tensor
 
-from a2tgpo.core._inputs import check_choice, check_range, check_shapes
+from a2tgpo.core._inputs import check_choice, check_range, check_shapes, full_precision
 from a2tgpo.core.clip import clip_scale
 from a2tgpo.core.gain import accumulate
 from a2tgpo.core.groups import Baseline, Pool, compared_turns, normalize_outcome, normalize_turn_groups
@@ -34,6 +34,7 @@ def turn_credit(
     std_floor: float = 1e-6,
     counted: Bool[Tensor, "B T"] | None = None,
     valid: Bool[Tensor, " B"] | None = None,
+    normalized_outcome: Float[Tensor, " B"] | None = None,
 ) -> TurnCredit:
     """Give Â_t = α·D_t/√n_t + R̂ on process turns and R̂ on a rollout's other turns (A²TGPO, arXiv 2605.06200).
 
@@ -57,6 +58,7 @@ def turn_credit(
             turn group and no sum and keeps clip scale 1, but still receives the credit of the turns after it.
         valid: rollouts to learn from. The others (a tool failed under them) enter no statistics, get
             advantage 0 and clip scale 1, and may hold NaN.
+        normalized_outcome: R̂ of each rollout, in place of `outcome` normalised in the prompt's group.
 
     Returns:
         Advantages (0 on padding), clip scales (1 off process turns) and normalised gains.
@@ -87,6 +89,9 @@ def turn_credit(
     compared = compared_turns(counted, group, valid, baseline, is_turn)
     process = accumulate(normalized, is_process | compared, gamma=gamma, rescale=rescale, counted=compared)
     reward = normalize_outcome(outcome, group, valid=valid)
+    if normalized_outcome is not None:
+        check_shapes(outcome=(outcome, "float B"), normalized_outcome=(normalized_outcome, "float B"))
+        reward = torch.where(valid, full_precision(normalized_outcome), 0)
     return TurnCredit(
         advantage=torch.where(is_turn, alpha * process + reward[:, None], 0),
         clip_scale=clip_scale(normalized, counted, beta=beta),
@@ -106,6 +111,7 @@ class TurnGroupCredit:
     beta: float = 0.3
     std_floor: float = 1e-6
     reads: ClassVar[frozenset[str]] = frozenset({"gain"})
+    adds_outcome: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_choice("pool", self.pool, get_args(Pool))
@@ -125,5 +131,6 @@ class TurnGroupCredit:
             n_turns=batch.n_turns,
             counted=batch.counted,
             valid=batch.valid,
+            normalized_outcome=batch.normalized_outcome,
             **vars(self),
         )

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from a2tgpo.errors import DataError, RecipeError
 from a2tgpo.evaluate.outcome import Key, Outcome, read_outcomes
 from a2tgpo.files import new_file
+from a2tgpo.redact import redact_settings
 from a2tgpo.rollout.types import NOT_THE_POLICYS
 
 ANSWERS, SETTINGS = "answers.jsonl", "settings.json"
@@ -50,7 +51,7 @@ def open_answers(folder: Path, settings: Mapping[str, Any]) -> Iterator[Answers]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            _check_settings(folder / SETTINGS, settings)
+            _check_settings(folder / SETTINGS, redact_settings(settings))
             path = folder / ANSWERS
             dropped = _drop_torn_line(path)
             outcomes = {_key(outcome): outcome for outcome in read_outcomes(path)} if path.exists() else {}

@@ -64,12 +64,13 @@ def open_policy(config: EvalConfig, search: BatchedSearch) -> Policy:
     if config.base_url is not None:
         return _server_policy(config, config.base_url, search)
     from a2tgpo.evaluate.local_policy import LocalPolicy, checkpoint_engine
-    from a2tgpo.pretrained import open_tokenizer
+    from a2tgpo.pretrained import check_chat_template, open_tokenizer
     from a2tgpo.rollout.agent import SearchAgent
     from a2tgpo.rollout.protocol import INSTRUCTION
 
     tokenizer = open_tokenizer(config.model)
     system_prompt = INSTRUCTION if config.system_prompt is None else config.system_prompt or None
+    check_chat_template(tokenizer, system_prompt)
     agent = SearchAgent(tokenizer, search, config.limits, system_prompt)
     if config.engine == "vllm":
         from a2tgpo.evaluate.local_policy import vllm_engine

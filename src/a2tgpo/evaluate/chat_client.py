@@ -84,6 +84,8 @@ class ChatClient:
         if status in _BUSY:
             return self._unanswered(message)
         self._answered()
+        if "system" in message.lower() and "role" in message.lower():  # as Gemma's chat template says it
+            message += "; if the model takes no system message, give --system_prompt ''"
         return ModelFailure(message)
 
     def _unanswered(self, reason: str) -> Exception:

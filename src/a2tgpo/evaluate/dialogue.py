@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 from a2tgpo.evaluate.chat_reply import Call, Reply, sendable
@@ -14,6 +15,7 @@ from a2tgpo.rollout.protocol import (
     Answer,
     Malformed,
     Search,
+    check_answer,
     open_thought,
     parse_turn,
     restore_stop,
@@ -53,6 +55,9 @@ class Dialogue(Protocol):
     def actions(self, reply: Reply) -> list[Action]:
         """Return what `reply` asks for, in order: searches, or one other action."""
 
+    def check_answer(self, answer: Answer, said: Sequence[Message]) -> Answer | Malformed:
+        """Return `answer` if the messages that end in it keep the format; why it is none otherwise."""
+
     def result(self, reply: Reply, index: int, text: str) -> Message:
         """Return the result of the search that is action `index` of `reply`."""
 
@@ -71,7 +76,11 @@ class TagDialogue:
         return {"role": "assistant", "content": _whole(reply)}
 
     def actions(self, reply: Reply) -> list[Action]:
-        return [parse_turn(open_thought(_whole(reply)))]  # the server's template may have opened the thought
+        return [parse_turn(open_thought(_whole(reply)))]  # the server's chat template may have opened the thought
+
+    def check_answer(self, answer: Answer, said: Sequence[Message]) -> Answer | Malformed:
+        turns = [open_thought(message["content"]) for message in said if message["role"] == "assistant"]
+        return check_answer(answer, "\n".join(turns))
 
     def result(self, reply: Reply, index: int, text: str) -> Message:
         return {"role": "user", "content": text}
@@ -120,6 +129,9 @@ class ToolDialogue:
 
     def actions(self, reply: Reply) -> list[Action]:
         return [_search(call) for call in reply.calls] or [_answer(reply)]
+
+    def check_answer(self, answer: Answer, said: Sequence[Message]) -> Answer | Malformed:
+        return answer
 
     def result(self, reply: Reply, index: int, text: str) -> Message:
         return {"role": "tool", "tool_call_id": reply.calls[index].id, "content": text}

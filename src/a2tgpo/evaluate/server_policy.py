@@ -13,7 +13,7 @@ from a2tgpo.evaluate.dialogue import Dialogue, Message, transcript
 from a2tgpo.evaluate.outcome import Asked, Outcome
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import BatchedSearch, RolloutLimits
-from a2tgpo.rollout.protocol import Ending, Search, judge_turn, render_result, tool_failure
+from a2tgpo.rollout.protocol import Answer, Ending, Search, judge_turn, render_result, tool_failure
 from a2tgpo.rollout.types import Termination
 
 _CHARACTERS_PER_TOKEN = 4
@@ -137,6 +137,8 @@ class ServerPolicy:
         )
         talk.hear(reply, self.dialogue.message(reply))
         for index, action in enumerate(self.dialogue.actions(reply)):
+            if isinstance(action, Answer):
+                action = self.dialogue.check_answer(action, talk.said)
             verdict = judge_turn(action, len(talk.queries), self.limits.max_searches, cut=reply.cut)
             if isinstance(verdict, Search):
                 talk.ending = await self._look_up(talk, reply, index, verdict.query)

@@ -26,11 +26,13 @@ class TaskRow:
         id: the data set's name for the row, if it has one.
         prompt: text or chat messages, as the policy read them.
         answers: gold answers, canonical first; empty where the task has none.
+        hops: facts that the answer rests on; None where the data set does not say.
     """
 
     id: Any
     prompt: Any
     answers: Sequence[str] = ()
+    hops: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,10 @@ class RolloutBatch:
         )
 
     @property
-    def trainable(self) -> Bool[Tensor, " B"]:
-        """Mark rollouts that the policy had a part in: it wrote a token, and neither tool nor server failed it."""
+    def failed(self) -> Bool[Tensor, " B"]:
+        """Mark rollouts that a tool or server failed: they say nothing of the policy."""
         failed = [record is not None and record.termination in NOT_THE_POLICYS for record in self.records]
-        return self.model_mask.any(dim=1) & ~torch.tensor(failed, device=self.model_mask.device)
+        return torch.tensor(failed, device=self.model_mask.device)
 
     @property
     def ids(self) -> Int[Tensor, "B S"]:

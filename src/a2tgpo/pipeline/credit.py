@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from a2tgpo.core import TurnBatch, count_once, information_gain, overlong_penalty
+from a2tgpo.core import SharedCredit, TurnBatch, information_gain, overlong_penalty, share_turns
 from a2tgpo.methods import Method
 from a2tgpo.pipeline.anchor_states import number_states
 from a2tgpo.pipeline.batch import RolloutBatch
@@ -38,9 +38,11 @@ class BatchCredit:
 
     Attributes:
         likelihood, gain: None where the method reads none.
-        valid: False for a rollout that is excluded from the loss and from every statistic: its tool failed, no reward
-            applied to it, or none of its tokens may be trained on.
-        owned: turns whose tokens this rollout carries in the loss (owner mask); None where rollouts share no turn.
+        valid: False for a rollout that is excluded from the loss and from every statistic: its tool failed, or no
+            reward applied to it. One that the engine masks, as truncated, stays in its prompt's baseline.
+        advantage: of the rollout itself, also on turns that it shares.
+        shared: the credit of turns that several rollouts share, in the row that carries them in the loss; None where
+            rollouts share no turn.
     """
 
     likelihood: Float[Tensor, "B T+1"] | None
@@ -52,12 +54,15 @@ class BatchCredit:
     normalized_gain: Float[Tensor, "B T"]
     advantage: Float[Tensor, "B T"]
     clip_scale: Float[Tensor, "B T"]
-    owned: Bool[Tensor, "B T"] | None = None
+    shared: SharedCredit | None = None
 
     def rows(self, start: int, stop: int) -> BatchCredit:
         """Return rollouts `start` to `stop`, exclusive."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: value[start:stop] for name, value in values.items() if value is not None})
+        if (shared := values.pop("shared")) is not None:
+            shared = SharedCredit(*(value[start:stop] for value in shared))
+        cut = {name: value[start:stop] for name, value in values.items() if value is not None}
+        return replace(self, **cut, shared=shared)
 
     def local(self, collective: Collective) -> BatchCredit:
         """Return the rollouts of this process."""
@@ -72,16 +77,13 @@ def assign_credit(
     method: Method,
     collective: Collective,
     *,
-    state_similarity: float = 1.0,
-    skip_first_gain: bool = False,
-    drop_zero_gains: bool = False,
+    normalized_outcome: Float[Tensor, " B"] | None = None,
 ) -> BatchCredit:
     """Give every turn of all processes its credit by `method`.
 
     Args:
         rewards: the outcome of each rollout of this process; NaN where no reward applied.
-        state_similarity: see `number_states`.
-        skip_first_gain, drop_zero_gains: leave out gains that the authors' published code leaves out.
+        normalized_outcome: R̂ of each, where an engine compares outcomes in a way of its own.
 
     Returns:
         The credit of the joined batch; `local` of it has this process's rows.
@@ -89,7 +91,7 @@ def assign_credit(
     boundaries = batch.boundaries
     outcome = collective.gather(rewards)
     is_process = collective.gather(boundaries.is_process.long()).bool()
-    valid = collective.gather(batch.trainable.long()).bool() & ~outcome.isnan()
+    valid = ~collective.gather(batch.failed.long()).bool() & ~outcome.isnan()
     likelihood, gain, entropy, tree = (
         None if rows is None else collective.gather(rows)
         for rows in (signals.likelihood, signals.value, signals.entropy, signals.tree)
@@ -102,16 +104,18 @@ def assign_credit(
         outcome=outcome,
         group=torch.arange(len(outcome), device=outcome.device) // batch.group_size,
         n_turns=collective.gather(boundaries.n_turns),
-        counted=_counted(is_process, gain, skip_first_gain, drop_zero_gains),
         valid=valid,
-        state=_states(batch, signals, collective, state_similarity),
+        state=_states(batch, signals, collective, method.state_similarity),
         tree=tree,
         entropy=entropy,
+        normalized_outcome=None if normalized_outcome is None else collective.gather(normalized_outcome),
     )
-    credit, owned = method.credit(turns), None
+    credit, shared = method.credit(turns), None
     if signals.node is not None:
         node = renumber_nodes(collective.gather(signals.node, padding=-1))
-        credit, owned = count_once(credit, node, turns.group, valid)
+        n_tokens = collective.gather(batch.model_mask.sum(dim=1))
+        by_rollout = method.aggregate == "rollout"
+        shared = share_turns(credit, node, turns.group, valid, n_tokens=n_tokens if by_rollout else None)
     return BatchCredit(
         likelihood=likelihood,
         gain=gain,
@@ -119,7 +123,7 @@ def assign_credit(
         n_turns=turns.n_turns,
         outcome=outcome,
         valid=valid,
-        owned=owned,
+        shared=shared,
         **credit._asdict(),
     )
 
@@ -143,15 +147,3 @@ def _states(
     everywhere = collective.gather_objects(signals.observations)
     n_columns = max(1, *map(len, everywhere))
     return number_states(everywhere, batch.group_size, n_columns, similarity).to(batch.turn_ids.device)
-
-
-def _counted(
-    is_process: Bool[Tensor, "B T"], gain: Float[Tensor, "B T"] | None, skip_first: bool, drop_zero: bool
-) -> Bool[Tensor, "B T"]:
-    """Mark the process turns whose gain enters the credit."""
-    counted = is_process.clone()
-    if skip_first:
-        counted[:, 0] = False
-    if drop_zero and gain is not None:
-        counted &= gain != 0
-    return counted

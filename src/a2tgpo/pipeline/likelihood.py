@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,24 +65,39 @@ def score_policy(batch: RolloutBatch, forward: LabelLogps, *, rows_per_forward: 
     return found[:, -n_columns:]
 
 
+class UpdateReading(NamedTuple):
+    """Hold what the policy says of a micro-batch, with gradient; 0 on tokens that the loss does not read.
+
+    Attributes:
+        entropies: in nats.
+        aux_loss: load-balancing loss of a mixture of experts, where it was asked for.
+    """
+
+    logps: Float[Tensor, "B L"]
+    entropies: Float[Tensor, "B L"]
+    aux_loss: Float[Tensor, ""] | None
+
+
 def read_update(
     model: Any,
     columns: Mapping[str, Tensor],
     written: Bool[Tensor, "B L"],
     autocast: Callable[[], AbstractContextManager[Any]],
-) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"]]:
-    """Return log-probability, with gradient, and entropy in nats of the policy at each completion token.
+    *,
+    aux_loss: bool = False,
+) -> UpdateReading:
+    """Run the policy over a micro-batch.
 
     Args:
         model: with TRL's fused output head and its entropies, as an engine wraps it.
         columns: an engine's `prompt_ids`, `prompt_mask`, `completion_ids` and `completion_mask`.
-        written: tokens that the loss reads; the output head sees nothing else, and the others get 0.
+        written: tokens that the loss reads; the output head sees nothing else.
         autocast: the context of the forward.
     """
     ids = concat_prompt_completion(columns["prompt_ids"], columns["completion_ids"])
     mask = concat_prompt_completion(columns["prompt_mask"], columns["completion_mask"])
     n_prompt = columns["prompt_ids"].size(1)
     labels = ids.masked_fill(~pad(written, (n_prompt, 0)), IGNORED)
-    reading = fused_reading(model, ids, labels, autocast, attention_mask=mask)
+    reading = fused_reading(model, ids, labels, autocast, aux_loss=aux_loss, attention_mask=mask)
     assert reading.entropies is not None, "the head was added with entropies"
-    return reading.logps[:, n_prompt:], reading.entropies[:, n_prompt:]
+    return UpdateReading(reading.logps[:, n_prompt:], reading.entropies[:, n_prompt:], reading.aux_loss)

@@ -5,7 +5,7 @@ BatchCredit ── LossInputs.of ── [B, L] per token ── shuffled, packed
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,66 +31,90 @@ class LossInputs:
         turn_ids      [[0, 0, −1, 1], [0, −1, −1, −1]]     −1 on tokens that are excluded from the loss
         advantage     [[.8, .8, 0, 1], [−1, 0, 0, 0]]      of the token's turn
         clip_scale    [[1.1, 1.1, 1, 1], [1, 1, 1, 1]]     of the token's turn
-        owned         [[1, 1, 0, 1], [1, 0, 0, 0]]         owner mask: a turn that rollouts share counts in one of them
         n_turns       2                                    turns of any rollout at most, on the CPU
         n_tokens      4.                                   what a token mean divides by; 0 until the engine knows it
 
     Attributes:
-        n_tokens: owned tokens of the update that the micro-batch belongs to, divided by the processes whose gradients
-            are averaged. Read by methods that average over tokens.
+        n_tokens: tokens of the update that the micro-batch belongs to, a shared one once for each rollout through it,
+            divided by the processes whose gradients are averaged. Read by methods that average over tokens.
+        negative, weight: only where rollouts share turns: the negative part of the advantage, of which `advantage` is
+            then the positive one, and in how many rollouts each token counts, 0 where another row carries it (owner
+            mask); see `core.SharedCredit`.
     """
 
     turn_ids: Int[Tensor, "B L"]
     advantage: Float[Tensor, "B L"]
     clip_scale: Float[Tensor, "B L"]
-    owned: Bool[Tensor, "B L"]
     n_turns: Int[Tensor, ""]
     n_tokens: Float[Tensor, ""]
+    negative: Float[Tensor, "B L"] | None = None
+    weight: Float[Tensor, "B L"] | None = None
 
     @classmethod
     def of(cls, credit: BatchCredit, model_mask: Bool[Tensor, "B L"]) -> LossInputs:
         """Spread this process's `credit` over the tokens that the policy wrote; rollouts not valid are left out."""
-        ids = turn_ids(model_mask & credit.valid[:, None])
+        ids, shared = turn_ids(model_mask & credit.valid[:, None]), credit.shared
+        n_turns, n_tokens = torch.tensor(credit.advantage.size(1)), torch.zeros((), device=ids.device)
+        if shared is None:
+            advantage, scale = _of_turn(credit.advantage, ids, 0.0), _of_turn(credit.clip_scale, ids, 1.0)
+            return cls(ids, advantage, scale, n_turns, n_tokens)
         return cls(
-            turn_ids=ids,
-            advantage=_of_turn(credit.advantage, ids, 0.0),
-            clip_scale=_of_turn(credit.clip_scale, ids, 1.0),
-            owned=ids >= 0 if credit.owned is None else _of_turn(credit.owned, ids, False),
-            n_turns=torch.tensor(credit.advantage.size(1)),
-            n_tokens=torch.zeros((), device=ids.device),
+            ids,
+            _of_turn(shared.positive, ids, 0.0),
+            _of_turn(shared.clip_scale, ids, 1.0),
+            n_turns,
+            n_tokens,
+            negative=_of_turn(shared.negative, ids, 0.0),
+            weight=_of_turn(shared.weight, ids, 0.0),
         )
+
+    @property
+    def token_weight(self) -> Float[Tensor, "B L"]:
+        """Count each token: 1 on the policy's, or in how many rollouts it counts."""
+        return (self.turn_ids >= 0).float() if self.weight is None else self.weight
 
     def columns(self) -> dict[str, Tensor]:
         """Return the tensors under the names they have among an engine's columns."""
-        return {column: getattr(self, name) for name, column in _COLUMNS.items()}
+        found = {column: getattr(self, name) for name, column in _COLUMNS.items()}
+        return {column: value for column, value in found.items() if value is not None}
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Any]) -> LossInputs:
-        """Read them back from an engine's columns."""
-        return cls(**{name: columns[column] for name, column in _COLUMNS.items()})
+        """Read them back from an engine's columns.
+
+        An advantage that a user put in place of ours may also be one number per rollout, `[B]`.
+        """
+        given = {name: columns[column] for name, column in _COLUMNS.items() if column in columns}
+        found = cls(**given)
+        if found.advantage.dim() == 1:
+            return replace(found, advantage=found.advantage[:, None].expand(found.turn_ids.shape))
+        return found
 
     def over_tokens(self, n_tokens: Float[Tensor, ""]) -> LossInputs:
-        """Return the same inputs for an update of `n_tokens` owned tokens."""
+        """Return the same inputs for an update of `n_tokens` tokens."""
         return replace(self, n_tokens=n_tokens)
 
 
 _COLUMNS = {
     "turn_ids": "turn_ids",
-    "advantage": "turn_advantages",
+    "advantage": "advantages",
     "clip_scale": "turn_clip_scale",
-    "owned": "turn_owned",
     "n_turns": "turn_columns",
     "n_tokens": "turn_update_tokens",
+    "negative": "turn_negative_advantages",
+    "weight": "turn_weight",
 }
-"""Field of `LossInputs` -> name of an engine's column."""
+"""Field of `LossInputs` -> name of an engine's column; `advantages` is the name that TRL and verl have for it."""
 
-TOKEN_COLUMNS = tuple(_COLUMNS[name] for name in ("turn_ids", "advantage", "clip_scale", "owned"))
+TOKEN_COLUMNS = tuple(_COLUMNS[name] for name in ("turn_ids", "advantage", "clip_scale", "negative", "weight"))
 """Engine columns that are [B, L] and must be cut, padded and shuffled as the tokens are."""
 
 
-def tokens_per_process(owned: Bool[Tensor, "B L"], collective: Collective) -> Float[Tensor, ""]:
-    """Count the owned tokens of all processes and divide by the processes: gradients are averaged over these."""
-    return collective.gather(owned.sum()[None]).sum() / collective.size
+def tokens_per_process(inputs: Sequence[LossInputs], collective: Collective) -> Float[Tensor, ""]:
+    """Count the tokens of all `inputs` in all processes and divide by the processes: gradients are averaged over
+    these."""
+    here = torch.stack([one.token_weight.sum() for one in inputs]).sum()
+    return collective.gather(here[None]).sum() / collective.size
 
 
 class TurnLoss(NamedTuple):
@@ -126,37 +150,37 @@ def turn_loss(
         ref_logps: under the reference policy; needed with `kl_beta`.
         kl_bias_correction: weigh the penalty by π/π_old, see `core.kl_penalty`.
     """
-    n_turns = int(inputs.n_turns)
-    over_tokens = method.aggregate == "token"
+    ids, n_turns = inputs.turn_ids, int(inputs.n_turns)
+    penalty = None
+    if kl_beta != 0.0:
+        assert ref_logps is not None, "a KL penalty needs the reference's log-probabilities"
+        penalty = kl_beta * kl_penalty(logps, ref_logps, ids, old_logps if kl_bias_correction else None)
     found = policy_loss(
         logps,
         old_logps,
-        inputs.turn_ids,
-        _per_turn(inputs.advantage, inputs.turn_ids, n_turns),
-        _per_turn(inputs.clip_scale, inputs.turn_ids, n_turns),
-        n_tokens=inputs.n_tokens.clamp(min=1) if over_tokens else None,
-        owned=_per_turn(inputs.owned, inputs.turn_ids, n_turns),
+        ids,
+        _per_turn(inputs.advantage, ids, n_turns),
+        _per_turn(inputs.clip_scale, ids, n_turns),
+        n_tokens=inputs.n_tokens.clamp(min=1) if method.aggregate == "token" else None,
         token_weight=token_weight,
+        negative=None if inputs.negative is None else _per_turn(inputs.negative, ids, n_turns),
+        turn_weight=None if inputs.weight is None else _per_turn(inputs.weight, ids, n_turns),
+        penalty=penalty,
         **method.loss_options,
     )
-    loss = found.loss
     diagnostics = {
         "loss/clipped_low": found.clipped_low,
         "loss/clipped_high": found.clipped_high,
         "loss/ratio_mean": found.ratio_mean,
         "loss/approx_kl": found.approx_kl,
     }
-    if kl_beta != 0.0:
-        assert ref_logps is not None, "a KL penalty needs the reference's log-probabilities"
-        kl = kl_penalty(logps, ref_logps, inputs.turn_ids, old_logps if kl_bias_correction else None)
-        counted_ids = torch.where(inputs.owned, inputs.turn_ids, -1)
-        diagnostics["kl"] = rollout_mean(kl, counted_ids)
-        over = (kl * inputs.owned).sum() / inputs.n_tokens.clamp(min=1) if over_tokens else diagnostics["kl"]
-        loss = loss + kl_beta * over
-    return TurnLoss(loss, diagnostics, logps.detach() - old_logps, found.clipped_turns)
+    if penalty is not None:
+        counted = torch.where(inputs.token_weight > 0, ids, -1)
+        diagnostics["kl"] = rollout_mean(penalty.detach() / kl_beta, counted)
+    return TurnLoss(found.loss, diagnostics, logps.detach() - old_logps, found.clipped_turns)
 
 
-def _of_turn(per_turn: Tensor, turn_ids: Int[Tensor, "B L"], elsewhere: float | bool) -> Tensor:
+def _of_turn(per_turn: Tensor, turn_ids: Int[Tensor, "B L"], elsewhere: float) -> Tensor:
     return torch.where(turn_ids >= 0, per_turn.gather(1, turn_ids.clamp(min=0)), elsewhere)
 
 

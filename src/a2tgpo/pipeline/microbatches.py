@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -60,20 +61,24 @@ def count_tokens_by_update(micro_batches: Sequence[Columns], per_update: int, co
     for start in range(0, len(micro_batches), per_update):
         update = micro_batches[start : start + per_update]
         inputs = [LossInputs.from_columns(one) for one in update]
-        n_tokens = tokens_per_process(torch.cat([one.owned for one in inputs]), collective)
+        n_tokens = tokens_per_process(inputs, collective)
         counted += [one | of.over_tokens(n_tokens).columns() for one, of in zip(update, inputs, strict=True)]
     return counted
 
 
-def trim_padding(micro_batch: Columns) -> Columns:
+def trim_padding(micro_batch: Columns, multiple_of: int | None = None) -> Columns:
     """Return `micro_batch` without the last columns, which only pad.
 
-    They are cut in multiples of `ALIGNMENT`, as scoring does. Left padding stays, because positions count it.
+    They are cut in multiples of `ALIGNMENT`, as scoring does, and of `multiple_of`, which an engine pads to. Left
+    padding stays, because positions count it.
     """
+    step = math.lcm(ALIGNMENT, multiple_of or 1)
     length = micro_batch["completion_mask"].size(1)
     longest = max(int(_n_columns(micro_batch).amax()), 1)
-    kept = length - (length - longest) // ALIGNMENT * ALIGNMENT
-    return micro_batch | {name: micro_batch[name][:, :kept] for name in _TRIMMED if micro_batch.get(name) is not None}
+    kept = length - (length - longest) // step * step
+    present = [name for name in _TRIMMED if micro_batch.get(name) is not None]
+    # An advantage of the user's own may be one number per rollout.
+    return micro_batch | {name: micro_batch[name][:, :kept] for name in present if micro_batch[name].dim() > 1}
 
 
 def _n_columns(micro_batch: Columns) -> Int[Tensor, " B"]:

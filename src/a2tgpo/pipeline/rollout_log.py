@@ -41,10 +41,11 @@ class LoggedSegment:
 
 @dataclass(frozen=True)
 class LoggedCall:
-    """Hold one tool call: the query as written and the ids of the passages shown."""
+    """Hold one tool call: the query as written, the ids of the passages shown, its seconds where they were taken."""
 
     query: str
     passage_ids: list[str]
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ class RolloutRecord:
     Attributes:
         step: updates done when it was generated.
         group: the prompt's number among those of the file.
-        answer: gold answer or aliases, as the data set has them.
+        prompt: text or chat messages; None where an environment told the policy what to do.
+        answer: gold answer or aliases, as the data set has them; None where it has none.
+        hops: facts that the answer rests on, where the data set says.
         termination, reason, prediction, calls: from our agent loop; None and empty for another loop's rollouts.
         reward: None where no reward applied.
         valid: false where the rollout was excluded from the loss.
@@ -69,16 +72,17 @@ class RolloutRecord:
 
     step: int
     group: int
-    id: Any
-    prompt: Any
-    answer: Any
     segments: list[LoggedSegment]
-    reward: float | None
-    valid: bool
     advantage: list[float]
-    clip_scale: list[float]
     clip_low: list[float]
     clip_high: list[float]
+    clip_scale: list[float] | None = None
+    id: Any = None
+    prompt: Any = None
+    answer: Any = None
+    hops: int | None = None
+    reward: float | None = None
+    valid: bool = True
     termination: str | None = None
     reason: str = ""
     prediction: str | None = None
@@ -100,14 +104,24 @@ class RolloutRecord:
             ValueError, KeyError, TypeError: a line that is no such record.
         """
         found = {name: value for name, value in json.loads(line).items() if name in cls.__dataclass_fields__}
-        found["segments"] = [LoggedSegment(int(s["turn"]), str(s["text"]), list(s["ids"])) for s in found["segments"]]
-        found["calls"] = [LoggedCall(str(c["query"]), list(c["passage_ids"])) for c in found.get("calls") or ()]
+        found["segments"] = [
+            LoggedSegment(int(s["turn"]), str(s["text"]), [int(token) for token in s["ids"]]) for s in found["segments"]
+        ]
+        found["calls"] = [_call(call) for call in found.get("calls") or ()]
         found |= {name: _floats(found[name]) for name in _FLOATS if found.get(name) is not None}
+        if missing := [name for name in ("advantage", "clip_low", "clip_high") if found.get(name) is None]:
+            raise ValueError(f"a rollout without {', '.join(missing)}")
         return cls(**found)
 
 
-_ALWAYS = ("id", "answer", "reward")
+_ALWAYS = ("id", "prompt", "answer", "reward")
 _FLOATS = ("advantage", "clip_scale", "clip_low", "clip_high", "likelihood", "gain", "normalized_gain")
+
+
+def _call(call: Mapping[str, Any]) -> LoggedCall:
+    seconds = call.get("seconds")
+    ids = [str(id) for id in call["passage_ids"]]
+    return LoggedCall(str(call["query"]), ids, None if seconds is None else float(seconds))
 
 
 @dataclass(frozen=True)
@@ -235,7 +249,7 @@ class RolloutLog:
 
 
 def _asked(task: TaskRow) -> dict[str, Any]:
-    return {"id": task.id, "prompt": task.prompt, "answer": list(task.answers) or None}
+    return {"id": task.id, "prompt": task.prompt, "answer": list(task.answers) or None, "hops": task.hops}
 
 
 def _ending(record: Rollout | None) -> dict[str, Any]:
@@ -265,8 +279,8 @@ def _earned(local: BatchCredit, i: int, method: Method) -> dict[str, Any]:
     if local.gain is not None:
         earned["gain"] = local.gain[i, :n_process].tolist()
         earned["normalized_gain"] = local.normalized_gain[i, :n_process].tolist()
-    if local.owned is not None:
-        earned["owned"] = local.owned[i, :n_turns].tolist()
+    if local.shared is not None:
+        earned["owned"] = (local.shared.weight[i, :n_turns] > 0).tolist()
     return earned
 
 
@@ -284,4 +298,6 @@ def _strict(value: Any) -> Any:
 
 
 def _floats(values: Sequence[float | None]) -> list[float]:
+    if isinstance(values, str):
+        raise TypeError(f"numbers expected, not the text {values!r}")
     return [math.nan if value is None else float(value) for value in values]

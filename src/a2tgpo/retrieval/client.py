@@ -9,6 +9,7 @@ from queue import Empty, SimpleQueue
 
 from a2tgpo.errors import RetrieverError
 from a2tgpo.files import whole_text
+from a2tgpo.redact import redact
 from a2tgpo.retrieval.query_cache import QueryCache
 from a2tgpo.retrieval.retriever import Hit, check_search
 from a2tgpo.retrieval.server_request import RequestFailed, SearchServer
@@ -184,8 +185,8 @@ class HTTPRetriever:
     def _ask(self, queries: list[str], k: int) -> list[list[Hit]]:
         found, fingerprint = self._server.retrieve(queries, k)
         if self._cache is not None:
-            self._index = fingerprint or self.url
-            self._cache.put(self._index, k, dict(zip(queries, found, strict=True)), self.url)
+            self._index = fingerprint or redact(self.url)
+            self._cache.put(self._index, k, dict(zip(queries, found, strict=True)), redact(self.url))
         return found
 
     def _known_index(self, cache: QueryCache) -> str:
@@ -197,10 +198,10 @@ class HTTPRetriever:
         tries = 0
         while self._index is None:
             try:
-                self._index = self._server.fingerprint() or self.url
+                self._index = self._server.fingerprint() or redact(self.url)
             except RequestFailed as failure:
                 if tries == self.retries or not failure.passing or failure.slow:
-                    self._index = cache.last_index(self.url) or self.url
+                    self._index = cache.last_index(redact(self.url)) or redact(self.url)
                 else:
                     failure.pause(tries)
                     tries += 1

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from a2tgpo.environments.environment import Row
@@ -15,6 +14,7 @@ from a2tgpo.environments.episodes import EnvironmentSource
 from a2tgpo.environments.search_environment import BatchedSearch, SearchEnvironment
 from a2tgpo.errors import DataError, ToolError
 from a2tgpo.messages import warn_once
+from a2tgpo.pretrained import encode_chat
 from a2tgpo.rollout.engine import GenerationEngine
 from a2tgpo.rollout.groups import Chains, Expansion, RolloutGroups, check_groups, initial_places
 from a2tgpo.rollout.play import Play, RolloutLimits
@@ -29,17 +29,23 @@ FAILED_BATCHES = 3
 """Batches in a row in which every call failed, after which the environment counts as gone."""
 
 
+MANY_CALLS = 8
+"""Calls of a batch that are warned of if all of them were refused."""
+
+
 @dataclass
 class ToolHealth:
     """Count the calls of an agent's environment over its life.
 
     Attributes:
         calls: calls that were made.
+        refused: of those, the ones that the environment found impossible, which the policy reads and learns from.
         failed: turns whose calls failed, which ended their rollouts.
         failed_batches: batches in a row in which no call was answered.
     """
 
     calls: int = 0
+    refused: int = 0
     failed: int = 0
     failed_batches: int = 0
 
@@ -51,7 +57,7 @@ class Agent:
         tokenizer: the policy's, with a chat template.
         environment: answers the policy: `EnvironmentPool(MyEnvironment)`, `SearchEnvironment(search)`, `MCPTools(…)`.
         limits: token and turn budgets.
-        system_prompt: prepended as a system message unless None.
+        system_prompt: prepended as a system message unless None or empty.
         protocol: how turns call tools; None for the paper's tags, named after the environment's tools.
         chat_template_kwargs: what the chat template takes besides the messages.
 
@@ -97,7 +103,8 @@ class Agent:
             template: what the chat template takes in this batch, beside `chat_template_kwargs` and before them.
 
         Raises:
-            DataError: a prompt is longer than `max_prompt_tokens`, or its chat template refuses it.
+            DataError: a prompt is longer than `max_prompt_tokens`.
+            RecipeError: there is no chat template, or it refuses a prompt.
             ToolError: every call failed in the last `FAILED_BATCHES` batches: nothing can be learned from them.
             ValueError: a group of unequal prompts, or rollouts branch in an environment that cannot be copied.
         """
@@ -139,14 +146,16 @@ class Agent:
             template: what the chat template takes, beside `chat_template_kwargs` and before them.
 
         Raises:
-            DataError: the prompt is longer than `max_prompt_tokens`, or the chat template refuses it.
+            DataError: the prompt is longer than `max_prompt_tokens`.
+            RecipeError: there is no chat template, or it refuses the prompt.
         """
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        if self.system_prompt is not None and messages[0]["role"] != "system":
+        if self.system_prompt and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self.system_prompt}, *messages]
         if observed:
             messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}{observed}"}
-        ids = self._apply_template(messages, self.chat_template_kwargs | dict(template or {}))
+        tools = {"tools": self.protocol.tool_schemas} if self.protocol.tool_schemas else {}
+        ids = encode_chat(self.tokenizer, messages, self.chat_template_kwargs | dict(template or {}) | tools)
         if len(ids) > self.limits.max_prompt_tokens:
             raise DataError(
                 f"prompt of {len(ids)} tokens is longer than max_prompt_tokens={self.limits.max_prompt_tokens}: "
@@ -158,33 +167,12 @@ class Agent:
         """Return the token ids of a turn written by hand."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _apply_template(self, messages: list[dict[str, Any]], template: Mapping[str, Any]) -> list[int]:
-        if not self.tokenizer.chat_template and not template.get("chat_template"):
-            raise DataError(
-                "the tokenizer has no chat template, so that no prompt can be written; use a chat model, or set "
-                "tokenizer.chat_template"
-            )
-        tools = self.protocol.tool_schemas
-        try:
-            return self.tokenizer.apply_chat_template(
-                messages,
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=False,
-                **({"tools": tools} if tools else {}),
-                **template,
-            )
-        except TemplateError as error:
-            hint = "set system_prompt to '' in the recipe, or --system_prompt ''" if self.system_prompt else ""
-            raise DataError(
-                f"the chat template refuses the prompt ({error}); {hint or 'change the messages or the template'}"
-            ) from error
-
     def _note_health(self, play: Play, rollouts: Sequence[Rollout]) -> None:
         """Count the batch's calls; warn of failures, and raise once the environment is gone."""
         failed = [rollout for rollout in rollouts if rollout.termination is Termination.TOOL_FAILED]
         health = self.health
         health.calls += play.n_calls
+        health.refused += play.n_refused
         health.failed += play.n_failed
         if failed and len(failed) == len(rollouts):
             health.failed_batches += 1
@@ -194,6 +182,12 @@ class Agent:
             raise ToolError(
                 f"the environment failed in all rollouts of {health.failed_batches} batches in a row, the last "
                 f"{len(rollouts)} rollouts with: {failed[0].reason}"
+            )
+        if play.n_calls >= MANY_CALLS and play.n_refused == play.n_calls:
+            warn_once(
+                logger,
+                f"The environment refused all {play.n_calls} calls of a batch, and the policy learns from its words; "
+                "look at a rollout: is it the policy's fault or the tool's?",
             )
         if 2 * len(failed) > len(rollouts):
             warn_once(
@@ -210,7 +204,7 @@ class SearchAgent(Agent):
         tokenizer: the policy's, with a chat template.
         search: batched search; raises `ToolError` when it fails.
         limits: token and turn budgets.
-        system_prompt: prepended as a system message unless None.
+        system_prompt: prepended as a system message unless None or empty.
         chat_template_kwargs: what the chat template takes besides the messages.
     """
 

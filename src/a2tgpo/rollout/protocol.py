@@ -7,7 +7,8 @@
                  </result>
     policy       <think> ... </think> <answer> \\boxed{X} </answer>
 
-A turn ends with `</search>` or `</answer>`, the only two places where generation stops. Anything else is malformed.
+A turn ends with `</search>` or `</answer>`, the only two places where generation stops. A turn with neither block is
+malformed.
 """
 
 from __future__ import annotations
@@ -82,17 +83,12 @@ def tag_pattern(tools: tuple[str, ...] = ("search",)) -> re.Pattern[str]:
 
 
 @lru_cache
-def _turn_pattern(tools: tuple[str, ...]) -> re.Pattern[str]:
-    names = "|".join(map(re.escape, dict.fromkeys((*tools, "answer"))))
-    block = rf"<(?P<tool>{names})>(?P<body>.*?)</(?P=tool)>"
-    return re.compile(rf"\s*<think>(?P<thought>.*?)</think>\s*{block}\s*\Z", re.DOTALL)
+def _call_pattern(tools: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"<(?P<tool>{'|'.join(map(re.escape, tools))})>(?P<body>.*?)</(?P=tool)>", re.DOTALL)
 
 
 def parse_turn(text: str) -> Action:
-    """Read one policy turn, with the thought that its prompt opened.
-
-    Exactly one `<think>` block, then exactly one `<search>` or `<answer>` block, with no further protocol tag inside.
-    """
+    """Read one policy turn, with the thought that its prompt opened; see `parse_call`."""
     found = parse_call(text, ("search",))
     if not isinstance(found, Call):
         return found
@@ -100,17 +96,43 @@ def parse_turn(text: str) -> Action:
 
 
 def parse_call(text: str, tools: tuple[str, ...]) -> Call | Answer | Malformed:
-    """Read one policy turn that may call any of `tools`; see `parse_turn`."""
-    match = _turn_pattern(tools).match(text)
-    if match is None:
+    """Read one policy turn that may call any of `tools`.
+
+    Outside of its thoughts the turn answers in an `<answer>` block, or calls the tool of the first block that has one.
+    What it says besides does not matter, nor whether it thinks: a response that never does has no answer
+    (`check_answer`).
+    """
+    outside = split_blocks(text, "think")[1]
+    if split_blocks(outside, "answer")[0]:
+        answer = _last_box(outside)
+        return Malformed("expected \\boxed{…} inside <answer>") if answer is None else Answer(answer)
+    call = _call_pattern(tools).search(outside) if tools else None
+    if call is None:
         blocks = " or ".join(f"<{name}>…</{name}>" for name in dict.fromkeys((*tools, "answer")))
-        return Malformed(f"expected <think>…</think> followed by {blocks}")
-    if any(tag_pattern(tools).search(match[part]) for part in ("thought", "body")):
+        return Malformed(f"expected {blocks}")
+    if tag_pattern(tools).search(call["body"]):
         return Malformed("protocol tag inside another block")
-    if match["tool"] != "answer":
-        return Call(match["tool"], match["body"].strip())
-    answer = unbox(match["body"])
-    return Answer(answer) if answer else Malformed("expected \\boxed{…} with an answer inside <answer>")
+    return Call(call["tool"], call["body"].strip())
+
+
+def given_answer(response: str) -> str | None:
+    """Return the answer that `response`, everything the policy wrote, gives; None where it does not keep the format.
+
+    The format asks for a `<think>…</think>` and, outside of thoughts, an `<answer>…</answer>` with a `\\boxed{…}`, the
+    last of which is the answer; empty text where it is empty. Source: A²TGPO, arXiv 2605.06200, Eqs. 14 and 15.
+    """
+    thoughts, outside = split_blocks(response, "think")
+    return _last_box(outside) if thoughts else None
+
+
+def check_answer(answer: Answer, response: str) -> Answer | Malformed:
+    """Return `answer` if `response`, which ends in it, thought before; why it is none otherwise."""
+    return answer if split_blocks(response, "think")[0] else Malformed("expected a <think>…</think> in some turn")
+
+
+def _last_box(text: str) -> str | None:
+    boxes = [unbox(block) for block in split_blocks(text, "answer")[0]]
+    return next((box for box in reversed(boxes) if box is not None), None)
 
 
 def opened_thought(before: str) -> str:

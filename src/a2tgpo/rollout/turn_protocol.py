@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from a2tgpo.environments.environment import Action, Observation, Tool
 from a2tgpo.rollout.observation import ObservationEncoder
-from a2tgpo.rollout.protocol import Answer, Call, Malformed, opened_thought, parse_call, unbox
+from a2tgpo.rollout.protocol import Answer, Call, Malformed, check_answer, opened_thought, parse_call, unbox
 
 TAIL = 32
 """Tokens at the end of a text that are looked at for an open thought."""
@@ -35,6 +35,9 @@ class TurnProtocol(Protocol):
             turn: the tokens that the policy wrote.
             before: the tokens that the environment wrote last: the prompt, or an observation.
         """
+
+    def check_answer(self, answer: Answer, turn_texts: Sequence[str]) -> Answer | Malformed:
+        """Return `answer` if the response that ends in it keeps the format; why it is none otherwise."""
 
     def text(self, turn: list[int], before: list[int]) -> str:
         """Return the turn as it is read: without the end of sequence, with the thought that `before` opened."""
@@ -109,6 +112,10 @@ class TagProtocol:
             return Malformed("empty search query")
         return [Action(found.tool, found.text)]
 
+    def check_answer(self, answer: Answer, turn_texts: Sequence[str]) -> Answer | Malformed:
+        """Return `answer` if some turn has a thought; the paper's format asks for one (`given_answer`)."""
+        return check_answer(answer, "\n".join(turn_texts))
+
     def text(self, turn: list[int], before: list[int]) -> str:
         """Return the turn's text, as if the thought opened before it were its own; one that it opens itself is."""
         text = self.tokenizer.decode(_without_end(self.tokenizer, turn))
@@ -179,6 +186,10 @@ class ToolCallProtocol:
         text = text.removesuffix(str(self.tokenizer.eos_token or "")).strip()
         return Answer(unbox(text) or text) if text else Malformed("neither a tool call nor an answer")
 
+    def check_answer(self, answer: Answer, turn_texts: Sequence[str]) -> Answer | Malformed:
+        """Return `answer`: a chat template has a format of its own, which is the reward's to judge."""
+        return answer
+
     def text(self, turn: list[int], before: list[int]) -> str:
         """Return the turn's text, calls as they are written."""
         return _opening(self.tokenizer, before) + self.tokenizer.decode(_without_end(self.tokenizer, turn))
@@ -200,11 +211,14 @@ class ToolCallProtocol:
         ]
         prefix = self._render(asked, add_generation_prompt=False)
         whole = self._render(asked + messages, add_generation_prompt=True)
-        # A turn ends with the end of sequence; what the template writes after it belongs to the next message.
-        ends = [i for i, token in enumerate(prefix) if token == self.tokenizer.eos_token_id]
-        if ends:
-            prefix = prefix[: ends[-1] + 1]
-        if whole[: len(prefix)] != prefix or len(whole) == len(prefix):
+        # A turn ends with the end of sequence, here the last of `prefix`; what the template writes after it belongs to
+        # the next message. What it writes before may change once an answer follows: some drop an empty thought.
+        end = self.tokenizer.eos_token_id
+        n_ends = prefix.count(end)
+        ends = [i for i, token in enumerate(whole) if token == end]
+        if n_ends and len(ends) >= n_ends:
+            return whole[ends[n_ends - 1] + 1 :]
+        if n_ends or whole[: len(prefix)] != prefix or len(whole) == len(prefix):
             raise ValueError(
                 "the chat template rewrites a call once its answer follows, so that a conversation cannot be "
                 "continued token by token; use a template that keeps what was said (trl.chat_template_utils."

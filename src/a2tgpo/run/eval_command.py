@@ -86,6 +86,7 @@ def _evaluate_recipe(recipe: str, given: Mapping[str, Any], unknown: list[str], 
         RecipeError: the recipe or a flag is refused, or the output directory holds a run.
     """
     from a2tgpo.messages import quieten
+    from a2tgpo.pretrained import check_chat_template
     from a2tgpo.run.directory import RunDirectory
     from a2tgpo.run.held_out import as_table, evaluate_policy
     from a2tgpo.run.recipe_file import load_recipe
@@ -99,11 +100,13 @@ def _evaluate_recipe(recipe: str, given: Mapping[str, Any], unknown: list[str], 
     name = config.model.model_name_or_path
     directory = RunDirectory(Path(config.training.output_dir))
     directory.check_new()
-    task = open_task(config, directory)
-    agent = task.agent(load_tokenizer(name, config))
-    model = load_model(name, config)
-    directory.begin(config.given)
-    summaries = evaluate_policy(model, agent, task.eval_questions, config, directory, "eval")
+    with directory.locked():
+        task = open_task(config, directory)
+        agent = task.agent(load_tokenizer(name, config))
+        check_chat_template(agent.tokenizer, config.recipe.system_prompt, config.training.chat_template_kwargs)
+        model = load_model(name, config)
+        directory.begin(config.given)
+        summaries = evaluate_policy(model, agent, task.eval_questions, config, directory, "eval")
     console.print(as_table(summaries, f"{name}: exact match with 95 % interval"))
     return 0
 

@@ -115,6 +115,22 @@ def test_endings_are_those_of_training(protocol: str, script: list[Says], ending
     assert outcome.reason
 
 
+@pytest.mark.parametrize(
+    ("script", "ending", "prediction"),
+    [
+        ([SEARCH, Says("<search> mitu "), Says("<answer> \\boxed{Bora} ")], "answered", "Bora"),
+        ([Says("<search> kelo "), Says("Well. <think> a </think> So: <answer> \\boxed{Bora} ")], "answered", "Bora"),
+        ([Says("<search> kelo "), Says("a </think> <answer> \\boxed{Bora} ")], "answered", "Bora"),
+        ([Says("<search> kelo "), Says("<answer> \\boxed{Bora} ")], "malformed", None),
+    ],
+)
+def test_the_format_is_that_of_the_response(script: list[Says], ending: str, prediction: str | None) -> None:
+    """In tags, one thought in any turn is enough, and an answer without any is none, as in training."""
+    with ChatServer(played(*script)) as server:
+        (outcome,) = outcomes_of(policy(server), asked(1))
+    assert (outcome.termination, outcome.prediction) == (ending, prediction)
+
+
 def test_the_budget_of_the_whole_answer_is_kept() -> None:
     """After a result, a turn may have what is left: 60 less the 7 tokens of the first turn and the 61 characters of the
     result at four a token. A result that leaves nothing ends the rollout."""

@@ -75,7 +75,7 @@ class AnswerScoring:
         scorer = AnswerScorer(
             AnswerScaffold(args.answer_scaffold),
             tokenizer,
-            likelihood=args.likelihood,
+            likelihood=method.likelihood,
             alias=args.answer_alias,
             method=args.gain_method,
             cut_last_result=args.cut_last_result,

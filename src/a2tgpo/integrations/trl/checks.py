@@ -16,15 +16,13 @@ from a2tgpo.gold import gold_aliases, read_aliases
 from a2tgpo.methods import Method
 
 if TYPE_CHECKING:
+    from trl import GRPOConfig
+
     from a2tgpo.signals.answer_likelihood import AnswerScorer
 
 
-def check_model(model: Any, *, is_multimodal: bool, router_aux_loss_coef: float | None) -> None:
-    """Raise `ValueError` for a model whose turns cannot be scored.
-
-    Args:
-        router_aux_loss_coef: of a mixture of experts with its load-balancing loss on, else None.
-    """
+def check_model(model: Any, *, is_multimodal: bool) -> None:
+    """Raise `ValueError` for a model whose turns cannot be scored."""
     if is_multimodal:
         raise ValueError(
             "processing_class is a multimodal processor: answer likelihoods are read from text alone; "
@@ -34,11 +32,6 @@ def check_model(model: Any, *, is_multimodal: bool, router_aux_loss_coef: float 
         raise ValueError(
             f"peft_config is a {type(model.active_peft_config).__name__}: the virtual tokens it puts before "
             "the text are in no mask, so that turns and their log-probabilities would not line up; use LoRA"
-        )
-    if router_aux_loss_coef is not None:
-        raise ValueError(
-            f"router_aux_loss_coef={router_aux_loss_coef}: the load-balancing loss is not part of this "
-            "loss; set router_aux_loss_coef=0.0"
         )
 
 
@@ -123,3 +116,23 @@ def _without_nan(function: Callable[..., Any], rewards: Iterable[float | None]) 
                 "it does not apply to"
             )
     return rewards
+
+
+def check_batch_size(n_prompts: int, args: GRPOConfig) -> None:
+    """Refuse a training set from which no batch can be drawn: TRL drops an incomplete one, and nothing is trained.
+
+    A generation batch takes `generation_batch_size / num_generations` different prompts.
+
+    Args:
+        n_prompts: rows of the training set.
+
+    Raises:
+        DataError: there are fewer; the message has the number needed.
+    """
+    needed = args.generation_batch_size // args.num_generations
+    if n_prompts < needed:
+        raise DataError(
+            f"{n_prompts} training prompts, and a batch takes {needed} (generation_batch_size="
+            f"{args.generation_batch_size} rollouts, num_generations={args.num_generations} of each): no update could "
+            f"be made. Give at least {needed}, or a smaller per_device_train_batch_size or steps_per_generation"
+        )

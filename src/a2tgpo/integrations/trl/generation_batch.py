@@ -123,14 +123,20 @@ class GenerationBatch:
                 self._model_mask(completion_mask),
                 group_size=self.group_size,
                 tasks=[
-                    TaskRow(row.get("id"), prompt, answers)
+                    TaskRow(row.get("id"), prompt, answers, row.get("hops"))
                     for row, prompt, answers in zip(self.rows, self.prompts, self.answers, strict=True)
                 ],
-                records=[record if isinstance(record := row.get("rollout"), Rollout) else None for row in self.rows],
+                records=self._records(),
                 end_ids=end_ids,
                 cut_last_result=cut_last_result,
             )
         return self.rollouts
+
+    def _records(self) -> list[Rollout | None]:
+        """Return our agent loop's record of each rollout; TRL gives them to the rows only when it rewards them."""
+        assert self.generated is not None, "TRL pads what was generated"
+        records = self.generated.extra_fields.get("rollout") or [None] * len(self.rows)
+        return [record if isinstance(record, Rollout) else None for record in records]
 
     def _model_mask(self, completion_mask: Int[Tensor, "B L"]) -> Tensor:
         assert self.generated is not None, "TRL pads what was generated"

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from a2tgpo.integrations.trl.collective import sharded_by
-from a2tgpo.integrations.trl.generation import generating
+from a2tgpo.integrations.trl.policy_model import generating
 from a2tgpo.integrations.trl.vllm_engine import TRLTokenEngine, largest_of_processes
 from a2tgpo.rollout.agent import Agent
 from a2tgpo.rollout.branching import EntropyExpansion, TreeExpansion

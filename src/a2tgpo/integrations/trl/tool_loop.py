@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
 from a2tgpo.integrations.trl.collective import sharded_by
-from a2tgpo.integrations.trl.generation import generating
+from a2tgpo.integrations.trl.policy_model import generating
 from a2tgpo.messages import warn_once
 from a2tgpo.pipeline import Collective
 from a2tgpo.rollout.answer_reader import AnswerReader

@@ -35,10 +35,12 @@ from a2tgpo.integrations.trl.generation_batch import (
     join_rollouts,
     split_rollouts,
 )
+from a2tgpo.integrations.trl.objective import OTHER_OBJECTIVES, normalizes_otherwise, update_loss
+from a2tgpo.integrations.trl.policy_model import loadable
 from a2tgpo.integrations.trl.tool_loop import ToolLoopCache
-from a2tgpo.pipeline import LossInputs, RolloutBatch, add_overlong_penalty, assign_credit, collect_signals
-from a2tgpo.pipeline.likelihood import read_update, score_policy
-from a2tgpo.pipeline.loss import tokens_per_process, turn_loss
+from a2tgpo.pipeline import BatchCredit, LossInputs, RolloutBatch, add_overlong_penalty, assign_credit, collect_signals
+from a2tgpo.pipeline.likelihood import score_policy
+from a2tgpo.pipeline.loss import tokens_per_process
 from a2tgpo.pipeline.metrics import credit_metrics, rollout_metrics
 from a2tgpo.pipeline.microbatches import count_tokens_by_update, sort_by_length, trim_padding
 from a2tgpo.pipeline.rollout_log import RolloutLog
@@ -88,10 +90,11 @@ class A2TGPOTrainer(GRPOTrainer):
         **kwargs: Any,
     ) -> None:
         args = args if args is not None else A2TGPOConfig("a2tgpo-output")
-        super().__init__(model, refuse_nan(reward_funcs), args, *positional, **kwargs)
+        assert args.beta is not None, "the configuration takes the method's"
+        with loadable(model, args.beta):
+            super().__init__(model, refuse_nan(reward_funcs), args, *positional, **kwargs)
         self.method = args.resolve_method()
-        coef = self.router_aux_loss_coef if self.aux_loss_enabled else None
-        check_model(self.model, is_multimodal=self._is_vlm, router_aux_loss_coef=coef)
+        check_model(self.model, is_multimodal=self._is_vlm)
         check_rollouts(self.rollout_func, self.method)
         self.collective = AccelerateCollective(self.accelerator)
         self._scoring = AnswerScoring.open(
@@ -193,8 +196,10 @@ class A2TGPOTrainer(GRPOTrainer):
             generated = Generated(*super()._generate(prompts))
             generation = self._generation
             if generation is not None and generation.reader is not None:
+                ids = generated.prompt_ids, generated.completion_ids
+                complete = self._tool_loop.finish(*ids, generation.answers)
                 self._clock.move(self._mode, generation.reader.seconds, "gain")
-                if not self._tool_loop.finish(generated.prompt_ids, generated.completion_ids, generation.answers):
+                if not complete:
                     generation.reader = None
         check_logprobs(generated.logprobs, corrects_vllm=self.use_vllm and self.vllm_importance_sampling_correction)
         return generated
@@ -279,9 +284,8 @@ class A2TGPOTrainer(GRPOTrainer):
             add_overlong_penalty(rewards, batch, self.method, self.max_completion_length),
             self.method,
             self.collective,
-            state_similarity=self.args.state_similarity,
-            skip_first_gain=self.args.skip_first_gain,
-            drop_zero_gains=self.args.drop_zero_gains,
+            # TRL has compared the outcomes already, in whichever way its user asked for.
+            normalized_outcome=output["advantages"] if normalizes_otherwise(self.args) else None,
         )
         for name, value in (credit_metrics(credit) | rollout_metrics(batch.records, credit, self.collective)).items():
             self._metrics[self._mode][name].append(value)
@@ -290,8 +294,19 @@ class A2TGPOTrainer(GRPOTrainer):
             output[_LOGGED_ROW] = torch.tensor(lines, device=batch.turn_ids.device)
         inputs = LossInputs.of(credit.local(self.collective), batch.model_mask)
         windows = self.args.steps_per_generation / self._window if self.model.training else 1
-        tokens = tokens_per_process(inputs.owned, self.collective) / windows
+        tokens = tokens_per_process([inputs], self.collective) / windows
+        self._log_advantages(credit)
         return output | inputs.over_tokens(tokens).columns()
+
+    def _log_advantages(self, credit: BatchCredit) -> None:
+        """Show the credit that is used in TRL's table of completions, in place of the advantages that TRL computed."""
+        shown, by_turn = self._logs["advantages"], self._logs["extra"]["advantage_by_turn"]
+        for _ in range(min(len(shown), len(credit.outcome))):
+            shown.pop()
+        for advantage, n_turns in zip(credit.advantage.tolist(), credit.n_turns.tolist(), strict=True):
+            turns = advantage[:n_turns]
+            shown.append(sum(turns) / max(len(turns), 1))
+            by_turn.append([round(one, 4) for one in turns])
 
     @torch.no_grad()
     def _entropies(self, batch: RolloutBatch) -> Tensor:
@@ -317,32 +332,16 @@ class A2TGPOTrainer(GRPOTrainer):
         return math.gcd(self.args.gradient_accumulation_steps, self.args.steps_per_generation)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        inputs = trim_padding(inputs)
-        turns = LossInputs.from_columns(inputs)
-        written = turns.turn_ids >= 0
-        logps, entropies = read_update(model, inputs, written, self.accelerator.autocast)
-        accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
-        importance = inputs.get("importance_sampling_ratio")
-        found = turn_loss(
-            logps,
-            # There are none where the policy that learns is the one that wrote: the ratio is then 1.
-            inputs.get("old_per_token_logps", logps.detach()),
-            turns.over_tokens(turns.n_tokens * (accumulation / self._window if self.model.training else 1)),
-            self.method,
-            token_weight=importance.expand_as(logps) if importance is not None else None,
-            ref_logps=inputs.get("ref_per_token_logps"),
-            kl_beta=self.beta,
-            kl_bias_correction=self.args.use_bias_correction_kl,
-        )
+        if self.loss_type in OTHER_OBJECTIVES:
+            return super()._compute_loss(model, inputs)  # TRL takes an advantage per token
+        columns = trim_padding(inputs, self.pad_to_multiple_of)
+        loss, turns, found, logged = update_loss(self, model, columns, self.method, self._window)
+        self._log_means(logged)
         if self._rollout_log is not None and _LOGGED_ROW in inputs:
-            step = self.state.global_step + 1
             self._rollout_log.write_updates(
-                inputs[_LOGGED_ROW], step, found.log_ratio, turns.turn_ids, found.clipped_turns
+                inputs[_LOGGED_ROW], self.state.global_step + 1, found.log_ratio, turns.turn_ids, found.clipped_turns
             )
-        entropy = (entropies * written).sum() / written.sum().clamp(min=1)
-        self._log_means(found.diagnostics | {"entropy": entropy})
-        # A mean over an update's tokens adds up over its micro-batches by itself.
-        return found.loss if self.method.aggregate == "token" else found.loss / accumulation
+        return loss
 
     def _log_means(self, values: dict[str, Tensor]) -> None:
         """Log means over processes, fetched from the device together."""

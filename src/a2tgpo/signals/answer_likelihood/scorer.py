@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
+from a2tgpo.core.gain import Likelihood
 from a2tgpo.messages import warn_once
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries, find_boundaries
 from a2tgpo.signals.answer_likelihood.forward import LabelLogps
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Likelihood = Literal["probability", "log_probability"]
 Alias = Literal["first", "best"]
 Method = Literal["auto", "cached", "rows"]
 

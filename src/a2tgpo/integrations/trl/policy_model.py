@@ -1,17 +1,18 @@
-"""Open the trainer's model for generation."""
+"""Open the trainer's model for generation, and let TRL load a reference of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import is_peft_model
+from transformers import PreTrainedModel
 from trl.models import unwrap_model_for_generation
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
     from trl import GRPOTrainer
 
 
@@ -39,3 +40,21 @@ def _without_adapter_shell(model: Any) -> PreTrainedModel:
     if is_peft_model(model) and not model.active_peft_config.is_prompt_learning:
         return model.get_base_model()
     return model
+
+
+@contextmanager
+def loadable(model: Any, beta: float) -> Iterator[None]:
+    """Give TRL a place to load the reference of a KL penalty from, for a policy that came from nowhere.
+
+    TRL loads the reference from where the policy came from. A model made in memory is saved for as long as that takes.
+    """
+    if beta == 0.0 or not isinstance(model, PreTrainedModel) or model.config._name_or_path:
+        yield
+        return
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        model.config._name_or_path = folder
+        try:
+            yield
+        finally:
+            model.config._name_or_path = ""
