@@ -152,6 +152,9 @@ def test_a_byte_order_mark(tmp_path: Path, name: str) -> None:
         ({"question": 7}, '"question" is 7'),
         ({"question": float("nan")}, '"question" is nan'),
         ({"hops": float("inf"), "answer": ""}, "are empty"),
+        ({"hops": True}, '"hops" is True'),
+        ({"dataset": {"x": 1}}, '"dataset" is .*must be a text'),
+        ({"data_source": ["nq"]}, '"data_source" is .*must be a text'),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, change: dict[str, Any], says: str) -> None:
