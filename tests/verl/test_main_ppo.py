@@ -58,7 +58,6 @@ ON_THE_CPU = [
     "reward.num_workers=1",
     "actor_rollout_ref.rollout.agent.num_workers=1",
     "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
-    "actor_rollout_ref.model.use_remove_padding=False",
     "actor_rollout_ref.actor.use_torch_compile=False",
     "actor_rollout_ref.actor.fsdp_config.use_torch_compile=False",
     "data.dataloader_num_workers=0",

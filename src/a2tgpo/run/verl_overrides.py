@@ -59,7 +59,11 @@ _TRANSLATED: dict[str, Callable[[Any], list[str]]] = {
     "save_total_limit": _same("trainer.max_actor_ckpt_to_keep"),
     "gradient_checkpointing": _same(f"{MODEL}.enable_gradient_checkpointing"),
     "trust_remote_code": lambda value: [f"{MODEL}.trust_remote_code={value}", f"data.trust_remote_code={value}"],
-    "attn_implementation": _same(f"+{MODEL}.override_config.attn_implementation"),
+    "attn_implementation": lambda value: [
+        f"+{MODEL}.override_config.attn_implementation={value}",
+        # Packed rows are for FlashAttention: another would look across them.
+        f"{MODEL}.use_remove_padding={'flash' in str(value)}",
+    ],
     "lora_alpha": _same(f"{MODEL}.lora_alpha"),
     "report_to": lambda value: [f"trainer.logger=[{','.join(['console', *_loggers(value)])}]"],
     "lr_scheduler_type": lambda value: [f"{ACTOR}.optim.lr_scheduler_type={_scheduler(value)}"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
@@ -33,6 +34,7 @@ MOST_ROLLOUTS = 1024
 """Rollouts that one agent loop worker plays at a time; each holds a thread that mostly waits."""
 
 _threads = ThreadPoolExecutor(MOST_ROLLOUTS, thread_name_prefix="a2tgpo-rollout")
+_opening = threading.Lock()
 
 
 @register(AGENT_LOOP)
@@ -52,10 +54,8 @@ class SearchAgentLoop(AgentLoopBase):
         server = _ServerTokens(self.server_manager, sampling_params, asyncio.get_running_loop())
         timing: dict[str, float] = {}
         with simple_timer("generate_sequences", timing):
-            agent = self._agent()
-            engine = LockstepEngine(server, agent.protocol.stop_strings)
-            play = functools.partial(agent.run, [list(row["raw_prompt"])], engine)
-            (rollout,) = await asyncio.get_running_loop().run_in_executor(_threads, play)
+            play = functools.partial(self._play, list(row["raw_prompt"]), server)
+            rollout = await asyncio.get_running_loop().run_in_executor(_threads, play)
         reward, extra = self._reward(rollout, row)
         return AgentLoopOutput(
             prompt_ids=rollout.prompt_ids,
@@ -68,17 +68,21 @@ class SearchAgentLoop(AgentLoopBase):
             extra_fields={**server.versions, **extra, **record_fields(rollout), "turn_scores": [], "tool_rewards": []},
         )
 
-    def _agent(self) -> SearchAgent:
+    def _play(self, prompt: list[dict[str, Any]], server: _ServerTokens) -> Rollout:
         settings, data = self.settings, self.config.data
-        retriever = _retriever(
-            settings.corpus, settings.retriever, settings.title_weight, settings.search_timeout_s, settings.search_cache
-        )
-        return SearchAgent(
+        with _opening:  # one thread opens it for all
+            retriever = _retriever(
+                *(settings.corpus, settings.retriever, settings.title_weight),
+                *(settings.search_timeout_s, settings.search_cache),
+            )
+        agent = SearchAgent(
             self.tokenizer,
             SearchTool(retriever, k=settings.passages_per_search, timeout_s=settings.search_timeout_s),
             settings.limits(max_prompt_tokens=data.max_prompt_length, max_completion_tokens=data.max_response_length),
             settings.system_prompt,
         )
+        (rollout,) = agent.run([prompt], LockstepEngine(server, agent.protocol.stop_strings))
+        return rollout
 
     def _reward(self, rollout: Rollout, row: dict[str, Any]) -> tuple[float | None, dict[str, Any]]:
         """Return the paper's reward, or None and leave it to the function that the configuration names."""
