@@ -157,7 +157,7 @@ SEARCH, ANSWER = "<think> i </think> <search> kelo </search>", "<think> i </thin
 
 
 def test_the_agent_loop_keeps_the_tokens_it_was_given(tmp_path: Path) -> None:
-    """What was sampled is in the response as it was, observations are masked, and each turn is asked with all before."""
+    """What was sampled is in the response as it was, observations are masked, each turn is asked with all before it."""
     server = ScriptedServer(SEARCH, ANSWER)
     output = play(tmp_path, server, passages=PASSAGES)
     (session, first, sampling), (again, second, _) = server.asked
