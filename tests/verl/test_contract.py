@@ -104,9 +104,8 @@ def test_the_loss_reads_verls_packed_rows(method: str) -> None:
     response = [torch.randn(n, generator=generator) - 2 for n in lengths]
     columns = {
         "turn_ids": [torch.tensor([0, -1, 1, 1]), torch.tensor([-1]), torch.tensor([0, 0, 0])],
-        "turn_advantages": [torch.tensor([1.0, 0, -1, -1]), torch.zeros(1), torch.tensor([0.5, 0.5, 0.5])],
+        "advantages": [torch.tensor([1.0, 0, -1, -1]), torch.zeros(1), torch.tensor([0.5, 0.5, 0.5])],
         "turn_clip_scale": [torch.tensor([1.1, 1, 1, 1]), torch.ones(1), torch.ones(3)],
-        "turn_owned": [torch.tensor([1, 0, 1, 1]), torch.tensor([0]), torch.tensor([1, 1, 1])],
         "old_log_probs": [row + 0.01 for row in response],
     }
     expected = micro_batch_loss(

@@ -125,10 +125,11 @@ def logged(output: Path) -> list[dict[str, float]]:
 
 def kill(process: subprocess.Popen[str]) -> None:
     """Kill a run with all that it started, as a machine that goes down would."""
-    started = psutil.Process(process.pid)
-    for child in [*started.children(recursive=True), started]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        started = psutil.Process(process.pid)
+        for child in [*started.children(recursive=True), started]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
     process.wait()
 
 

@@ -181,9 +181,8 @@ def test_a_micro_batch_without_a_token_of_the_policy_adds_nothing() -> None:
     logps = torch.zeros(2, 1, requires_grad=True)
     columns = {
         "turn_ids": [torch.tensor([-1])] * 2,
-        "turn_advantages": [torch.zeros(1)] * 2,
+        "advantages": [torch.zeros(1)] * 2,
         "turn_clip_scale": [torch.ones(1)] * 2,
-        "turn_owned": [torch.tensor([0])] * 2,
         "old_log_probs": [torch.zeros(1)] * 2,
     }
     for name in METHODS:

@@ -89,9 +89,8 @@ def test_columns_are_those_of_the_tokens() -> None:
     """Turn ids, and one advantage for all tokens of a turn; observations have none."""
     row = credit_of(list(MASKS))["a_1"]
     assert row["turn_ids"] == [0, 0, -1, 1]
-    assert row["turn_advantages"][0] == row["turn_advantages"][1] != row["turn_advantages"][3]
-    assert row["turn_advantages"][2] == 0 and row["loss_mask"] == [1, 1, 0, 1]
-    assert row["advantages"] == row["turn_advantages"]
+    assert row["advantages"][0] == row["advantages"][1] != row["advantages"][3]
+    assert row["advantages"][2] == 0 and row["loss_mask"] == [1, 1, 0, 1]
 
 
 def test_several_outputs_of_a_rollout_are_refused() -> None:

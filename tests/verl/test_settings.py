@@ -68,7 +68,7 @@ def test_keys_change_the_row() -> None:
     [
         ({"metod": "igpo"}, r"\+a2tgpo.metod.*did you mean \+a2tgpo.method"),
         ({"method": "ppo"}, "choose one of"),
-        ({"method": "grpo", "skip_first_gain": True}, "reads no gain"),
+        ({"method": "grpo", "cut_last_result": True}, "reads no gain"),
         ({"method": "grpo", "gain_alpha": 0.3}, "no such parameter"),
         ({"answer_alias": "all"}, "choose one of 'first', 'best'"),
         ({"gain_method": "fast"}, "choose one of"),

@@ -38,7 +38,7 @@ def write_rows(questions: Sequence[Mapping[str, Any]], path: Path) -> None:
             "prompt": [{"role": "user", "content": row["question"]}],
             "data_source": str(row.get("dataset") or "a2tgpo"),
             "reward_model": {"style": "rule", "ground_truth": _aliases(row["answer"])},
-            "extra_info": {"index": index, "id": str(row.get("id", index))},
+            "extra_info": {"index": index, "id": str(row.get("id", index)), "hops": row.get("hops")},
         }
         for index, row in enumerate(questions)
     ]

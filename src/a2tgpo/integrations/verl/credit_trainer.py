@@ -156,9 +156,6 @@ class TurnCreditMixin(PPOTrainer):
             add_overlong_penalty(rewards, rollouts, self.method, self.config.data.max_response_length),
             self.method,
             SingleProcess(),
-            state_similarity=self.method.state_similarity,
-            skip_first_gain=self.credit_settings.skip_first_gain,
-            drop_zero_gains=self.credit_settings.drop_zero_gains,
         )
 
     def _log_credit(self, rollouts: RolloutBatch, credit: BatchCredit, metrics: dict[str, Any]) -> None:

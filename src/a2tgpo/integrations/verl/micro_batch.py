@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from a2tgpo.integrations.verl.queue_rows import UPDATE_COLUMNS
 from a2tgpo.methods import Method
 from a2tgpo.pipeline import LossInputs, TurnLoss, turn_loss
-from a2tgpo.pipeline.loss import TOKEN_COLUMNS
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Shaped
@@ -55,7 +55,7 @@ def micro_batch_loss(
 
     Args:
         logps: under the policy, with gradient, padded on the right; anything off the policy's tokens.
-        columns: one tensor per row: `TOKEN_COLUMNS`, `old_log_probs` and, where they apply, `ref_log_prob` and
+        columns: one tensor per row: `UPDATE_COLUMNS`, `old_log_probs` and, where they apply, `ref_log_prob` and
             `token_weight`.
         kl_beta: strength of the penalty for leaving the reference policy.
     """
@@ -75,8 +75,7 @@ def micro_batch_loss(
 
 
 def _read_inputs(columns: Mapping[str, Sequence[Tensor]], update: Update, device: torch.device) -> LossInputs:
-    padded = {name: _pad(columns[name], -1 if name == "turn_ids" else 0) for name in TOKEN_COLUMNS}
-    padded["turn_owned"] = padded["turn_owned"].bool()
+    padded = {name: _pad(columns[name], padding) for name, padding in UPDATE_COLUMNS.items()}
     # A micro-batch without a token of the policy has one column for turns all the same.
     n_turns = max(int(padded["turn_ids"].max()) + 1, 1)
     n_tokens = torch.tensor(update.n_tokens / update.n_processes, dtype=torch.float32, device=device)

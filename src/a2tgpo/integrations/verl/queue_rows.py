@@ -16,11 +16,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from a2tgpo.pipeline import BatchCredit, LossInputs, RolloutBatch, TaskRow
-from a2tgpo.pipeline.loss import TOKEN_COLUMNS
 from a2tgpo.rollout.types import Rollout, Termination, ToolCall
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Shaped
+
+UPDATE_COLUMNS = {"turn_ids": -1, "advantages": 0.0, "turn_clip_scale": 1.0}
+"""Columns of `LossInputs` that a row carries where rollouts share no turn, and their value on padding."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def as_rollouts(
         *tensors,
         group_size=order.group_size,
         tasks=[
-            TaskRow(info.get("id", info.get("index")), prompt, gold)
+            TaskRow(info.get("id", info.get("index")), prompt, gold, info.get("hops"))
             for info, prompt, gold in zip(extra, of("raw_prompt", list), order.pick(answers, list), strict=True)
         ],
         records=[
@@ -168,19 +170,12 @@ def credit_columns(
 ) -> dict[str, list[Tensor]]:
     """Return the columns that an update reads, one tensor per row in the queue's order.
 
-    `TOKEN_COLUMNS` are those of `LossInputs`. `advantages` is for verl's own metrics. `loss_mask` marks the tokens that
-    count; verl sums it over an update, and divides by that where a method averages over tokens.
+    `UPDATE_COLUMNS` are those of `LossInputs`; `advantages` is read by verl's own metrics too. `loss_mask` marks the
+    tokens that count; verl sums it over an update, and divides by that where a method averages over tokens.
     """
-    inputs = LossInputs.of(credit, batch.model_mask)
-    elsewhere = {"turn_ids": -1, "turn_clip_scale": 1}
-    of_inputs = inputs.columns()
-    columns = {
-        name: order.spread(of_inputs[name].long() if name == "turn_owned" else of_inputs[name], lengths, fill)
-        for name in TOKEN_COLUMNS
-        for fill in [elsewhere.get(name, 0)]
-    }
-    columns["advantages"] = [values.float() for values in columns["turn_advantages"]]
-    columns["loss_mask"] = columns["turn_owned"]
+    of_inputs = LossInputs.of(credit, batch.model_mask).columns()
+    columns = {name: order.spread(of_inputs[name], lengths, fill) for name, fill in UPDATE_COLUMNS.items()}
+    columns["loss_mask"] = [(ids >= 0).long() for ids in columns["turn_ids"]]
     return columns
 
 

@@ -41,7 +41,7 @@ class TurnCreditSettings:
         kl_beta: the method's KL penalty; 0 leaves out the one of a method that has it. Its strength is verl's
             `actor.kl_loss_coef`.
         likelihood, state_similarity: how gains and anchor states are read.
-        skip_first_gain, drop_zero_gains, cut_last_result: faults of the authors' code, for comparison.
+        cut_last_result: score the last search without its result, a fault of the authors' code, for comparison.
 
     Answer likelihood:
         answer_scaffold: how the policy itself would state its answer, with one {answer}.
@@ -70,8 +70,6 @@ class TurnCreditSettings:
     kl_beta: float | None = None
     likelihood: Likelihood | None = None
     state_similarity: float | None = None
-    skip_first_gain: bool = False
-    drop_zero_gains: bool = False
     cut_last_result: bool = False
     answer_scaffold: str = SCAFFOLD
     answer_alias: Alias = "first"
@@ -109,9 +107,8 @@ class TurnCreditSettings:
             if getattr(self, name) not in get_args(choices):
                 shown = ", ".join(map(repr, get_args(choices)))
                 raise ValueError(f"+a2tgpo.{name}={getattr(self, name)!r}: choose one of {shown}")
-        for name in ("skip_first_gain", "drop_zero_gains", "cut_last_result"):
-            if getattr(self, name) and not self.resolve_method().signal:
-                raise ValueError(f"+a2tgpo.{name}=True: method {self.method!r} reads no gain; leave it out")
+        if self.cut_last_result and not self.resolve_method().signal:
+            raise ValueError(f"+a2tgpo.cut_last_result=True: method {self.method!r} reads no gain; leave it out")
         if self.gain_tokens is not None and self.gain_tokens < 1:
             raise ValueError(f"+a2tgpo.gain_tokens={self.gain_tokens}: give at least 1, or leave it out")
         try:

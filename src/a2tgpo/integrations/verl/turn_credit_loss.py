@@ -12,8 +12,8 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.utils.padding import no_padding_2_padding
 
 from a2tgpo.integrations.verl.micro_batch import Update, micro_batch_loss
+from a2tgpo.integrations.verl.queue_rows import UPDATE_COLUMNS
 from a2tgpo.methods import Method
-from a2tgpo.pipeline.loss import TOKEN_COLUMNS
 
 REAL_SHARE = "a2tgpo_real_share"
 """Key of a batch's `extra_info`: see `Update.real_share`."""
@@ -45,14 +45,14 @@ def turn_credit_loss(
         n_processes=data["dp_size"],
         real_share=tu.get(data, REAL_SHARE, default=1.0),
     )
-    names = [*TOKEN_COLUMNS, "old_log_probs"] + ["ref_log_prob"] * config.use_kl_loss
+    names = [*UPDATE_COLUMNS, "old_log_probs"] + ["ref_log_prob"] * config.use_kl_loss
     columns = {name: data[name].unbind() for name in names}
     if TOKEN_WEIGHT in data:
         columns["token_weight"] = data[TOKEN_WEIGHT].unbind()
     kl_beta = config.kl_loss_coef if config.use_kl_loss else 0.0
     found = micro_batch_loss(logps, columns, method, update, kl_beta=kl_beta)
     loss = found.loss
-    n_tokens = sum(float(owned.sum()) for owned in columns["turn_owned"])
+    n_tokens = sum(float((ids >= 0).sum()) for ids in columns["turn_ids"])
     values: dict[str, Any] = {
         f"{DIAGNOSTIC}{name.rpartition('/')[2]}": value * n_tokens for name, value in found.diagnostics.items()
     }
