@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
 
 __all__ = ["A2TGPOConfig", "A2TGPOTrainer", "TagRollout"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "A2TGPOConfig": "a2tgpo.integrations.trl.config",
