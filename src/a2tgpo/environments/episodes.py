@@ -175,7 +175,7 @@ class PooledEpisodes:
             try:
                 result = checked_step(self._calls.resolve(environment.step(action)), environment)
             except InvalidAction as refusal:
-                result = StepResult(f"error: {refusal}", info={"invalid": True})
+                result = StepResult(f"error: {refusal}", info={"refused": True})
             results.append(result)
             if result.done:
                 break

@@ -43,7 +43,7 @@ class ToolEnvironment:
         self._functions = dict(tools)
         self.instance = instance
         self.tools = tuple(_tool(name, function) for name, function in tools.items())
-        self._parameters = {tool.name: tool.parameters.get("properties", {}) for tool in self.tools}
+        self._described = {tool.name: tool for tool in self.tools}
         if callable(getattr(instance, "fork", None)):
             self.fork = self._fork
         if callable(getattr(instance, "get_reward", None)):
@@ -90,7 +90,7 @@ class ToolEnvironment:
         function = self._functions.get(action.tool)
         if function is None:
             raise InvalidAction(f"there is no tool {action.tool}; there are {', '.join(self._functions)}")
-        arguments = self._arguments(action)
+        arguments = arguments_of(action, self._described[action.tool])
         try:
             inspect.signature(function).bind(**arguments)
         except TypeError as error:
@@ -114,23 +114,6 @@ class ToolEnvironment:
             return StepResult(done=True)
         return StepResult(_text(tool, result), done=done)
 
-    def _arguments(self, action: Action) -> dict[str, Any]:
-        if action.arguments is not None:
-            return dict(action.arguments)
-        parameters = self._parameters[action.tool]
-        if not parameters:
-            return {}
-        if len(parameters) == 1:
-            ((name, schema),) = parameters.items()
-            return {name: _converted(action.text, schema, name)}
-        try:
-            arguments = json.loads(action.text)
-        except ValueError as error:
-            raise InvalidAction(f"{action.tool} takes a JSON object with {', '.join(parameters)}") from error
-        if not isinstance(arguments, dict):
-            raise InvalidAction(f"{action.tool} takes a JSON object with {', '.join(parameters)}")
-        return arguments
-
     def _fork(self) -> ToolEnvironment:
         return type(self).from_instance(self.instance.fork())
 
@@ -146,6 +129,31 @@ def _tool(name: str, function: Callable[..., Any]) -> Tool:
             "under Args:"
         ) from error
     return Tool(name, described.get("description", ""), described.get("parameters", {}))
+
+
+def arguments_of(action: Action, tool: Tool) -> dict[str, Any]:
+    """Return an action's arguments by parameter, parsed from its text where its protocol has not done it.
+
+    A tool's one parameter is the text itself, converted to its type; several are a JSON object.
+
+    Raises:
+        InvalidAction: the text is neither.
+    """
+    if action.arguments is not None:
+        return dict(action.arguments)
+    parameters = tool.parameters.get("properties", {})
+    if not parameters:
+        return {}
+    if len(parameters) == 1:
+        ((name, schema),) = parameters.items()
+        return {name: _converted(action.text, schema, name)}
+    try:
+        arguments = json.loads(action.text)
+    except ValueError:
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise InvalidAction(f"{tool.name} takes a JSON object with {', '.join(parameters)}")
+    return arguments
 
 
 def _accepted(function: Callable[..., Any], row: Row) -> dict[str, Any]:

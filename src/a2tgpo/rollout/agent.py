@@ -29,17 +29,23 @@ FAILED_BATCHES = 3
 """Batches in a row in which every call failed, after which the environment counts as gone."""
 
 
+MANY_CALLS = 8
+"""Calls of a batch that are warned of if all of them were refused."""
+
+
 @dataclass
 class ToolHealth:
     """Count the calls of an agent's environment over its life.
 
     Attributes:
         calls: calls that were made.
+        refused: of those, the ones that the environment found impossible, which the policy reads and learns from.
         failed: turns whose calls failed, which ended their rollouts.
         failed_batches: batches in a row in which no call was answered.
     """
 
     calls: int = 0
+    refused: int = 0
     failed: int = 0
     failed_batches: int = 0
 
@@ -166,6 +172,7 @@ class Agent:
         failed = [rollout for rollout in rollouts if rollout.termination is Termination.TOOL_FAILED]
         health = self.health
         health.calls += play.n_calls
+        health.refused += play.n_refused
         health.failed += play.n_failed
         if failed and len(failed) == len(rollouts):
             health.failed_batches += 1
@@ -175,6 +182,12 @@ class Agent:
             raise ToolError(
                 f"the environment failed in all rollouts of {health.failed_batches} batches in a row, the last "
                 f"{len(rollouts)} rollouts with: {failed[0].reason}"
+            )
+        if play.n_calls >= MANY_CALLS and play.n_refused == play.n_calls:
+            warn_once(
+                logger,
+                f"The environment refused all {play.n_calls} calls of a batch, and the policy learns from its words; "
+                "look at a rollout: is it the policy's fault or the tool's?",
             )
         if 2 * len(failed) > len(rollouts):
             warn_once(

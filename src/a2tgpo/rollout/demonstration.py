@@ -6,10 +6,12 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from a2tgpo.environments.environment import Action
 from a2tgpo.errors import DataError
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.protocol import answer_turn, search_turn
+from a2tgpo.rollout.turn_protocol import opens_thought
 from a2tgpo.rollout.types import Rollout
 
 
@@ -36,15 +38,19 @@ def encode_demonstration(agent: SearchAgent, demonstration: Demonstration) -> di
 
     Turns and observations are tokenised one by one and concatenated, as in a rollout, so that supervised text and
     sampled text have the same token boundaries. Prompt, observations and the closing end-of-sequence token are masked.
+    A turn whose prompt opens the thought begins inside it.
 
     Returns:
         `input_ids` and `completion_mask` (1 on the policy's tokens), of equal length.
     """
     rollout = Rollout(agent.encode_prompt(demonstration.question))
+    opening = "<think> " if opens_thought(agent.tokenizer, rollout.prompt_ids) else ""
     for lookup in demonstration.lookups:
-        rollout.append(agent.encode_turn(search_turn(lookup.thought, lookup.query)), by_policy=True)
-        rollout.append(agent.encode_observation(lookup.passages), by_policy=False)
-    rollout.append(agent.encode_turn(answer_turn(demonstration.answer)), by_policy=True)
+        turn = search_turn(lookup.thought, lookup.query).removeprefix(opening)
+        rollout.append(agent.encode_turn(turn), by_policy=True)
+        seen = [(Action("search", lookup.query), lookup.passages)]
+        rollout.append(agent.protocol.show(seen, rollout.prompt_ids), by_policy=False)
+    rollout.append(agent.encode_turn(answer_turn(demonstration.answer).removeprefix(opening)), by_policy=True)
     rollout.append([agent.tokenizer.eos_token_id], by_policy=False)
     return {
         "input_ids": rollout.ids,

@@ -79,10 +79,10 @@ class ObservationEncoder:
         return ids
 
     def plain(self, text: str) -> str:
-        """Return `text`, cut and harmless, for a template that renders it."""
+        """Return `text`, cut and harmless, for a chat template, whose special tokens are read wherever they stand."""
         for spell in (_as_written, _normalised, _letters_alone):
-            safe = self._safe([text], self.text_budget, spell)[0]
-            ids = self._ids(safe)
+            (safe,) = self._safe([text], self.text_budget, spell, self._all_added)
+            ids = self.tokenizer(safe, add_special_tokens=False)["input_ids"]
             if not self._n_added(ids) and not self._tags(ids):
                 break
         return safe
@@ -94,16 +94,16 @@ class ObservationEncoder:
 
     def _block(self, shown: str | Sequence[Passage], spell: Spelling) -> str:
         if isinstance(shown, str):
-            (text,) = self._safe([shown], self.text_budget, spell)
+            (text,) = self._safe([shown], self.text_budget, spell, self._foreign_tokens)
             return "\n".join(["<result>", text, "</result>", ""])
-        titles = self._safe([passage.title for passage in shown], self.passage_tokens, spell)
-        texts = self._safe([passage.text for passage in shown], self.passage_tokens, spell)
+        foreign = self._foreign_tokens
+        titles = self._safe([passage.title for passage in shown], self.passage_tokens, spell, foreign)
+        texts = self._safe([passage.text for passage in shown], self.passage_tokens, spell, foreign)
         parts = zip(shown, titles, texts, strict=True)
         return render_result([replace(passage, title=title, text=text) for passage, title, text in parts])
 
-    def _safe(self, texts: list[str], n_tokens: int, spell: Spelling) -> list[str]:
+    def _safe(self, texts: list[str], n_tokens: int, spell: Spelling, foreign: list[str]) -> list[str]:
         """Neutralise and cut `texts`, of which only as much is read as the budget can need."""
-        foreign = self._foreign_tokens
 
         def bounded(text: str, n_characters: int) -> str:
             return neutralise(spell(_whole_characters(text[:n_characters])), foreign, self.tools)
@@ -157,5 +157,10 @@ class ObservationEncoder:
     @cached_property
     def _foreign_tokens(self) -> list[str]:
         """The added tokens that are not special, longest first: tokenizers match them even in plain text."""
+        special = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        return [text for text in self._all_added if text not in special]
+
+    @cached_property
+    def _all_added(self) -> list[str]:
         added = self.tokenizer.added_tokens_decoder.values()
-        return sorted({str(t) for t in added if not t.special and str(t).strip()}, key=len, reverse=True)
+        return sorted({str(token) for token in added if str(token).strip()}, key=len, reverse=True)

@@ -71,7 +71,7 @@ class Play:
     ) -> None:
         self.protocol, self.limits, self.end_id = protocol, limits, end_id
         self.episodes, self.groups = episodes, groups
-        self.n_calls = self.n_failed = 0
+        self.n_calls = self.n_refused = self.n_failed = 0
         self._asked: dict[int, _Asked] = {}
         self._unsettled: dict[int, Turn] = {}
         self._said_last: dict[int, list[int]] = {}
@@ -155,7 +155,9 @@ class Play:
         answered = list(zip(asked.actions, answers, strict=False))
         for action, answer in answered:
             ids = () if isinstance(answer.observation, str) else tuple(p.id for p in answer.observation)
-            rollout.calls.append(ToolCall(action.text, ids, action.tool, turn, seconds))
+            refused = bool(answer.info.get("refused"))
+            self.n_refused += refused
+            rollout.calls.append(ToolCall(action.text, ids, action.tool, turn, seconds, refused))
         rewards = [float(answer.reward) for answer in answers if answer.reward is not None]
         rollout.turn_rewards[-1] = sum(rewards) if rewards else None
         done = any(answer.done for answer in answers)

@@ -211,11 +211,14 @@ class ToolCallProtocol:
         ]
         prefix = self._render(asked, add_generation_prompt=False)
         whole = self._render(asked + messages, add_generation_prompt=True)
-        # A turn ends with the end of sequence; what the template writes after it belongs to the next message.
-        ends = [i for i, token in enumerate(prefix) if token == self.tokenizer.eos_token_id]
-        if ends:
-            prefix = prefix[: ends[-1] + 1]
-        if whole[: len(prefix)] != prefix or len(whole) == len(prefix):
+        # A turn ends with the end of sequence, here the last of `prefix`; what the template writes after it belongs to
+        # the next message. What it writes before may change once an answer follows: some drop an empty thought.
+        end = self.tokenizer.eos_token_id
+        n_ends = prefix.count(end)
+        ends = [i for i, token in enumerate(whole) if token == end]
+        if n_ends and len(ends) >= n_ends:
+            return whole[ends[n_ends - 1] + 1 :]
+        if n_ends or whole[: len(prefix)] != prefix or len(whole) == len(prefix):
             raise ValueError(
                 "the chat template rewrites a call once its answer follows, so that a conversation cannot be "
                 "continued token by token; use a template that keeps what was said (trl.chat_template_utils."

@@ -34,6 +34,7 @@ class ToolCall:
         tool: the tool's name.
         turn: the turn that made the call, from 0.
         seconds: from the turn's end to its answer.
+        refused: the environment found the action impossible, and said so.
     """
 
     query: str
@@ -41,6 +42,7 @@ class ToolCall:
     tool: str = "search"
     turn: int = 0
     seconds: float = 0.0
+    refused: bool = False
 
 
 @dataclass
