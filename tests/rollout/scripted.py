@@ -42,3 +42,7 @@ class ScriptedEngine:
             return Turn(written.ids[:budget], written.entropies[: min(budget, n_entropies)], written.logps[:budget])
         ids = written if isinstance(written, list) else self.tokenizer(written, add_special_tokens=False)["input_ids"]
         return Turn(ids[:budget])
+
+
+ScriptedBackend = ScriptedEngine
+"""The name that scripts written against 0.1 import."""
