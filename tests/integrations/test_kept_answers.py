@@ -11,34 +11,53 @@ import torch
 from trl.models.utils import disable_gradient_checkpointing
 
 from a2tgpo import A2TGPOTrainer
+from a2tgpo.environments import Action, CallLimits, EnvironmentPool, StepResult
+from a2tgpo.environments.search_environment import SEARCH
 from a2tgpo.integrations.trl.generation_batch import GenerationBatch
 from a2tgpo.integrations.trl.rollout_func import TagRollout
 from a2tgpo.pipeline import RolloutBatch
 from a2tgpo.pipeline.likelihood import score_answers
 from a2tgpo.retrieval.corpus import Passage
-from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
+from a2tgpo.rollout.agent import Agent, RolloutLimits
 from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
-from a2tgpo.rollout.types import Rollout, Termination
+from a2tgpo.rollout.turn_protocol import TagProtocol
 from a2tgpo.signals.answer_likelihood import Scores, fused_forward
 from tests.integrations.parts import Recorded, config, questions, qwen_tokenizer, tiny_llama
 
 
-class AlwaysSearching(SearchAgent):
-    """Takes whatever the policy writes as a search, `1 + row % 3` times, and then as its answer."""
+class Finds:
+    """Finds the same passage `1 + n % 3` times, n the length of the prompt, and then ends the episode."""
 
-    def _take_turn(self, rollout: Rollout, ids: list[int], *, cut: bool) -> str | None:
-        if len(rollout.calls) < 1 + len(rollout.prompt_ids) % 3:
-            return "anything"
-        rollout.end(Termination.ANSWERED)
-        return None
+    tools = (SEARCH,)
+
+    def reset(self, row: Any) -> None:
+        """Count what is left."""
+        self.left = 1 + len(row["prompt"]) % 3
+
+    def step(self, action: Action) -> StepResult:
+        """Search."""
+        self.left -= 1
+        return (
+            StepResult([Passage("p", "Kelo", "The mentor of Kelo is bora.")])
+            if self.left >= 0
+            else StepResult(done=True)
+        )
+
+
+class EveryTurnSearches(TagProtocol):
+    """Takes whatever the policy writes as a search."""
+
+    def read(self, turn: list[int], before: list[int]) -> list[Action]:
+        """The same search whatever the turn says."""
+        return [Action("search", "anything")]
 
 
 def trainer(tmp_path: Path, peft_config: Any = None, **changes: Any) -> A2TGPOTrainer:
     """A random policy on two questions, generating through our own loop."""
     tokenizer = qwen_tokenizer()
-    hits = [Passage("p", "Kelo", "The mentor of Kelo is bora.")]
     limits = RolloutLimits(max_completion_tokens=400, max_turn_tokens=12)
-    agent = AlwaysSearching(tokenizer, lambda queries: [hits for _ in queries], limits)
+    pool = EnvironmentPool(Finds, CallLimits(patience_s=math.inf))
+    agent = Agent(tokenizer, pool, limits, protocol=EveryTurnSearches(tokenizer, [SEARCH]))
     model = tiny_llama(tokenizer)
     for parameter in model.parameters():
         if parameter.dim() > 1:
