@@ -182,7 +182,8 @@ def test_half_a_surrogate_pair_in_a_question(tmp_path: Path) -> None:
 def test_the_reward_reads_the_same() -> None:
     """A column of numbers, of lists with gaps and of objects is scored as the loader would have read it."""
     answers: Any = [12, [12.0, None], {"value": "twelve", "aliases": ["12"]}, ["13", ""]]
-    rewards = exact_match_reward(["\\boxed{12}"] * 4, answers)
+    response = "<think> twelve </think> <answer> \\boxed{12} </answer>"
+    rewards = exact_match_reward([response] * 4, answers)
     assert rewards == [1.0, 1.0, 1.0, 0.0]
 
 
