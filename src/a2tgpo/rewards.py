@@ -86,3 +86,11 @@ def _content_text(content: Any) -> str:
     if isinstance(content, Mapping):
         return _content_text(content.get("text"))
     return content if isinstance(content, str) else ""
+
+
+def environment_reward(completions: Sequence[Completion], rollout: Sequence[Rollout], **_: Any) -> list[float | None]:
+    """Return what each rollout's environment gave for the whole episode: its outcome, or the sum of its turns' rewards.
+
+    None where it gave nothing, and where it failed: TRL leaves such a rollout out of its group's baseline.
+    """
+    return [None if one.termination is Termination.TOOL_FAILED else one.outcome for one in rollout]

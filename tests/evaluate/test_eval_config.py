@@ -54,7 +54,7 @@ def test_patience_and_cache_reach_what_searches(tmp_path: Path) -> None:
         assert isinstance(search, SearchTool) and search.timeout_s == 7.0
         client = search._retriever
         assert isinstance(client, HTTPRetriever) and client.timeout_s == 7.0
-        assert client._cache is not None and client._cache._folder == cache
+        assert client._cache is not None and client._cache._folder == Path(cache)
 
 
 def test_the_default_system_message_is_the_one_the_recipe_trains_with() -> None:

@@ -152,6 +152,9 @@ def test_a_byte_order_mark(tmp_path: Path, name: str) -> None:
         ({"question": 7}, '"question" is 7'),
         ({"question": float("nan")}, '"question" is nan'),
         ({"hops": float("inf"), "answer": ""}, "are empty"),
+        ({"hops": True}, '"hops" is True'),
+        ({"dataset": {"x": 1}}, '"dataset" is .*must be a text'),
+        ({"data_source": ["nq"]}, '"data_source" is .*must be a text'),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, change: dict[str, Any], says: str) -> None:
@@ -179,7 +182,8 @@ def test_half_a_surrogate_pair_in_a_question(tmp_path: Path) -> None:
 def test_the_reward_reads_the_same() -> None:
     """A column of numbers, of lists with gaps and of objects is scored as the loader would have read it."""
     answers: Any = [12, [12.0, None], {"value": "twelve", "aliases": ["12"]}, ["13", ""]]
-    rewards = exact_match_reward(["\\boxed{12}"] * 4, answers)
+    response = "<think> twelve </think> <answer> \\boxed{12} </answer>"
+    rewards = exact_match_reward([response] * 4, answers)
     assert rewards == [1.0, 1.0, 1.0, 0.0]
 
 

@@ -72,11 +72,14 @@ def test_millions_of_wrong_queries_take_no_time(url: str) -> None:
     assert time.monotonic() - start < 5
 
 
-def test_half_sent_bodies_lock_nobody_out(url: str) -> None:
+@pytest.mark.parametrize("length", [100, 16_000_000])
+def test_half_sent_bodies_lock_nobody_out(url: str, length: int) -> None:
     """Many more than `concurrency` clients that never finish: an honest one is served, and they get 408 in time."""
     host, port = urlsplit(url).hostname, urlsplit(url).port
     before = metrics(url).get('requests_total{status="408"}', 0)
-    head = b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    head = (
+        b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n{" % length
+    )
     slow = [socket.create_connection((host, port)) for _ in range(16)]
     try:
         for connection in slow:

@@ -154,7 +154,7 @@ def _numbered(source: object, rows: Any) -> _Rows:
 
 
 def _question_row(row: dict[str, Any], place: str, default_name: str, number: int) -> dict[str, Any]:
-    origin = row.get("data_source")
+    origin = _optional_text(row, "data_source", place)
     identifier = _identifier(row, number, place)
     place = f'{place} (id "{identifier}")'
     return {
@@ -162,7 +162,7 @@ def _question_row(row: dict[str, Any], place: str, default_name: str, number: in
         "question": _question(row, place),
         "answer": _answers(row, place),
         "hops": _hops(row.get("hops"), place),
-        "dataset": str(row.get("dataset") or origin or default_name),
+        "dataset": _optional_text(row, "dataset", place) or origin or default_name,
         "supporting_ids": _supporting_ids(row, place),
     }
 
@@ -173,11 +173,16 @@ def _identifier(row: dict[str, Any], number: int, place: str) -> str:
     return _id_text(value, '"id"', place)
 
 
+def _optional_text(row: dict[str, Any], name: str, place: str) -> str | None:
+    value = plain_value(row.get(name))
+    return None if is_missing(value) or value == "" else _id_text(value, f'"{name}"', place)
+
+
 def _id_text(value: object, name: str, place: str) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-        raise DataError(f"{place}: {name} is {value!r}; an id is a text or a whole number")
+        raise DataError(f"{place}: {name} is {value!r}; it must be a text or a whole number")
     return str(value)
 
 
@@ -215,6 +220,6 @@ def _hops(value: Any, place: str) -> int | None:
     value = plain_value(value)
     if is_missing(value):
         return None
-    if isinstance(value, (int, float)) and value == int(value) and value > 0:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value) and value > 0:
         return int(value)
     raise DataError(f'{place}: "hops" is {value!r}; give a whole number from 1, or leave it out')

@@ -196,7 +196,7 @@ def _draw_split(
     kinds += ["person"] * (size - len(kinds))
     ids = [f"e{first + index}" for index in range(size)]
     pool = {kind: [i for i, k in zip(ids, kinds, strict=True) if k == kind] for kind in _SHARES}
-    regions = _regions(pool) if correlation else {}
+    regions = _regions(rng, pool) if correlation else {}
     name = {"person": namer.person, "organisation": namer.organisation, "place": namer.place}
 
     def lead_from(entity_id: str, target: str) -> str:
@@ -218,7 +218,8 @@ def _draw_split(
     ]
 
 
-def _regions(pool: Mapping[str, Sequence[str]]) -> dict[str, int]:
+def _regions(rng: random.Random, pool: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Give each entity a region, in turn, so that each has two of every kind or more: a fact may stay in it."""
     n_regions = max(1, min(len(REGIONS), min(map(len, pool.values())) // 2))
-    return {entity_id: index % n_regions for ids in pool.values() for index, entity_id in enumerate(ids)}
+    drawn = rng.sample(range(len(REGIONS)), n_regions)
+    return {entity_id: drawn[index % n_regions] for ids in pool.values() for index, entity_id in enumerate(ids)}

@@ -51,7 +51,7 @@ def open_answers(folder: Path, settings: Mapping[str, Any]) -> Iterator[Answers]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            _check_settings(folder / SETTINGS, redact_settings(settings))
+            check_settings(folder / SETTINGS, settings, folder)
             path = folder / ANSWERS
             dropped = _drop_torn_line(path)
             outcomes = {_key(outcome): outcome for outcome in read_outcomes(path)} if path.exists() else {}
@@ -73,8 +73,15 @@ def read_answers(source: Path) -> list[Outcome]:
     return list({_key(outcome): outcome for outcome in read_outcomes(path)}.values())
 
 
-def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
+def check_settings(path: Path, settings: Mapping[str, Any], output_dir: Path) -> None:
+    """Write the settings of an evaluation into `output_dir` to `path`, without secrets, or compare with what is there.
+
+    Raises:
+        RecipeError: they differ; each is named with both values.
+    """
+    settings = redact_settings(settings)
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(path) as unfinished:
             unfinished.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return
@@ -83,7 +90,7 @@ def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     if differing:
         said = "; ".join(f"{name} was {earlier.get(name)!r} and is {settings.get(name)!r}" for name in differing)
         raise RecipeError(
-            f"output_dir={str(path.parent)!r} holds an evaluation with other settings: {said}. Choose another folder"
+            f"output_dir={str(output_dir)!r} holds an evaluation with other settings: {said}. Choose another folder"
         )
 
 

@@ -17,6 +17,7 @@ from a2tgpo.evaluate.answers_file import Answers, open_answers
 from a2tgpo.evaluate.benchmarks import load_benchmark
 from a2tgpo.evaluate.dialogue import UNPARSED
 from a2tgpo.evaluate.outcome import Asked, Outcome, Policy
+from a2tgpo.redact import remember_secrets
 from a2tgpo.rollout.types import Termination
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def evaluate(config: EvalConfig, console: Console) -> list[Outcome]:
         for benchmark in config.sources
     }
     asked = [Asked(row, n) for rows in questions.values() for row in rows for n in range(config.samples)]
-    fingerprints = {f"questions of {name}": _fingerprint(rows) for name, rows in questions.items()}
+    fingerprints = {f"questions of {name}": fingerprint(rows) for name, rows in questions.items()}
     with open_answers(config.folder, config.settings | fingerprints) as answers, _saying_what_is_kept(answers.folder):
         missing = [question for question in asked if not answers.settled(question.key)]
         _say_what_stands(answers, len(asked), len(missing), console)
@@ -99,6 +100,7 @@ def _server_policy(config: EvalConfig, base_url: str, search: BatchedSearch) -> 
     key = None if config.api_key_env is None else os.environ.get(config.api_key_env)
     if config.api_key_env is not None and not key:
         raise RecipeError(f"api_key_env={config.api_key_env!r}: no such environment variable, or an empty one")
+    remember_secrets([key] if key else [])
     return ServerPolicy(
         make_client=lambda: ChatClient(base_url, key, config.model, config.timeout_s),
         dialogue=DIALOGUES[config.protocol],
@@ -189,7 +191,7 @@ def _say_what_stands(answers: Answers, n_asked: int, n_missing: int, console: Co
         console.print(f"{n_asked - n_missing} of {n_asked} answers are here already")
 
 
-def _fingerprint(rows: list[dict[str, Any]]) -> str:
+def fingerprint(rows: list[dict[str, Any]]) -> str:
     """Return the SHA-256 of ids, questions and answers."""
     asked = [[row["id"], row["question"], row["answer"]] for row in rows]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

@@ -108,7 +108,7 @@ class EvalConfig:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return what the answers depend on. Speed and patience may change when a run goes on, and so may the key."""
+        """Return what the answers depend on. Speed, patience and the key may change on the way."""
         return {name: value for name, value in asdict(self).items() if name not in _NOT_SETTINGS}
 
 

@@ -85,7 +85,7 @@ class Outcome:
         sample: int = 0,
     ) -> Outcome:
         """Score `prediction` for a question of `load_questions`."""
-        answers = list(row["answer"])
+        answers, scored = list(row["answer"]), prediction or None  # an empty answer is right about nothing
         return cls(
             id=row["id"],
             question=row["question"],
@@ -93,9 +93,9 @@ class Outcome:
             hops=row["hops"],
             dataset=row["dataset"],
             prediction=prediction,
-            correct=exact_match(prediction, answers),
-            f1=f1_score(prediction, answers),
-            contains=contains_answer(prediction, answers),
+            correct=exact_match(scored, answers),
+            f1=f1_score(scored, answers),
+            contains=contains_answer(scored, answers),
             termination=termination,
             reason=reason,
             searches=searches,

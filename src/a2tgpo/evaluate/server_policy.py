@@ -11,6 +11,7 @@ from a2tgpo.evaluate.chat_client import ChatClient
 from a2tgpo.evaluate.chat_reply import ModelFailure, Reply
 from a2tgpo.evaluate.dialogue import Dialogue, Message, transcript
 from a2tgpo.evaluate.outcome import Asked, Outcome
+from a2tgpo.redact import redact
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import BatchedSearch, RolloutLimits
 from a2tgpo.rollout.protocol import RESULT_FORMAT, Answer, Ending, Search, judge_turn, render_result, tool_failure
@@ -126,7 +127,7 @@ class ServerPolicy:
             while talk.ending is None:
                 await self._take_turn(client, talk, sampling)
         except ModelFailure as failure:
-            talk.ending = Ending(Termination.MODEL_FAILED, str(failure))
+            talk.ending = Ending(Termination.MODEL_FAILED, redact(str(failure)))
         return talk.outcome(asked)
 
     def _prompt(self, question: str) -> list[Message]:

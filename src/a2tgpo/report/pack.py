@@ -18,8 +18,8 @@ from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.evaluate.questions import Summary
 from a2tgpo.evaluate.statistics import Difference
 from a2tgpo.files import whole_text
+from a2tgpo.redact import redact
 from a2tgpo.report.logged_rollout import Batch, Rollout
-from a2tgpo.report.redaction import redact_text
 from a2tgpo.report.run_data import RunData
 from a2tgpo.report.turn_groups import turn_groups
 
@@ -48,7 +48,7 @@ def plain(value: Any) -> Any:
     """Return `value` as strict JSON without secrets: six digits of a float, null for one that is not finite, U+FFFD for
     half a surrogate pair."""
     if isinstance(value, str):
-        return redact_text(whole_text(value))
+        return redact(whole_text(value))
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -15,7 +15,6 @@ from a2tgpo.report.health import Finding, endings, findings
 from a2tgpo.report.logged_rollout import Batch
 from a2tgpo.report.opening import choose_opening
 from a2tgpo.report.pack import DISAGREE, Blocks, flips, pack_evaluation, pack_rollouts, plain
-from a2tgpo.report.redaction import redact_config
 from a2tgpo.report.run_data import RunData
 from a2tgpo.report.series import arms_of
 from a2tgpo.report.step_figures import every_metric
@@ -159,6 +158,6 @@ def _run(run: RunData, evaluations: dict[str, Any], shown: list[Batch]) -> dict[
         "findings": [asdict(finding) for finding in found],
         "endings": endings(run),
         "opening": asdict(opening) if opening else None,
-        "config": redact_config(run.config),
+        "config": run.config,
         "evaluations": evaluations,
     }

@@ -20,7 +20,7 @@ from a2tgpo.errors import DataError
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.files import UNFINISHED
 from a2tgpo.pipeline.rollout_log import RolloutRecord, UpdateRecord, updates_file
-from a2tgpo.redact import redact_settings
+from a2tgpo.redact import redact_settings, remember_secrets, secrets_in
 from a2tgpo.report.logged_rollout import Batch, Rollout
 from a2tgpo.run.directory import RunDirectory
 
@@ -120,7 +120,11 @@ def _config(path: Path, notices: list[str]) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         notices.append(f"config.yaml cannot be read: {str(error).splitlines()[0]}")
         return {}
-    return redact_settings({str(key): value for key, value in config.items()}) if isinstance(config, dict) else {}
+    if not isinstance(config, dict):
+        return {}
+    named = {str(key): value for key, value in config.items()}
+    remember_secrets(secrets_in(named))
+    return redact_settings(named)
 
 
 def _lines(path: Path, parse: Callable[[str, int], T], notices: list[str]) -> Iterator[T]:

@@ -75,6 +75,11 @@ class RunDirectory:
         return self.root / "eval" / f"{name}.jsonl"
 
     @property
+    def evaluation_settings(self) -> Path:
+        """Return the file that only the directory of an `a2tgpo eval RECIPE` has: what was asked of whom."""
+        return self.root / "eval" / "settings.json"
+
+    @property
     def finished(self) -> bool:
         """Tell whether the run wrote its final table, the last thing it does."""
         return self.summary.exists()

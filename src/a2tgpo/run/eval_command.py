@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from a2tgpo.errors import RecipeError
 from a2tgpo.evaluate.eval_config import EvalConfig
+from a2tgpo.files import new_file
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from a2tgpo.run.directory import RunDirectory
+    from a2tgpo.run.recipe import RunConfig
+
 _USAGE = """a2tgpo eval --model MODEL --benchmarks NAME[=FILE],... --retriever URL|INDEX --output_dir DIR [--flag ...]
        a2tgpo eval --compare DIR DIR [--output_dir DIR]
-       a2tgpo eval RECIPE.yaml [--model MODEL] --output_dir NEW_FOLDER [--key value ...]"""
+       a2tgpo eval RECIPE.yaml [--model MODEL] --output_dir DIR [--key value ...]"""
 _SUMMARY = "evaluate a policy: on benchmarks, or on a recipe's held-out questions; compare two evaluations"
 
 
@@ -82,9 +86,14 @@ def run_eval(arguments: argparse.Namespace, unknown: list[str], console: Console
 def _evaluate_recipe(recipe: str, given: Mapping[str, Any], unknown: list[str], console: Console) -> int:
     """Evaluate the policy `recipe` names, or `given["model"]`, greedily and sampled as in training.
 
+    The same command again goes on: what was evaluated is read, and what was not is evaluated.
+
     Raises:
-        RecipeError: the recipe or a flag is refused, or the output directory holds a run.
+        RecipeError: the recipe or a flag is refused, or the output directory holds a training run, or an evaluation of
+            another recipe, model or other questions.
     """
+    from a2tgpo.evaluate.answers_file import check_settings
+    from a2tgpo.evaluate.benchmark_run import fingerprint
     from a2tgpo.messages import quieten
     from a2tgpo.pretrained import check_chat_template
     from a2tgpo.run.directory import RunDirectory
@@ -95,20 +104,41 @@ def _evaluate_recipe(recipe: str, given: Mapping[str, Any], unknown: list[str], 
 
     quieten()
     config = load_recipe(recipe, [*unknown, *_as_keys(given)])
-    if config.resumes:
-        raise RecipeError("resume_from_checkpoint: an evaluation starts anew; give it an --output_dir of its own")
     name = config.model.model_name_or_path
     directory = RunDirectory(Path(config.training.output_dir))
-    directory.check_new()
     with directory.locked():
+        _check_goes_on(directory, config)
         task = open_task(config, directory)
         agent = task.agent(load_tokenizer(name, config))
         check_chat_template(agent.tokenizer, config.recipe.system_prompt, config.training.chat_template_kwargs)
         model = load_model(name, config)
-        directory.begin(config.given)
-        summaries = evaluate_policy(model, agent, task.eval_questions, config, directory, "eval")
+        asked = {"model": name, "questions": fingerprint(task.eval_questions)}
+        check_settings(directory.evaluation_settings, asked, directory.root)
+        directory.begin({key: value for key, value in config.given.items() if key != "resume_from_checkpoint"})
+        try:
+            summaries = evaluate_policy(model, agent, task.eval_questions, config, directory, "eval")
+        except KeyboardInterrupt:
+            kept = f"what was evaluated is kept in {directory.root}, and the same command goes on"
+            raise KeyboardInterrupt(kept) from None
     console.print(as_table(summaries, f"{name}: exact match with 95 % interval"))
     return 0
+
+
+def _check_goes_on(directory: RunDirectory, config: RunConfig) -> None:
+    """Refuse a directory that holds anything but nothing, or an evaluation of the same recipe."""
+    from a2tgpo.run.resume import check_same_recipe
+
+    if directory.evaluation_settings.exists():
+        if directory.config.exists():
+            check_same_recipe(directory, config)
+        return
+    if directory.config.exists():
+        raise RecipeError(
+            f"output_dir={str(directory.root)!r} holds a training run, and no evaluation to go on with: choose another "
+            "--output_dir"
+        )
+    if config.resumes:
+        directory.check_begun()
 
 
 def _as_keys(given: Mapping[str, Any]) -> list[str]:
@@ -125,8 +155,8 @@ def _evaluate_benchmarks(config: EvalConfig, console: Console) -> int:
 
     quieten()
     scores = {config.model: Scores.of(evaluate(config, console))}
-    (config.folder / "table.md").write_text(as_markdown(scores), encoding="utf-8")
-    (config.folder / "summary.json").write_text(json.dumps(as_json(scores), indent=2, allow_nan=False), "utf-8")
+    _write(config.folder / "table.md", as_markdown(scores))
+    _write(config.folder / "summary.json", json.dumps(as_json(scores), indent=2, allow_nan=False))
     console.print(as_terminal(scores))
     console.print(f"everything is in {config.folder}", soft_wrap=True, highlight=False)
     return 0
@@ -152,7 +182,12 @@ def _compare(first: str, second: str, folder: str | None, console: Console) -> i
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         both = f"{as_markdown(scores)}\n{difference_as_markdown(comparison, first, second)}"
-        (Path(folder) / "comparison.md").write_text(both, encoding="utf-8")
+        _write(Path(folder) / "comparison.md", both)
         numbers = json.dumps(difference_as_json(comparison, first, second), indent=2, allow_nan=False)
-        (Path(folder) / "comparison.json").write_text(numbers, encoding="utf-8")
+        _write(Path(folder) / "comparison.json", numbers)
     return 0
+
+
+def _write(path: Path, text: str) -> None:
+    with new_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")

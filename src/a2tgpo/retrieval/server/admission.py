@@ -67,7 +67,7 @@ class Gate:
         self._limits = limits
         self._metrics = metrics
         self._inside = 0
-        self._arriving = 0
+        self._arriving = 0  # bytes of bodies that are not complete
         self._most_arriving = max(limits.concurrency, limits.max_body_mb) * _MEBI
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,17 +106,16 @@ class Gate:
                 f"the request has {length.decode()} bytes and max_body_mb is {self._limits.max_body_mb}; "
                 "send fewer queries",
             )
-        if self._inside >= self._limits.concurrency or self._arriving + int(length) > self._most_arriving:
+        if self._inside >= self._limits.concurrency:
             return self._busy()
-        self._arriving += int(length)
         try:
-            body = await asyncio.wait_for(_body(receive), self._limits.body_timeout_s)
+            body = await asyncio.wait_for(self._body(receive), self._limits.body_timeout_s)
+        except _Crowded:
+            return self._busy()
         except TimeoutError:
             return self._refused(
                 408, "BodyTimeout", f"the request took longer than {self._limits.body_timeout_s:g} seconds to arrive"
             )
-        finally:
-            self._arriving -= int(length)
         if body is None:
             return None  # the client hung up
         if self._inside >= self._limits.concurrency:
@@ -128,6 +127,25 @@ class Gate:
             self._inside -= 1
         return None
 
+    async def _body(self, receive: Receive) -> bytes | None:
+        """Return all of a body, or None when the client hangs up; raise `_Crowded` where there is no room for it."""
+        parts: list[bytes] = []
+        n_bytes = 0
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                parts.append(message.get("body", b""))
+                n_bytes += len(parts[-1])
+                self._arriving += len(parts[-1])  # what has come, not what was announced: an announcement costs nothing
+                if self._arriving > self._most_arriving:
+                    raise _Crowded
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+        finally:
+            self._arriving -= n_bytes
+
     def _busy(self) -> JSONResponse:
         return self._refused(503, "Busy", f"{self._inside} requests are being answered; try again in a second")
 
@@ -136,16 +154,8 @@ class Gate:
         return refusal(status, error, detail)
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """Return all of a body, or None when the client hangs up."""
-    parts = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
+class _Crowded(Exception):
+    """Say that the bodies which are arriving take all the memory they may."""
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
