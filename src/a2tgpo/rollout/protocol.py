@@ -261,11 +261,13 @@ def check_wording(instruction: str | None, result_format: str | None) -> None:
 
 def render_result(passages: Iterable[Passage], result_format: str = RESULT_FORMAT) -> str:
     """Write the observation that answers a search, its passages neutralised; `no results` where there are none."""
-    lines = []
-    for rank, passage in enumerate(passages, start=1):
-        fields = {"rank": str(rank), "title": neutralise(passage.title), "text": neutralise(passage.text)}
-        lines.append(_FIELD.sub(lambda match, fields=fields: fields[match[1]], result_format))
+    lines = [_shown(rank, passage, result_format) for rank, passage in enumerate(passages, start=1)]
     return "\n".join(["<result>", *(lines or ["no results"]), "</result>", ""])
+
+
+def _shown(rank: int, passage: Passage, result_format: str) -> str:
+    fields = {"rank": str(rank), "title": neutralise(passage.title), "text": neutralise(passage.text)}
+    return _FIELD.sub(lambda match: fields[match[1]], result_format)
 
 
 def neutralise(text: str, foreign_tokens: Iterable[str] = (), tools: tuple[str, ...] = ("search",)) -> str:
