@@ -1,4 +1,4 @@
-"""Run `a2tgpo COMMAND`: train, eval, compare, report, index, serve, recipes, keys.
+"""Run `a2tgpo COMMAND`: train, verl, eval, compare, report, index, serve, recipes, keys.
 
 Nothing heavy is imported before a command runs, so that `--help` answers at once.
 """
@@ -23,6 +23,7 @@ from a2tgpo.report.report_command import add_report_command
 from a2tgpo.retrieval.index_command import add_index_command
 from a2tgpo.retrieval.server.serve_command import add_serve_command
 from a2tgpo.run.eval_command import add_eval_command
+from a2tgpo.run.verl_command import add_verl_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     train.usage = "a2tgpo train RECIPE [--key value ...]"
     train.epilog = "Every recipe key is a flag too, such as --max_steps 50; `a2tgpo keys` lists them all."
     train.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a name that `a2tgpo recipes` lists")
+    add_verl_command(commands)
     add_eval_command(commands)
     add_compare_command(commands)
     add_report_command(commands)

@@ -15,6 +15,7 @@ the paper's values and those of the published scripts for each row.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
@@ -130,6 +131,18 @@ class Method:
     def shares_turns(self) -> bool:
         """Tell if rollouts share turns, which are then computed once (`core.share_turns`)."""
         return isinstance(self.sampling, Tree | EntropyBranch)
+
+    @property
+    def paper(self) -> dict[str, str]:
+        """Return title and arXiv number of the source, and an entry for a bibliography; empty for a row of our own."""
+        found = re.match(r"(?:after |.*of )?(?P<title>[^,;(]+?)(?: \(.*?\))?, arXiv (?P<id>\d{4}\.\d{5})", self.source)
+        if found is None:
+            return {}
+        title, number = found["title"], found["id"]
+        entry = (
+            f"@misc{{arxiv{number},\n  title = {{{title}}},\n  eprint = {{{number}}},\n  archivePrefix = {{arXiv}}\n}}"
+        )
+        return {"title": title, "id": number, "citation": entry}
 
     @property
     def loss_options(self) -> dict[str, Any]:

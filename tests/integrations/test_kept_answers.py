@@ -11,34 +11,51 @@ import torch
 from trl.models.utils import disable_gradient_checkpointing
 
 from a2tgpo import A2TGPOTrainer
+from a2tgpo.environments.environment import Action, StepResult
+from a2tgpo.environments.episodes import EnvironmentPool
 from a2tgpo.integrations.trl.generation_batch import GenerationBatch
 from a2tgpo.integrations.trl.rollout_func import TagRollout
 from a2tgpo.pipeline import RolloutBatch
 from a2tgpo.pipeline.likelihood import score_answers
-from a2tgpo.retrieval.corpus import Passage
-from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
+from a2tgpo.rollout.agent import Agent, RolloutLimits
 from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
-from a2tgpo.rollout.types import Rollout, Termination
+from a2tgpo.rollout.turn_protocol import TagProtocol
 from a2tgpo.signals.answer_likelihood import Scores, fused_forward
 from tests.integrations.parts import Recorded, config, questions, qwen_tokenizer, tiny_llama
 
 
-class AlwaysSearching(SearchAgent):
-    """Takes whatever the policy writes as a search, `1 + row % 3` times, and then as its answer."""
+class AlwaysSearching(TagProtocol):
+    """Takes whatever the policy writes as a search."""
 
-    def _take_turn(self, rollout: Rollout, ids: list[int], *, cut: bool) -> str | None:
-        if len(rollout.calls) < 1 + len(rollout.prompt_ids) % 3:
-            return "anything"
-        rollout.end(Termination.ANSWERED)
-        return None
+    def read(self, turn: list[int], before: list[int]) -> list[Action]:
+        return [Action("act", "anything")]
 
 
-def trainer(tmp_path: Path, peft_config: Any = None, **changes: Any) -> A2TGPOTrainer:
+class Library:
+    """Answers once to three times, by the question, and ends the episode, with a last word or without."""
+
+    last_word = ""
+
+    def reset(self, row: Any) -> None:
+        self.left = 2 + len(row["prompt"]) % 3
+
+    def step(self, action: Action) -> StepResult:
+        self.left -= 1
+        return StepResult("The mentor of Kelo is bora.") if self.left else StepResult(self.last_word, done=True)
+
+
+class Talkative(Library):
+    """Says something that nobody answers."""
+
+    last_word = "Come again."
+
+
+def trainer(tmp_path: Path, peft_config: Any = None, library: type[Library] = Library, **changes: Any) -> A2TGPOTrainer:
     """A random policy on two questions, generating through our own loop."""
     tokenizer = qwen_tokenizer()
-    hits = [Passage("p", "Kelo", "The mentor of Kelo is bora.")]
     limits = RolloutLimits(max_completion_tokens=400, max_turn_tokens=12)
-    agent = AlwaysSearching(tokenizer, lambda queries: [hits for _ in queries], limits)
+    environment = EnvironmentPool(library)
+    agent = Agent(tokenizer, environment, limits, protocol=AlwaysSearching(tokenizer, environment.tools))
     model = tiny_llama(tokenizer)
     for parameter in model.parameters():
         if parameter.dim() > 1:
@@ -47,7 +64,7 @@ def trainer(tmp_path: Path, peft_config: Any = None, **changes: Any) -> A2TGPOTr
         model,
         lambda completions, **_: [float(i % 2) for i in range(len(completions))],
         config(tmp_path, temperature=0.8, **changes),
-        train_dataset=questions(),
+        train_dataset=questions(4),
         processing_class=tokenizer,
         rollout_func=TagRollout(agent),
         peft_config=peft_config,
@@ -87,6 +104,26 @@ def test_a_batch_for_one_update_needs_no_pass_over_its_trajectories(
     assert boundaries.exists.equal(expected.boundaries.exists)
     assert boundaries.exists.sum(1).max() > 1
     assert boundaries.columns.equal(expected.boundaries.columns)
+
+
+def test_a_last_word_is_scored_by_a_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assigned: list[Recorded]
+) -> None:
+    """An observation that ends the episode is in no KV cache: the boundary after it is scored by a pass."""
+    passes: list[Any] = []
+    score = A2TGPOTrainer._score
+    monkeypatch.setattr(
+        A2TGPOTrainer, "_score", lambda self, *args, **options: passes.append(args) or score(self, *args, **options)
+    )
+    made = trainer(tmp_path, library=Talkative)
+    made.model.train()
+    made.current_gradient_accumulation_steps = 1
+    made._generate_and_score_completions([dict(made.train_dataset[i // 4]) for i in range(8)])
+    (recorded,) = assigned
+    assert len(passes) == 1
+    assert (recorded.batch.boundaries.is_process.sum(1) == recorded.batch.boundaries.n_turns).all()
+    expected = expected_of(made, recorded.batch)
+    torch.testing.assert_close(recorded.signals.likelihood, expected.likelihood, atol=1e-4, rtol=0)
 
 
 def test_mixed_precision_reads_what_the_pass_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,7 @@ def turns(process: int, width: int) -> tuple[RolloutBatch, TurnSignals]:
         GROUP,
         [TaskRow(None, "Who?")] * ROWS,
         [None] * ROWS,
+        torch.zeros(ROWS, dtype=torch.bool),
     )
     return batch, TurnSignals(likelihood=drawn.masked_fill(~exists, 0.0))
 
@@ -180,7 +181,7 @@ def joined_credit() -> BatchCredit:
     """Credit of both processes' rollouts, computed in this one."""
     batches, signals = zip(*(turns(process, max(DEPTH)) for process in range(PROCESSES)), strict=True)
     bounds = [batch.boundaries for batch in batches]
-    columns = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "model_mask", "turn_ids")
+    columns = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "model_mask", "turn_ids", "failed")
     whole = replace(
         batches[0],
         **{name: torch.cat([getattr(batch, name) for batch in batches]) for name in columns},

@@ -145,6 +145,7 @@ def _group(
                 "step": step,
                 "group": question,
                 "id": f"q{question}",
+                "hops": 1 + question,
                 "prompt": f"question {question} of step {step}?",
                 "answer": [f"gold{question}"],
                 "segments": [{"turn": turn, "text": text, "ids": tokenize(text)} for turn, text in segments],

@@ -42,8 +42,8 @@ def test_the_run_view(tmp_path: Path, open_page: Open) -> None:
     write_evaluation(run, "before_greedy", [False, False, True, False])
     write_evaluation(run, "after_greedy", [True, False, True, True])
     shown = open_page(run)
-    assert shown.page.locator("figure").count() == 16
-    assert shown.page.locator("figure canvas").count() == 10
+    assert shown.page.locator("figure").count() == 18
+    assert shown.page.locator("figure canvas").count() == 12
     assert shown.page.locator("figure svg.chart").count() == 4
     label = shown.page.locator("#figure-entropy .plot").get_attribute("aria-label")
     assert label == "Entropy. Entropy: 1.00 to 0.17, step 1 to 6"
@@ -55,7 +55,7 @@ def test_the_run_view(tmp_path: Path, open_page: Open) -> None:
     assert at_the_first_step(shown) == "0.61"
     shown.page.get_by_label("Smoothing of the curves").select_option("1")
     assert picture(shown) == logged
-    assert shown.page.locator("figure canvas").count() == 10
+    assert shown.page.locator("figure canvas").count() == 12
 
 
 def test_reading_rollouts(tmp_path: Path, open_page: Open) -> None:

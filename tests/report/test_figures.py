@@ -104,6 +104,17 @@ def test_tool_calls(tmp_path: Path) -> None:
     assert all_of_them.label == "all" and all_of_them.y == [0.0, 0.0, 1.0]
 
 
+def test_depth_by_hops(tmp_path: Path) -> None:
+    """Right answers and tool calls of each batch by the hops of the question; questions without hops are left out."""
+    one, three = rollout([0.0], [[1]], hops=1), rollout([0.0, 0.0], [[1], [2]], hops=3, prediction="b")
+    batches = [Batch(1, [one, three, rollout([], [])]), Batch(2, [three])]
+    drawn = figures([RunData(tmp_path, "r", batches=batches)])
+    right, searches = drawn["right_by_hops"].series, drawn["searches_by_hops"].series
+    assert [(line.label, line.x, line.y) for line in right] == [("1 hop", [1], [1.0]), ("3 hops", [1, 2], [0.0, 0.0])]
+    assert [line.y for line in searches] == [[1.0], [2.0, 2.0]]
+    assert "right_by_hops" not in figures([RunData(tmp_path, "r", batches=[Batch(1, [rollout([], [])])])])
+
+
 def test_rewards_are_the_rollouts(tmp_path: Path) -> None:
     """The reward is the mean of the rollouts that have one, whatever was logged; without rollouts it is the log's."""
     rollouts = [rollout([], [], reward=reward) for reward in (1.0, 0.0, 0.5, None, float("nan"))]

@@ -32,6 +32,10 @@ class PolicyLoss(NamedTuple):
     """Share of model tokens clipped at an upper bound."""
     clipped_turns: Bool[Tensor, "B T"]
     """Turns with a clipped token."""
+    clipped_low_by_rollout: Float[Tensor, " B"]
+    """Share of each rollout's model tokens clipped at the lower bound."""
+    clipped_high_by_rollout: Float[Tensor, " B"]
+    """Share of each rollout's model tokens clipped at an upper bound."""
     ratio_mean: Float[Tensor, ""]
     approx_kl: Float[Tensor, ""]
     """KL(π_old ‖ π) per token in nats, by Schulman's k3 estimate."""
@@ -142,6 +146,8 @@ def policy_loss(
             clipped_low=_mean(below, weight),
             clipped_high=_mean(above, weight),
             clipped_turns=turn_sum(clipped.long(), counted_ids, width) > 0 if ratio == "token" else clipped,
+            clipped_low_by_rollout=(below * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1),
+            clipped_high_by_rollout=(above * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1),
             ratio_mean=_mean(log_s.exp(), weight),
             approx_kl=_mean(k3(change), token_share),
         )

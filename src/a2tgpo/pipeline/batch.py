@@ -64,6 +64,7 @@ class RolloutBatch:
         group_size: rollouts per prompt, consecutive in the joined batch of all processes.
         tasks: the task of each rollout.
         records: the agent loop's record of each rollout; None for rollouts that another loop made.
+        failed: rollouts that a tool or server failed: they say nothing of the policy.
     """
 
     prompt_ids: Int[Tensor, "B P"]
@@ -76,6 +77,7 @@ class RolloutBatch:
     group_size: int
     tasks: Sequence[TaskRow]
     records: Sequence[Rollout | None]
+    failed: Bool[Tensor, " B"]
 
     @classmethod
     def of(
@@ -89,6 +91,7 @@ class RolloutBatch:
         group_size: int,
         tasks: Sequence[TaskRow],
         records: Sequence[Rollout | None] | None = None,
+        failed: Sequence[bool] | None = None,
         end_ids: Sequence[int] = (),
         cut_last_result: bool = False,
     ) -> RolloutBatch:
@@ -96,6 +99,7 @@ class RolloutBatch:
 
         Args:
             model_mask: what it says of padding is ignored.
+            failed: rollouts that a tool or server failed, beside those whose record says so.
             end_ids, cut_last_result: see `find_boundaries`.
 
         Raises:
@@ -105,6 +109,9 @@ class RolloutBatch:
         boundaries = find_boundaries(
             prompt_mask, completion_ids, completion_mask, written, end_ids=end_ids, cut_last_result=cut_last_result
         )
+        records = records if records is not None else [None] * len(prompt_ids)
+        known = [record is not None and record.termination in NOT_THE_POLICYS for record in records]
+        either = torch.tensor([a or b for a, b in zip(known, failed or [False] * len(known), strict=True)])
         return cls(
             prompt_ids,
             prompt_mask,
@@ -115,14 +122,9 @@ class RolloutBatch:
             boundaries,
             group_size,
             tasks,
-            records if records is not None else [None] * len(prompt_ids),
+            records,
+            either.to(written.device),
         )
-
-    @property
-    def failed(self) -> Bool[Tensor, " B"]:
-        """Mark rollouts that a tool or server failed: they say nothing of the policy."""
-        failed = [record is not None and record.termination in NOT_THE_POLICYS for record in self.records]
-        return torch.tensor(failed, device=self.model_mask.device)
 
     @property
     def ids(self) -> Int[Tensor, "B S"]:

@@ -173,6 +173,11 @@ def turn_loss(
         "loss/clipped_high": found.clipped_high,
         "loss/ratio_mean": found.ratio_mean,
         "loss/approx_kl": found.approx_kl,
+        "clip_ratio/low_mean": found.clipped_low,
+        "clip_ratio/high_mean": found.clipped_high,
+        "clip_ratio/region_mean": found.clipped_low + found.clipped_high,
+        "clip_ratio/low_min": found.clipped_low_by_rollout.min(),
+        "clip_ratio/high_max": found.clipped_high_by_rollout.max(),
     }
     if penalty is not None:
         counted = torch.where(inputs.token_weight > 0, ids, -1)

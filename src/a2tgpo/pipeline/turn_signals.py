@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from a2tgpo.core import turn_mean
 from a2tgpo.methods import Method
 from a2tgpo.pipeline.batch import RolloutBatch, Segment
 from a2tgpo.pipeline.prefix_tree import shared_turns
+from a2tgpo.rollout.types import Rollout
 from a2tgpo.signals import ProcessSignal, Transcript, transcripts, turn_numbers
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ def collect_signals(
     *,
     likelihood: Float[Tensor, "B T+1"] | None = None,
     process_signal: ProcessSignal | None = None,
+    turn_rewards: bool = False,
     entropies: Float[Tensor, "B L"] | None = None,
 ) -> TurnSignals:
     """Collect what `method` reads of `batch`.
@@ -53,16 +57,20 @@ def collect_signals(
     Args:
         tokenizer: the policy's, which decodes what signals and anchor states read as text.
         likelihood: the gold answer's at each turn boundary, where gains are read from the policy or a reference.
-        process_signal: what numbers the turns where there is no `likelihood`.
+        process_signal: numbers the turns where there is no `likelihood`.
+        turn_rewards: the environment numbered the turns, by its own rewards.
         entropies: of the policy at each completion token, in nats, for methods that read them.
 
     Raises:
         SignalError: `process_signal` gave no usable number for a turn.
-        ValueError: rollouts without records, of a method that needs to know which turns they share.
+        ValueError: rollouts without records, of a method that needs to know which turns they share, or whose turns an
+            environment rewarded.
     """
     n_columns, device = batch.boundaries.is_process.size(1), batch.model_mask.device
     value = entropy = tree = node = observations = None
-    if method.signal and likelihood is None:
+    if method.signal and turn_rewards:
+        value = environment_rewards(batch.records, n_columns).to(device)
+    elif method.signal and likelihood is None:
         assert process_signal is not None, "a method that reads gains needs a likelihood or a process signal"
         value = turn_numbers(process_signal, _transcripts(batch, tokenizer)).to(device)
     if "entropy" in method.credit.reads:
@@ -73,6 +81,24 @@ def collect_signals(
     if "state" in method.credit.reads:
         observations = [_before_each_turn(segments, tokenizer) for segments in batch.segments()]
     return TurnSignals(likelihood, value, entropy, tree, node, observations)
+
+
+def environment_rewards(records: Sequence[Rollout | None], n_columns: int) -> Float[Tensor, "B T"]:
+    """Return the environment's reward of each turn, 0 where it gave none.
+
+    Raises:
+        ValueError: a rollout without a record, of which nobody knows the rewards.
+    """
+    rewards = torch.zeros(len(records), n_columns)
+    for row, record in enumerate(records):
+        if record is None:
+            raise ValueError(
+                f"rollout {row} has no record of its turns' rewards, which process_signal='environment' reads; pass "
+                "rollout_func=TagRollout(Agent(...)) over an environment whose step returns rewards"
+            )
+        given = [reward or 0.0 for reward in record.turn_rewards[:n_columns]]
+        rewards[row, : len(given)] = torch.tensor(given)
+    return rewards
 
 
 def _transcripts(batch: RolloutBatch, tokenizer: PreTrainedTokenizerBase) -> list[Transcript]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from a2tgpo.report.series import Arm, Figure
-from a2tgpo.report.step_figures import LOGGED, envelope, lengths, logged, per_batch, rewards, step_time
+from a2tgpo.report.step_figures import LOGGED, by_hops, envelope, lengths, logged, per_batch, rewards, step_time
 from a2tgpo.report.turn_figures import BY_TURN, by_turn, similarity, tool_calls
 
 SECTIONS = {
     "Outcome": ("reward", "exact_match", "likelihood", "searches", "format", "length"),
+    "Depth": ("right_by_hops", "searches_by_hops"),
     "Credit": ("gain_raw", "gain_normalized", "gain_accumulated", "advantage", "similarity"),
     "Update": ("entropy", "clipped", "kl", "grad_norm", "step_time"),
 }
@@ -29,6 +30,23 @@ def figures_of(arms: list[Arm]) -> list[Figure]:
             lambda rollout: float(rollout.correct) if rollout.answer else None,
         ),
         lengths(arms),
+        by_hops(
+            arms,
+            "right_by_hops",
+            "Right answers by hops",
+            "Exact match in training by how many facts the answer rests on.",
+            "share of rollouts",
+            lambda rollout: float(rollout.correct) if rollout.answer else None,
+        ),
+        by_hops(
+            arms,
+            "searches_by_hops",
+            "Tool calls by hops",
+            "Mean number of tool calls by how many facts the answer rests on: a policy that becomes shallow makes "
+            "fewer where more are needed.",
+            "tool calls",
+            lambda rollout: float(len(rollout.calls)),
+        ),
         tool_calls(arms),
         envelope(arms),
         *(by_turn(arms, *row) for row in BY_TURN),

@@ -107,6 +107,21 @@ def _means(batches: list[Batch], value: Value) -> dict[int, float]:
     return {step: fmean(values) for step, values in at.items() if values}
 
 
+def by_hops(arms: list[Arm], id: str, title: str, caption: str, unit: str, value: Value) -> Figure:
+    """Draw the mean over each batch's rollouts by the hops of their question: whether training keeps depth."""
+    series = []
+    for index, arm in enumerate(arms):
+        rollouts = (rollout for run in arm.runs for batch in run.batches for rollout in batch.rollouts)
+        for hops in sorted({rollout.hops for rollout in rollouts if rollout.hops is not None}):
+            curves = [_means(_of_hops(run.batches, hops), value) for run in arm.runs]
+            series += _over_seeds(index, f"{hops} hop{'s' * (hops != 1)}", curves)
+    return Figure(id, title, caption, "steps", "step", unit, series)
+
+
+def _of_hops(batches: list[Batch], hops: int) -> list[Batch]:
+    return [Batch(batch.step, [rollout for rollout in batch.rollouts if rollout.hops == hops]) for batch in batches]
+
+
 def lengths(arms: list[Arm]) -> Figure:
     """Draw tokens per rollout of each batch: mean, shortest and longest (the paper's figure 8)."""
     of: dict[str, Value] = {"policy": lambda r: r.n_policy_tokens, "with results": lambda r: r.n_tokens}

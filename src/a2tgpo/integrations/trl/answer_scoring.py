@@ -34,6 +34,7 @@ class AnswerScoring:
         reference: scores answers in the policy's place.
         reads_gains: whether the method reads a signal of turns at all.
         shares_turns: whether rollouts of a prompt may begin with tokens of each other.
+        by_environment: whether the environment's own rewards are the turns' signal.
     """
 
     scorer: AnswerScorer
@@ -42,6 +43,7 @@ class AnswerScoring:
     reference: FrozenReference | None
     reads_gains: bool
     shares_turns: bool
+    by_environment: bool = False
 
     @classmethod
     def open(
@@ -81,12 +83,13 @@ class AnswerScoring:
             cut_last_result=args.cut_last_result,
             count_padding=True,
         )
-        return cls(scorer, accelerator.autocast, given, reference, method.signal, method.shares_turns)
+        by_environment = args.process_signal == "environment"
+        return cls(scorer, accelerator.autocast, given, reference, method.signal, method.shares_turns, by_environment)
 
     @property
     def needs_answers(self) -> bool:
         """Whether gold answers are scored, by the policy or by the reference."""
-        return self.reads_gains and self.process_signal is None
+        return self.reads_gains and self.process_signal is None and not self.by_environment
 
     @property
     def by_policy(self) -> bool:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from transformers import TrainerCallback
 
 from a2tgpo.errors import TrainingError
+from a2tgpo.files import new_file
 from a2tgpo.pretrained import first_not_finite
+from a2tgpo.redact import redact_settings
 
 
 class MetricsFile(TrainerCallback):
@@ -33,6 +37,26 @@ class MetricsFile(TrainerCallback):
             record |= dict.fromkeys(wrong) | {"not_finite": wrong}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+class ScriptFiles(TrainerCallback):
+    """Leave in the output folder of a user's own script what `a2tgpo report` reads beside rollouts: a fresh
+    `metrics.jsonl`, and `config.yaml` with the arguments that differ from their defaults."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if state.global_step == 0:
+            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+        given = {f.name: getattr(args, f.name) for f in fields(args) if f.init}
+        plain = {name: value for name, value in given.items() if isinstance(value, str | int | float | bool)}
+        changed = {name: value for name, value in plain.items() if value != getattr(type(args), name, None)}
+        with new_file(self.folder / "config.yaml") as unfinished:
+            unfinished.write_text(yaml.safe_dump(redact_settings(changed)), encoding="utf-8")
 
 
 class FiniteGuard(TrainerCallback):

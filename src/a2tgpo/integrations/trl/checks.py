@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,16 @@ from trl.trainer.utils import is_async_callable
 
 from a2tgpo.errors import DataError
 from a2tgpo.gold import gold_aliases, read_aliases
-from a2tgpo.methods import Method
+from a2tgpo.methods import METHODS, Method
+from a2tgpo.rewards import exact_match_reward
+from a2tgpo.rollout.agent import Agent, SearchAgent
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
 
     from a2tgpo.signals.answer_likelihood import AnswerScorer
+
+logger = logging.getLogger(__name__)
 
 
 def check_model(model: Any, *, is_multimodal: bool) -> None:
@@ -55,34 +60,91 @@ def check_logprobs(logprobs: Any, *, corrects_vllm: bool) -> None:
         )
 
 
-def check_answers(dataset: Any, scorer: AnswerScorer) -> None:
+def check_answers(dataset: Any, scorer: AnswerScorer, *, revealed: bool = False) -> None:
     """Raise `DataError` unless every row has an answer with tokens to score.
 
     Streamed data sets are checked batch by batch while training, since they cannot be read twice.
+
+    Args:
+        revealed: whether environments may name the answer instead of a column.
     """
     if isinstance(dataset, dict):
         for part in dataset.values():
-            check_answers(part, scorer)
+            check_answers(part, scorer, revealed=revealed)
         return
     if not isinstance(dataset, Dataset):
         return
     if "answer" not in dataset.column_names:
+        if revealed:
+            return
         raise DataError(
             f"the data set has columns {dataset.column_names} and no 'answer': information gain is the change in "
-            "the gold answer's probability; add a column 'answer' (text, or a list of aliases)"
+            "the gold answer's probability; add a column 'answer' (text, or a list of aliases), give environments an "
+            "attribute `answer`, judge turns by something else (turn_signal=, process_signal=), or take a method "
+            "without gains (method='grpo', 'dapo', 'gspo', 'gigpo')"
         )
     for row, answer in enumerate(dataset["answer"]):
-        for alias in gold_aliases(answer, f"row {row}"):
+        for alias in read_aliases(answer, f"row {row}") if revealed else gold_aliases(answer, f"row {row}"):
             try:
                 scorer.scaffold.encode(scorer.tokenizer, alias)
             except ValueError as error:
                 raise DataError(f"row {row} has answer={answer!r}: {error}") from error
 
 
-def aliases_of_rows(rows: Sequence[Mapping[str, Any]], *, required: bool) -> list[list[str]]:
-    """Return the gold answers of each row; where they are not `required`, none for a row without."""
-    read = gold_aliases if required else read_aliases
-    return [read(row.get("answer"), f"row {number}") for number, row in enumerate(rows)]
+def reveals_answers(rollout_func: Any, environment_factories: Mapping[str | None, Any] | None) -> bool:
+    """Return whether episodes may name their answer: an environment of ours, or one of TRL's with `answer`."""
+    if environment_factories is not None:
+        return any(_has_answer(factory) for factory in environment_factories.values())
+    agent = getattr(rollout_func, "agent", None)
+    return isinstance(agent, Agent) and not isinstance(agent, SearchAgent)
+
+
+def _has_answer(factory: Any) -> bool:
+    names = {*getattr(factory, "__annotations__", ()), *dir(factory)}
+    return "answer" in names or hasattr(factory(), "answer")
+
+
+def aliases_of_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the gold answers of each row, none for a row without."""
+    return [read_aliases(row.get("answer"), f"row {number}") for number, row in enumerate(rows)]
+
+
+def require_answers(rows: Sequence[Mapping[str, Any]], answers: Sequence[Sequence[str]]) -> None:
+    """Raise `DataError` for a row without a gold answer."""
+    for number, (row, found) in enumerate(zip(rows, answers, strict=True)):
+        if not found:
+            gold_aliases(row.get("answer"), f"row {number}")
+
+
+def check_traps(
+    dataset: Any, *, tools: Any, reward_funcs: Sequence[Any], scaffold: str, epsilon: float, method: Method
+) -> None:
+    """Raise `ValueError`, or warn, for what trains without a word and learns nothing.
+
+    Args:
+        tools: TRL's, called through the chat template.
+        reward_funcs: as the user gave them.
+        scaffold: `answer_scaffold`.
+        epsilon: lower clip bound in use.
+    """
+    if tools and isinstance(dataset, Dataset) and len(dataset) and isinstance(dataset[0].get("prompt"), str):
+        raise ValueError(
+            f"row 0 has the text prompt {dataset[0]['prompt'][:60]!r}, and tools= are called through the chat "
+            'template; give prompts as messages: [{"role": "user", "content": ...}]'
+        )
+    if exact_match_reward in reward_funcs and method.signal and "\\boxed{" not in scaffold:
+        raise ValueError(
+            f"answer_scaffold={scaffold!r} has no \\boxed{{}}, which exact_match_reward asks of every answer: the "
+            "reward would be −1 throughout, or the gain that of a sentence the reward forbids; write the scaffold as "
+            "the policy is to answer, or pass a reward of your own"
+        )
+    usual = METHODS[method.name].eps_low
+    if method.ratio == "turn" and epsilon > 10 * usual:
+        logger.warning(
+            "epsilon=%s is %.0f times that of method %r, whose ratio is a mean over a turn: hardly any turn will be "
+            "clipped. Leave epsilon out to train as published.",
+            *(epsilon, epsilon / usual, method.name),
+        )
 
 
 def refuse_nan(reward_funcs: Any) -> Any:

@@ -16,7 +16,7 @@ from a2tgpo.rollout.strategies import check_group_size
 from a2tgpo.signals.answer_likelihood.scorer import Alias, Likelihood
 from a2tgpo.signals.answer_likelihood.scorer import Method as GainMethod
 
-Signal = Literal["policy", "reference", "reward_model"]
+Signal = Literal["policy", "reference", "reward_model", "environment"]
 
 
 @dataclass
@@ -79,7 +79,7 @@ class A2TGPOConfig(GRPOConfig):
         default="policy",
         metadata={
             "help": "What a turn is judged by, where the method reads it: information gain scored by the 'policy' or "
-            "by the frozen 'reference' it started from, or a process 'reward_model'."
+            "by the frozen 'reference' it started from, a process 'reward_model', or the rewards of the 'environment'."
         },
     )
     process_reward_model: str | None = field(
@@ -124,7 +124,11 @@ class A2TGPOConfig(GRPOConfig):
         },
     )
     rollouts_dir: str | None = field(
-        default=None, metadata={"help": "Write every rollout with its credit to step_NNNNNN.jsonl in this folder."}
+        default=None,
+        metadata={
+            "help": "Write every rollout with its credit to step_NNNNNN.jsonl in this folder; none = `rollouts` in "
+            "output_dir, with metrics.jsonl and config.yaml beside it; empty text = write nothing."
+        },
     )
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from a2tgpo.gold import read_aliases
 from a2tgpo.pipeline import RolloutBatch, TaskRow
 from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.rollout.types import Rollout
@@ -87,6 +88,7 @@ class GenerationBatch:
         group_size: rollouts per prompt.
         prompts: what the policy read, an environment's first observation included.
         generated: what was generated for `rows`, once it was.
+        failed: rollouts of TRL's own loop in which a tool raised.
         reader: reads answers from the KV cache while rollouts are written; None where a pass of its own scores them.
         rollouts: the batch as tensors.
         scores: answer likelihoods, and old log-probabilities where TRL needs them.
@@ -98,6 +100,7 @@ class GenerationBatch:
     group_size: int
     prompts: list[Any] = field(default_factory=list)
     generated: Generated | None = None
+    failed: list[bool] | None = None
     reader: AnswerReader | None = None
     rollouts: RolloutBatch | None = None
     scores: Scores | None = None
@@ -127,10 +130,25 @@ class GenerationBatch:
                     for row, prompt, answers in zip(self.rows, self.prompts, self.answers, strict=True)
                 ],
                 records=self._records(),
+                failed=self.failed,
                 end_ids=end_ids,
                 cut_last_result=cut_last_result,
             )
         return self.rollouts
+
+    def reveal_answers(self, environments: Sequence[Any] | None) -> None:
+        """Take the gold answers of rows that have none from what the episodes revealed.
+
+        Args:
+            environments: TRL's, one for each rollout; one may have an attribute `answer`.
+        """
+        for number, record in enumerate(self._records()):
+            if self.answers[number]:
+                continue
+            revealed = record.revealed_answer if record is not None else None
+            if revealed is None and environments:
+                revealed = getattr(environments[number], "answer", None)
+            self.answers[number] = read_aliases(revealed, f"row {number}, the answer that its environment revealed")
 
     def _records(self) -> list[Rollout | None]:
         """Return our agent loop's record of each rollout; TRL gives them to the rows only when it rewards them."""
@@ -148,14 +166,19 @@ class GenerationBatch:
         return mask
 
     def read_scores(self, scorer: AnswerScorer) -> Scores | None:
-        """Return what `reader` found, at the boundaries that TRL's masks leave; None where nothing was read."""
-        if self.reader is None or not self.reader.answer_logps:
+        """Return what `reader` found, at the boundaries that TRL's masks leave.
+
+        None where it has not read at every one of them: an observation that ends an episode enters no cache.
+        """
+        if self.reader is None:
             return None
         assert self.rollouts is not None, "made into tensors before"
         boundaries = self.rollouts.boundaries
         answer_logps = torch.zeros(boundaries.exists.shape)
-        for row, found in self.reader.answer_logps.items():
-            n_found = min(len(found), answer_logps.size(1))
-            answer_logps[row, :n_found] = torch.tensor(found[:n_found])
+        for row, n_boundaries in enumerate(boundaries.exists.sum(dim=1).tolist()):
+            found = self.reader.answer_logps.get(row, [])[:n_boundaries]
+            if len(found) < n_boundaries:
+                return None
+            answer_logps[row, :n_boundaries] = torch.tensor(found)
         likelihood = scorer.likelihood_of(answer_logps.to(boundaries.exists.device), boundaries)
         return Scores(likelihood, None, boundaries, seconds_logps=0.0, seconds_gain=self.reader.seconds)

@@ -8,48 +8,25 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from a2tgpo.integrations.trl.answer_scoring import AnswerScoring
-from a2tgpo.integrations.trl.checks import (
-    aliases_of_rows,
-    check_answers,
-    check_logprobs,
-    check_model,
-    check_rollouts,
-    refuse_nan,
-)
-from a2tgpo.integrations.trl.clock import StepClock
-from a2tgpo.integrations.trl.collective import AccelerateCollective
-from a2tgpo.integrations.trl.config import A2TGPOConfig
-from a2tgpo.integrations.trl.dynamic_rows import open_dynamic_sampler, tool_dicts, without_failed
-from a2tgpo.integrations.trl.generation_batch import (
-    Generated,
-    GeneratedRollout,
-    GenerationBatch,
-    join_rollouts,
-    split_rollouts,
-)
+from a2tgpo.integrations.trl.callbacks import MetricsFile, ScriptFiles
+from a2tgpo.integrations.trl.generation_batch import GenerationBatch
 from a2tgpo.integrations.trl.objective import OTHER_OBJECTIVES, normalizes_otherwise, update_loss
-from a2tgpo.integrations.trl.policy_model import loadable
-from a2tgpo.integrations.trl.tool_loop import ToolLoopCache
+from a2tgpo.integrations.trl.rollout_trainer import RolloutTrainer
 from a2tgpo.pipeline import BatchCredit, LossInputs, RolloutBatch, add_overlong_penalty, assign_credit, collect_signals
 from a2tgpo.pipeline.likelihood import score_policy
 from a2tgpo.pipeline.loss import tokens_per_process
 from a2tgpo.pipeline.metrics import credit_metrics, rollout_metrics
 from a2tgpo.pipeline.microbatches import count_tokens_by_update, sort_by_length, trim_padding
 from a2tgpo.pipeline.rollout_log import RolloutLog
-from a2tgpo.rollout.answer_reader import AnswerReader
-from a2tgpo.signals import ProcessSignal
 from a2tgpo.signals.answer_likelihood import Scores, fused_forward
-
-if TYPE_CHECKING:
-    from a2tgpo.methods import Method
 
 __all__ = ["A2TGPOTrainer"]
 
@@ -58,8 +35,8 @@ _LOGGED_ROW = "rollout_row"
 """Column of TRL's batch: the line of each rollout in the log."""
 
 
-class A2TGPOTrainer(GRPOTrainer):
-    """Agentic Turn-Group Policy Optimization (arXiv 2605.06200) in place of `trl.GRPOTrainer`.
+class A2TGPOTrainer(RolloutTrainer):
+    """Train by Agentic Turn-Group Policy Optimization (arXiv 2605.06200) in place of `trl.GRPOTrainer`.
 
     Takes `GRPOTrainer`'s arguments, with `args` an `A2TGPOConfig`, and, where the method reads information gain, one
     more column in the data set: `answer`, the gold answer or a list of its aliases. Turns come from TRL's tool mask, so
@@ -67,166 +44,26 @@ class A2TGPOTrainer(GRPOTrainer):
 
     Args:
         turn_signal: one number per process turn in place of information gain (`a2tgpo.signals`: a `TurnFunction` around
-            a function of yours, a process reward model, or any `ProcessSignal`).
+            a function of yours, a process reward model, or any `ProcessSignal`). Keyword only.
 
     Raises:
-        ValueError: an option this loss cannot honour, a data set without answers, or an answer without tokens; the
+        ValueError: an option that contradicts the method, a data set without answers, or an answer without tokens; the
             message names it and says what to do.
     """
 
     _tag_names = ("trl", "a2tgpo")
-    _name = "A2TGPO"
-    args: A2TGPOConfig
-    method: Method
     _buffered_inputs: Any
 
-    def __init__(
-        self,
-        model: Any,
-        reward_funcs: Any = None,
-        args: A2TGPOConfig | None = None,
-        *positional: Any,
-        turn_signal: ProcessSignal | None = None,
-        **kwargs: Any,
-    ) -> None:
-        args = args if args is not None else A2TGPOConfig("a2tgpo-output")
-        assert args.beta is not None, "the configuration takes the method's"
-        with loadable(model, args.beta):
-            super().__init__(model, refuse_nan(reward_funcs), args, *positional, **kwargs)
-        self.method = args.resolve_method()
-        check_model(self.model, is_multimodal=self._is_vlm)
-        check_rollouts(self.rollout_func, self.method)
-        self.collective = AccelerateCollective(self.accelerator)
-        self._scoring = AnswerScoring.open(
-            args, self.method, turn_signal, self.model, self._tokenizer, self.accelerator
-        )
-        if self._scoring.needs_answers:
-            for dataset in (self.train_dataset, self.eval_dataset):
-                check_answers(dataset, self._scoring.scorer)
-        self._dynamic_sampler = open_dynamic_sampler(
-            self.method,
-            self.train_dataset,
-            group_size=self.num_generations,
-            rows_per_batch=args.per_device_train_batch_size * args.steps_per_generation,
-            in_environments=self.environment_factories is not None,
-            generate=self._generate_rows,
-            rewards=self._reward_rows,
-            collective=self.collective,
-            seed=args.seed,
-        )
-        self._rollout_log = RolloutLog(args.rollouts_dir, self.collective) if args.rollouts_dir else None
-        self._tool_loop = ToolLoopCache(self, self.answer_reader, self.collective, enabled=args.tool_loop_kv_cache)
-        self._generation: GenerationBatch | None = None
-        self.rows_to_generate: list[dict[str, Any]] | None = None
-        self._clock = StepClock()
-        self.add_callback(self._clock)
-
-    @property
-    def _mode(self) -> str:
-        return "train" if self.model.training else "eval"
-
-    @property
-    def _rows_per_forward(self) -> int:
-        """Rollouts per forward of an update, which scoring keeps to."""
-        train = self.model.training
-        return self.args.per_device_train_batch_size if train else self.args.per_device_eval_batch_size
-
-    @property
-    def _several_updates(self) -> bool:
-        """Whether a batch feeds updates of a policy that did not write it. TRL then asks for old log-probabilities."""
-        generate_every = self.args.steps_per_generation * self.num_iterations
-        return self.args.gradient_accumulation_steps % generate_every != 0
-
-    @property
-    def _needs_old_logps(self) -> bool:
-        """Whether TRL asks for old log-probabilities: for several updates, and to correct for vLLM."""
-        return self._several_updates or (self.use_vllm and self.vllm_importance_sampling_correction)
-
-    # --- one generation batch ------------------------------------------------------------------------------------
-
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor | Any]:
-        group_size = self.num_generations if self.model.training else self.num_generations_eval
-        generated, rows = None, inputs
-        if self._dynamic_sampler is not None and self.model.training:
-            sampled = self._dynamic_sampler.sample(inputs)
-            self._metrics["train"]["rollout/sampled_batches"].append(sampled.batches)
-            generated, rows = join_rollouts(sampled.generated), sampled.rows
-        answers = aliases_of_rows(rows, required=self._scoring.needs_answers)
-        self._generation = GenerationBatch(rows, answers, group_size, generated=generated)
-        self.rows_to_generate = rows
-        try:
-            output = super()._generate_and_score_completions(rows)
-            if not self._several_updates:
-                # The ratio to oneself is 1, whatever two passes round to.
-                output.pop("old_per_token_logps", None)
-            return self._add_credit(self._generation, output)
-        finally:
-            self._generation = None
-
-    def _generate_rows(self, rows: list[dict[str, Any]]) -> list[GeneratedRollout]:
-        """Generate a rollout for each row, before TRL has set up a batch of them."""
-        self.rows_to_generate = rows
-        self._sync_tool_dicts, self._async_tool_dicts = tool_dicts(self.tools, len(rows))
-        return split_rollouts(self._generate_once([row["prompt"] for row in rows]))
-
-    def _reward_rows(self, rows: list[dict[str, Any]], generated: list[GeneratedRollout]) -> Tensor:
-        """Reward rollouts that TRL has not got yet; NaN for those that their tool failed."""
-        known = [row | one.extra_fields for row, one in zip(rows, generated, strict=True)]
-        joined, prompts = join_rollouts(generated), [row["prompt"] for row in known]
-        per_func = super()._calculate_rewards(known, prompts, joined.completions, joined.completion_ids)
-        return without_failed(self._local_rewards(per_func, len(rows)), known)
-
-    def _local_rewards(self, rewards_per_func: Tensor, n_rows: int) -> Tensor:
-        """Sum the rewards of this process's rollouts by TRL's weights; NaN where no function applied."""
-        rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
-        rewards = rewards.masked_fill(rewards_per_func.isnan().all(dim=1), math.nan)
-        return rewards[self.collective.rank * n_rows :][:n_rows]
-
-    def _generate(self, prompts: list[Any]) -> Any:
-        generation = self._generation
-        assert generation is not None, "TRL generates for a batch"
-        generation.prompts = list(prompts)
-        if generation.generated is None:
-            generation.generated = self._generate_once(prompts)
-        return generation.generated
-
-    def _generate_once(self, prompts: list[Any]) -> Generated:
-        """Generate for `prompts`, and read answers from the KV cache on the way where that spares a pass."""
-        with self._clock.measure(self._mode, "generation"), self._tool_loop.batch():
-            generated = Generated(*super()._generate(prompts))
-            generation = self._generation
-            if generation is not None and generation.reader is not None:
-                ids = generated.prompt_ids, generated.completion_ids
-                complete = self._tool_loop.finish(*ids, generation.answers)
-                self._clock.move(self._mode, generation.reader.seconds, "gain")
-                if not complete:
-                    generation.reader = None
-        check_logprobs(generated.logprobs, corrects_vllm=self.use_vllm and self.vllm_importance_sampling_correction)
-        return generated
-
-    def _generate_single_turn(  # type: ignore[no-untyped-def]
-        self, prompt_ids, *args, **kwargs
-    ) -> tuple[list[list[int]], list[list[float]] | None]:
-        written = self._tool_loop.write(prompt_ids)
-        return super()._generate_single_turn(prompt_ids, *args, **kwargs) if written is None else (written, None)
-
-    def answer_reader(self, model: Any, n_rows: int) -> AnswerReader | None:
-        """Return what reads answers from the KV cache of the `n_rows` rollouts that `model` is about to write.
-
-        None where the batch is scored by a pass over its trajectories, which old log-probabilities need anyway, and
-        outside a batch.
-        """
-        generation = self._generation
-        if generation is None or len(generation.answers) != n_rows or self._needs_old_logps:
-            return None
-        generation.reader = self._scoring.reader(model, generation.answers)
-        return generation.reader
-
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        rewards_per_func = super()._calculate_rewards(*args, **kwargs)
-        if self._generation is not None:
-            self._generation.rewards_per_func = rewards_per_func
-        return rewards_per_func
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._name, self._paper = self.method.name, self.method.paper
+        folder, output_dir = self.args.rollouts_dir, Path(str(self.args.output_dir))
+        self._rollout_log: RolloutLog | None = None
+        if folder != "":
+            self._rollout_log = RolloutLog(output_dir / "rollouts" if folder is None else folder, self.collective)
+        if folder is None:  # a script's run: nobody else writes what `a2tgpo report` reads
+            self.add_callback(ScriptFiles(output_dir))
+            self.add_callback(MetricsFile(output_dir / "metrics.jsonl"))
 
     def _get_per_token_logps_and_entropies(  # type: ignore[no-untyped-def]
         self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
@@ -267,13 +104,17 @@ class A2TGPOTrainer(GRPOTrainer):
     def _add_credit(self, generation: GenerationBatch, output: dict[str, Any]) -> dict[str, Any]:
         batch = self._as_rollouts(generation, *(output[name] for name in _PADDED))
         if self._scoring.needs_answers and generation.scores is None:
-            generation.scores = generation.read_scores(self._scoring.scorer) or self._score(batch)
+            read = generation.read_scores(self._scoring.scorer)
+            # A pass is one of all processes.
+            passes = generation.reader is None or self.collective.any(read is None)
+            generation.scores = self._score(batch) if passes or read is None else read
         signals = collect_signals(
             batch,
             self.method,
             self._tokenizer,
             likelihood=generation.scores.likelihood if generation.scores is not None else None,
             process_signal=self._scoring.process_signal,
+            turn_rewards=self._scoring.by_environment,
             entropies=self._entropies(batch) if "entropy" in self.method.credit.reads else None,
         )
         assert generation.rewards_per_func is not None, "TRL rewards a batch before it returns it"

@@ -28,12 +28,23 @@ function axes(figure, width, low, high, y, columns, x) {
   const { height, left, right, bottom } = FRAME;
   return [
     ...ticksOf(low, high).map((tick) => [
-      svg("line", { x1: left, x2: width - right, y1: y(tick), y2: y(tick), class: Math.abs(tick) < 1e-12 ? "zero" : "grid-line" }),
+      svg("line", {
+        x1: left,
+        x2: width - right,
+        y1: y(tick),
+        y2: y(tick),
+        class: Math.abs(tick) < 1e-12 ? "zero" : "grid-line",
+      }),
       svgText(short(Math.abs(tick) < 1e-12 ? 0 : tick), { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }),
     ]),
     ...columns.map((name, i) => svgText(String(name), { x: x(i), y: height - bottom + 16, "text-anchor": "middle" })),
     svgText(figure.x, { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }),
-    svgText(figure.y, { x: 12, y: (height - bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${(height - bottom) / 2})` }),
+    svgText(figure.y, {
+      x: 12,
+      y: (height - bottom) / 2,
+      "text-anchor": "middle",
+      transform: `rotate(-90 12 ${(height - bottom) / 2})`,
+    }),
   ];
 }
 
@@ -41,7 +52,14 @@ function chart(figure, arms, width, content) {
   const { height } = FRAME;
   return svg(
     "svg",
-    { class: "chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": description(figure, arms) },
+    {
+      class: "chart",
+      width,
+      height,
+      viewBox: `0 0 ${width} ${height}`,
+      role: "img",
+      "aria-label": description(figure, arms),
+    },
     ...content,
   );
 }
@@ -81,7 +99,14 @@ function box(series, i, middle, width, y, figure, arms) {
   const color = `var(--arm-${series.arm % 6})`;
   const line = (from, to) => svg("line", { x1: middle, x2: middle, y1: y(from), y2: y(to), stroke: color });
   const across = (value, size, stroke) =>
-    svg("line", { x1: middle - size / 2, x2: middle + size / 2, y1: y(value), y2: y(value), stroke: color, "stroke-width": stroke });
+    svg("line", {
+      x1: middle - size / 2,
+      x2: middle + size / 2,
+      y1: y(value),
+      y2: y(value),
+      stroke: color,
+      "stroke-width": stroke,
+    });
   const [low, high, median, mean] = [series.low[i], series.high[i], series.y[i], series.mean[i]];
   const group = svg(
     "g",
@@ -90,7 +115,15 @@ function box(series, i, middle, width, y, figure, arms) {
     line(high, series.most[i]),
     across(series.least[i], width / 2, 1),
     across(series.most[i], width / 2, 1),
-    svg("rect", { x: middle - width / 2, width, y: y(high), height: Math.max(1, y(low) - y(high)), fill: color, "fill-opacity": 0.22, stroke: color }),
+    svg("rect", {
+      x: middle - width / 2,
+      width,
+      y: y(high),
+      height: Math.max(1, y(low) - y(high)),
+      fill: color,
+      "fill-opacity": 0.22,
+      stroke: color,
+    }),
     across(median, width, 2.5),
     svg("circle", { cx: middle, cy: y(mean), r: 3, fill: "var(--text)" }),
   );
@@ -111,7 +144,9 @@ function histogram(figure, arms, width) {
   const x = (i) => left + (i + 0.5) * slot;
   const each = (0.84 * slot) / figure.series.length;
   const marks = figure.series.flatMap((series, k) => {
-    const pale = figure.series.some((one) => one.arm === series.arm && one !== series && figure.series.indexOf(one) > k);
+    const pale = figure.series.some(
+      (one) => one.arm === series.arm && one !== series && figure.series.indexOf(one) > k,
+    );
     return series.x.map((calls, i) => {
       const bar = svg("rect", {
         x: x(i) - 0.42 * slot + k * each,
@@ -121,7 +156,10 @@ function histogram(figure, arms, width) {
         fill: `var(--arm-${series.arm % 6})`,
         "fill-opacity": pale ? 0.4 : 1,
       });
-      titled(bar, `${seriesName(series, arms)}: ${calls} tool calls in ${percent(series.y[i])}, ${count(series.n[i])} rollouts`);
+      titled(
+        bar,
+        `${seriesName(series, arms)}: ${calls} tool calls in ${percent(series.y[i])}, ${count(series.n[i])} rollouts`,
+      );
       return leads(bar, () => openFound(runOfArm(series.arm), { fields: { calls: String(calls) } }));
     });
   });
@@ -133,10 +171,18 @@ function histogram(figure, arms, width) {
       return el(
         "span",
         {},
-        el("i", { class: "swatch", style: { background: `var(--arm-${series.arm % 6})`, opacity: pale ? "0.4" : "1" } }),
+        el("i", {
+          class: "swatch",
+          style: { background: `var(--arm-${series.arm % 6})`, opacity: pale ? "0.4" : "1" },
+        }),
         seriesName(series, arms),
       );
     }),
   );
-  return el("div", {}, figure.series.length > 1 && names, chart(figure, arms, width, [...axes(figure, width, 0, high, y, bins, x), ...marks]));
+  return el(
+    "div",
+    {},
+    figure.series.length > 1 && names,
+    chart(figure, arms, width, [...axes(figure, width, 0, high, y, bins, x), ...marks]),
+  );
 }

@@ -38,7 +38,8 @@ function figureElement(figure, arms, smoothing, remove = null) {
       el("h3", {}, figure.title),
       readout,
       figure.kind === "steps" && logButton(figure, draw),
-      remove && el("button", { type: "button", class: "small", onclick: remove, title: `Take ${figure.title} away` }, "×"),
+      remove &&
+        el("button", { type: "button", class: "small", onclick: remove, title: `Take ${figure.title} away` }, "×"),
     ),
     body,
     el("figcaption", {}, figure.caption),
@@ -167,7 +168,8 @@ function lines(figure, arms, body, show, smoothing) {
           ...axis,
           size: 46,
           label: figure.y,
-          values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : String(+tick.toPrecision(6)).replace("-", "−"))),
+          values: (_, ticks) =>
+            ticks.map((tick) => (tick === null ? "" : String(+tick.toPrecision(6)).replace("-", "−"))),
         },
       ],
       hooks: { setCursor: [(chart) => show(valuesAt(chart.cursor.idx, figure, data, series))] },
@@ -176,7 +178,8 @@ function lines(figure, arms, body, show, smoothing) {
     body,
   );
   plot.over.addEventListener("click", () => {
-    if (!(plot.select.width > 3) && isNumber(plot.cursor.idx)) openStep(nearestArm(plot, figure), data[0][plot.cursor.idx]);
+    if (!(plot.select.width > 3) && isNumber(plot.cursor.idx))
+      openStep(nearestArm(plot, figure), data[0][plot.cursor.idx]);
   });
   plot.over.title = "Click: rollouts of this step";
   body.setAttribute("role", "img");

@@ -123,7 +123,11 @@ function flipLine(a, b) {
   const found = report.flips[`${a.key}/${b.key}`];
   if (!found) return null;
   const interval = isNumber(found.low) ? ` (95 %: ${signed(found.low, 3)} to ${signed(found.high, 3)})` : "";
-  const p = isNumber(found.p) ? found.p < 1e-4 ? "p below 0.0001" : `p = ${fixed(found.p, 4)}` : "no p: they do not differ";
+  const p = isNumber(found.p)
+    ? found.p < 1e-4
+      ? "p below 0.0001"
+      : `p = ${fixed(found.p, 4)}`
+    : "no p: they do not differ";
   return el(
     "p",
     { class: "flips" },
@@ -205,11 +209,16 @@ function texted(pair, a, b) {
   const column = (one, label) => {
     const body = el("div", { class: "said-here" });
     const draw = (cards) => body.replaceChildren(...evaluated(one, cards));
-    const button = toggle("Text", false, () => {
-      const text = button.getAttribute("aria-pressed") === "false";
-      button.setAttribute("aria-pressed", String(text));
-      draw(!text);
-    }, "The original text in place of cards");
+    const button = toggle(
+      "Text",
+      false,
+      () => {
+        const text = button.getAttribute("aria-pressed") === "false";
+        button.setAttribute("aria-pressed", String(text));
+        draw(!text);
+      },
+      "The original text in place of cards",
+    );
     draw(true);
     return el(
       "div",
@@ -221,7 +230,11 @@ function texted(pair, a, b) {
         one.reason ? [": ", visible(one.reason)] : null,
         " ",
         button,
-        el("button", { type: "button", class: "small", onclick: (event) => copyText(event.target, JSON.stringify(one, null, 1)) }, "Copy JSON"),
+        el(
+          "button",
+          { type: "button", class: "small", onclick: (event) => copyText(event.target, JSON.stringify(one, null, 1)) },
+          "Copy JSON",
+        ),
       ),
       body,
     );

@@ -78,7 +78,14 @@ function controls(rollouts) {
       choice("Step", steps, list.step, (step) => change({ step })),
       choice("Order", named(ORDERS), list.order, (order) => change({ order })),
     ),
-    list.deep ? el("p", { class: "hint" }, `With a turn ${list.deep} that was judged. `, el("button", { type: "button", class: "small", onclick: clearFilters }, "Clear")) : null,
+    list.deep
+      ? el(
+          "p",
+          { class: "hint" },
+          `With a turn ${list.deep} that was judged. `,
+          el("button", { type: "button", class: "small", onclick: clearFilters }, "Clear"),
+        )
+      : null,
     quickFilters(rollouts),
     moreFilters(rollouts),
     el("output", { id: "count", "aria-live": "polite" }),

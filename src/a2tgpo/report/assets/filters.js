@@ -18,7 +18,11 @@ const FILTERS = {
     (r) => r.disagrees,
     () => `p(gold answer) rose by more than ${report.disagree} and the answer is wrong, or fell so and it is right`,
   ],
-  broken: ["broken", (r) => !r.finite || !r.valid, () => "A number is missing, or the rollout was excluded from the loss"],
+  broken: [
+    "broken",
+    (r) => !r.finite || !r.valid,
+    () => "A number is missing, or the rollout was excluded from the loss",
+  ],
 };
 
 const highest = (values) => Math.max(-Infinity, ...values.filter(isNumber));
@@ -54,12 +58,23 @@ const SCOPES = {
 };
 
 // `deep`: at least so many process turns, as a box of a figure asks for.
-const NONE = { deep: 0, filters: new Set(), fields: {}, ranges: {}, query: "", pattern: null, scope: "all", step: "all" };
+const NONE = {
+  deep: 0,
+  filters: new Set(),
+  fields: {},
+  ranges: {},
+  query: "",
+  pattern: null,
+  scope: "all",
+  step: "all",
+};
 
 const list = { run: 0, order: "step", shown: PAGE_ROWS, found: [], last: null, ...structuredClone(NONE) };
 
 const inRange = (values, [low, high]) =>
-  values.some((value) => isNumber(value) && (low === "" || value >= Number(low)) && (high === "" || value <= Number(high)));
+  values.some(
+    (value) => isNumber(value) && (low === "" || value >= Number(low)) && (high === "" || value <= Number(high)),
+  );
 
 function passes(rollout) {
   return (

@@ -73,11 +73,7 @@ async function card(run, rollout, turn) {
       el("b", { class: "advantage", title: "Advantage" }, at < 0 ? "–" : numeral(rollout.advantage[turn], signed, 2)),
     ),
     at < 0
-      ? el(
-          "p",
-          { class: "hint" },
-          `Ended after turn ${rollout.advantage.length}: ${ended(rollout) ?? "done"}.`,
-        )
+      ? el("p", { class: "hint" }, `Ended after turn ${rollout.advantage.length}: ${ended(rollout) ?? "done"}.`)
       : [
           el(
             "dl",
@@ -94,7 +90,10 @@ async function card(run, rollout, turn) {
 function strip(run, members, stats, turn) {
   const room = $view.clientWidth - (NARROW.matches ? 60 : 450);
   const [width, height, left, top, bottom] = [Math.min(Math.max(360, 110 * stats.length + 60), room), 190, 46, 12, 24];
-  const gains = members.filter((rollout) => rollout.valid).flatMap((rollout) => rollout.gain).filter(isNumber);
+  const gains = members
+    .filter((rollout) => rollout.valid)
+    .flatMap((rollout) => rollout.gain)
+    .filter(isNumber);
   const high = Math.max(0.1, ...gains, ...stats.map((at) => at.mean + at.std));
   const low = Math.min(-0.1, ...gains, ...stats.map((at) => at.mean - at.std));
   const y = (gain) => top + ((high - gain) / (high - low)) * (height - top - bottom);
@@ -122,7 +121,9 @@ function strip(run, members, stats, turn) {
   const dots = members.flatMap((rollout, i) =>
     rollout.valid
       ? rollout.gain.map((gain, depth) =>
-          isNumber(gain) ? dot(run, rollout, depth, x(depth) + half * 1.5 * (i / Math.max(1, members.length - 1) - 0.5), y(gain)) : [],
+          isNumber(gain)
+            ? dot(run, rollout, depth, x(depth) + half * 1.5 * (i / Math.max(1, members.length - 1) - 0.5), y(gain))
+            : [],
         )
       : [],
   );

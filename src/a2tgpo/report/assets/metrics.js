@@ -12,7 +12,15 @@ async function metricsSection(container) {
       ...asked
         .filter((name) => name in metrics)
         .map((name) => {
-          const figure = { id: `metric-${name}`, title: name, caption: "As logged.", kind: "steps", x: "step", y: "value", series: metrics[name] };
+          const figure = {
+            id: `metric-${name}`,
+            title: name,
+            caption: "As logged.",
+            kind: "steps",
+            x: "step",
+            y: "value",
+            series: metrics[name],
+          };
           return figureElement(figure, report.arms, smoothing, () => {
             asked.splice(asked.indexOf(name), 1);
             draw();
@@ -25,7 +33,12 @@ async function metricsSection(container) {
     draw();
     pick.value = "";
   };
-  const pick = choice("Metric to draw", [["", `Draw one of ${names.length} logged metrics…`], ...names.map((name) => [name, name])], "", add);
+  const pick = choice(
+    "Metric to draw",
+    [["", `Draw one of ${names.length} logged metrics…`], ...names.map((name) => [name, name])],
+    "",
+    add,
+  );
   container.append(
     el(
       "section",

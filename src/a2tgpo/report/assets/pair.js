@@ -2,8 +2,7 @@
 
 const MOST_WORDS = 1500;
 
-const pairLink = (run, a, otherRun, b) =>
-  `#pair/${run}/${a.step}/${a.row}/${otherRun}/${b.step}/${b.row}`;
+const pairLink = (run, a, otherRun, b) => `#pair/${run}/${a.step}/${a.row}/${otherRun}/${b.step}/${b.row}`;
 
 // Rollouts of the same question in every run of the page, with their run.
 async function sameQuestion(rollout) {
@@ -25,8 +24,13 @@ async function pairChoice(run, rollout) {
   if (!others.length) return null;
   const label = ([number, one]) =>
     `${report.runs.length > 1 ? `${report.runs[number].name}, ` : ""}step ${one.step}, rollout ${one.number}: ${one.correct ? "✓" : "✗"} ${saidLast(one)}`;
-  const options = [["", "Side by side with…"], ...others.map((other) => [pairLink(run, rollout, ...other), label(other)])];
-  const steps = [...new Set(others.map(([number, one]) => `${number}/${one.step}`))].filter((at) => at !== `${run}/${rollout.step}`);
+  const options = [
+    ["", "Side by side with…"],
+    ...others.map((other) => [pairLink(run, rollout, ...other), label(other)]),
+  ];
+  const steps = [...new Set(others.map(([number, one]) => `${number}/${one.step}`))].filter(
+    (at) => at !== `${run}/${rollout.step}`,
+  );
   return [
     choice("Side by side with", options, "", (hash) => hash && go(hash)),
     steps.length ? elsewhere(others, steps) : null,
@@ -45,7 +49,10 @@ function elsewhere(others, steps) {
 
 async function pairView(run, step, row, otherRun, otherStep, otherRow) {
   const sides = await Promise.all(
-    [[run, step, row], [otherRun, otherStep, otherRow]].map(async ([number, at, line]) => {
+    [
+      [run, step, row],
+      [otherRun, otherStep, otherRow],
+    ].map(async ([number, at, line]) => {
       const rollout = (await runIndex(number))?.rollouts.find((one) => one.step === at && one.row === line);
       return rollout && { run: number, rollout, segments: await segmentsOf(number, rollout) };
     }),
@@ -68,7 +75,12 @@ function sideHead({ run, rollout }) {
     "header",
     {},
     el("a", { href: rolloutLink(run, rollout) }, `${name}step ${rollout.step}, rollout ${rollout.number}`),
-    el("span", { class: rollout.correct ? "mark-correct" : "mark-wrong", dir: "auto" }, `${rollout.correct ? "✓" : "✗"} `, shown(saidLast(rollout))),
+    el(
+      "span",
+      { class: rollout.correct ? "mark-correct" : "mark-wrong", dir: "auto" },
+      `${rollout.correct ? "✓" : "✗"} `,
+      shown(saidLast(rollout)),
+    ),
     el("span", { class: "hint" }, `reward ${signed(rollout.reward, 2)}`),
   );
 }
@@ -82,7 +94,8 @@ function pairedTurn(sides, turn) {
     { class: "sides" },
     sides.map(({ rollout }, i) => {
       const advantage = rollout.advantage[turn];
-      if (advantage === undefined) return el("section", { class: "card ended" }, el("p", { class: "hint" }, "Ended before."));
+      if (advantage === undefined)
+        return el("section", { class: "card ended" }, el("p", { class: "hint" }, "Ended before."));
       const { class: shade, style } = tint(advantage);
       return el(
         "section",
@@ -101,7 +114,11 @@ function turnTexts(segments, turn) {
   const rest = segments.slice(start);
   const next = rest.findIndex((segment) => segment.turn >= 0 && segment.turn !== turn);
   const mine = next < 0 ? rest : rest.slice(0, next);
-  const join = (policy) => mine.filter((one) => one.turn >= 0 === policy).map((one) => one.text).join("\n");
+  const join = (policy) =>
+    mine
+      .filter((one) => one.turn >= 0 === policy)
+      .map((one) => one.text)
+      .join("\n");
   return { wrote: join(true), read: join(false) };
 }
 
@@ -110,7 +127,10 @@ function wordDifference(a, b) {
   const [left, right] = [a, b].map((text) => text.match(/\s+|[\p{L}\p{N}_]+|[^]/gu) ?? []);
   const solid = [left, right].map((pieces) => pieces.flatMap((piece, i) => (/\S/.test(piece) ? [i] : [])));
   if (Math.max(...solid.map((places) => places.length)) > MOST_WORDS) return [visible(a), visible(b)];
-  const common = commonPlaces(solid[0].map((i) => left[i]), solid[1].map((i) => right[i]));
+  const common = commonPlaces(
+    solid[0].map((i) => left[i]),
+    solid[1].map((i) => right[i]),
+  );
   return [left, right].map((pieces, side) => {
     const kept = new Set(common.map((places) => solid[side][places[side]]));
     return pieces.flatMap((piece, i) =>
@@ -129,7 +149,7 @@ function commonPlaces(left, right) {
           ? length[(i + 1) * width + j + 1] + 1
           : Math.max(length[(i + 1) * width + j], length[i * width + j + 1]);
   const places = [];
-  for (let i = 0, j = 0; i < left.length && j < right.length; ) {
+  for (let i = 0, j = 0; i < left.length && j < right.length;) {
     if (left[i] === right[j]) places.push([i++, j++]);
     else if (length[(i + 1) * width + j] >= length[i * width + j + 1]) i++;
     else j++;

@@ -51,7 +51,8 @@ const heading = (run, rollout) => [
   el("h2", { dir: "auto" }, rollout.question ? shown(rollout.question) : el("em", {}, untold)),
 ];
 
-const ended = (one) => (one.termination === null || one.termination === undefined ? null : one.termination.replaceAll("_", " "));
+const ended = (one) =>
+  one.termination === null || one.termination === undefined ? null : one.termination.replaceAll("_", " ");
 
 function facts(run, rollout, files) {
   const ending = ended(rollout);
@@ -59,7 +60,12 @@ function facts(run, rollout, files) {
   const pairs = [
     rollout.answer.length && ["gold answer", shown(rollout.answer.join(" / "))],
     ["answered", rollout.prediction === null ? "–" : shown(rollout.prediction)],
-    ["outcome", rollout.answer.length ? `${mark} ${rollout.correct ? "correct" : "wrong"}` : `${mark} reward ${rollout.correct ? "above 0" : "not above 0"}`],
+    [
+      "outcome",
+      rollout.answer.length
+        ? `${mark} ${rollout.correct ? "correct" : "wrong"}`
+        : `${mark} reward ${rollout.correct ? "above 0" : "not above 0"}`,
+    ],
     ["reward", rollout.reward === null ? (rollout.finite ? "none" : numeral(null)) : signed(rollout.reward, 2)],
     ["ended", ending === null ? "not logged" : rollout.reason ? [`${ending}: `, shown(rollout.reason)] : ending],
     isNumber(rollout.hops) && ["hops", String(rollout.hops)],
@@ -86,8 +92,17 @@ async function conversation(run, rollout, segments) {
     if (policy) turn = segment.turn;
     const offset = written;
     if (policy) written += segment.ids.length;
-    const told = { take, inBlock: !policy, prediction: turn === rollout.advantage.length - 1 ? rollout.prediction : undefined, correct: rollout.correct };
-    const content = tokens ? tokens(segment, offset) : view === "cards" ? cardsOf(segment.text, policy, told) : plainText(segment.text);
+    const told = {
+      take,
+      inBlock: !policy,
+      prediction: turn === rollout.advantage.length - 1 ? rollout.prediction : undefined,
+      correct: rollout.correct,
+    };
+    const content = tokens
+      ? tokens(segment, offset)
+      : view === "cards"
+        ? cardsOf(segment.text, policy, told)
+        : plainText(segment.text);
     if (policy) return turnBlock(rollout, segment, content);
     const last = !segments.slice(i + 1).some((one) => one.turn >= 0) && turn >= rollout.gain.length;
     return resultBlock(content, last ? "closing" : "result");

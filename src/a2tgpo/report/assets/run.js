@@ -23,7 +23,16 @@ async function showRun() {
 
 function runTable() {
   const gold = report.runs.some((run) => Object.values(run.evaluations).some((one) => one.gold));
-  const names = ["run", "state", "method", "policy", "seed", gold && "held-out exact match", "rollouts", "in this page"];
+  const names = [
+    "run",
+    "state",
+    "method",
+    "policy",
+    "seed",
+    gold && "held-out exact match",
+    "rollouts",
+    "in this page",
+  ];
   const numeric = ["seed", "held-out exact match", "rollouts", "in this page"];
   const head = names
     .filter(Boolean)
@@ -35,7 +44,8 @@ function runTable() {
     const left = all ? "no final table" : "not finished";
     const state = run.finished ? `finished, ${steps}` : run.step ? `${steps}, ${left}` : "no step logged";
     const bad = run.findings.some(({ level }) => level === "bad");
-    const page = run.n_shown < run.n_rollouts ? `${count(run.n_shown)}, ${run.steps.length} of ${run.n_batches} batches` : "all";
+    const page =
+      run.n_shown < run.n_rollouts ? `${count(run.n_shown)}, ${run.steps.length} of ${run.n_batches} batches` : "all";
     return el(
       "tr",
       {},

@@ -8,7 +8,9 @@ function findingsList() {
   return el(
     "ul",
     { class: all.some(([level]) => level === "bad") ? "note bad" : "note", "aria-label": "Notices" },
-    all.map(([level, text]) => el("li", { class: `level-${level}` }, level === "bad" ? el("b", {}, "! ") : null, visible(text))),
+    all.map(([level, text]) =>
+      el("li", { class: `level-${level}` }, level === "bad" ? el("b", {}, "! ") : null, visible(text)),
+    ),
   );
 }
 
@@ -53,23 +55,35 @@ function endingsBars() {
       el(
         "div",
         { class: "ending-bar" },
-        names.filter((name) => run.endings[name]).map((name) =>
-          el("button", {
-            type: "button",
-            "aria-label": `${name.replaceAll("_", " ")}: ${count(run.endings[name])} rollouts`,
-            title: `${name.replaceAll("_", " ")}: ${count(run.endings[name])} of ${count(total)}`,
-            style: { flex: `${run.endings[name]} 0 0`, background: shade(name) },
-            onclick: () => openFound(number, { fields: { ending: name } }),
-          }),
-        ),
+        names
+          .filter((name) => run.endings[name])
+          .map((name) =>
+            el("button", {
+              type: "button",
+              "aria-label": `${name.replaceAll("_", " ")}: ${count(run.endings[name])} rollouts`,
+              title: `${name.replaceAll("_", " ")}: ${count(run.endings[name])} of ${count(total)}`,
+              style: { flex: `${run.endings[name]} 0 0`, background: shade(name) },
+              onclick: () => openFound(number, { fields: { ending: name } }),
+            }),
+          ),
       ),
     );
   });
   const sum = (name) => report.runs.reduce((all, run) => all + (run.endings[name] ?? 0), 0);
   const key = names.map((name) =>
-    el("span", {}, el("i", { class: "swatch", style: { background: shade(name) } }), `${name.replaceAll("_", " ")} ${count(sum(name))}`),
+    el(
+      "span",
+      {},
+      el("i", { class: "swatch", style: { background: shade(name) } }),
+      `${name.replaceAll("_", " ")} ${count(sum(name))}`,
+    ),
   );
-  return el("section", { class: "endings", "aria-label": "How rollouts ended" }, el("p", { class: "legend" }, el("b", {}, "How rollouts ended"), key), bars);
+  return el(
+    "section",
+    { class: "endings", "aria-label": "How rollouts ended" },
+    el("p", { class: "legend" }, el("b", {}, "How rollouts ended"), key),
+    bars,
+  );
 }
 
 // What the runs were asked to do; of several, what they were not asked alike stands open, the rest below.
@@ -96,20 +110,39 @@ function recipes() {
     "section",
     { class: "recipes", "aria-label": several ? "Recipes" : "Recipe" },
     several && differing.length
-      ? [el("h2", {}, "What differs between the recipes"), table(head, rows(differing), { class: "list", "aria-label": "Recipe difference" })]
+      ? [
+          el("h2", {}, "What differs between the recipes"),
+          table(head, rows(differing), { class: "list", "aria-label": "Recipe difference" }),
+        ]
       : recipeLine(report.runs[0]),
     alike.length || !several
       ? el(
           "details",
           {},
-          el("summary", {}, several ? `The ${alike.length} keys they have in common` : `The whole recipe, ${keys.length} keys`),
-          table(several ? head : head.slice(0, 2), rows(several ? alike : keys), { class: "list", "aria-label": several ? "Recipes" : "Recipe" }),
+          el(
+            "summary",
+            {},
+            several ? `The ${alike.length} keys they have in common` : `The whole recipe, ${keys.length} keys`,
+          ),
+          table(several ? head : head.slice(0, 2), rows(several ? alike : keys), {
+            class: "list",
+            "aria-label": several ? "Recipes" : "Recipe",
+          }),
         )
       : null,
   );
 }
 
-const SAID_FIRST = ["model_name_or_path", "dataset", "learning_rate", "max_steps", "num_generations", "temperature", "max_searches", "seed"];
+const SAID_FIRST = [
+  "model_name_or_path",
+  "dataset",
+  "learning_rate",
+  "max_steps",
+  "num_generations",
+  "temperature",
+  "max_searches",
+  "seed",
+];
 
 // The keys that say most about a run, in one line.
 function recipeLine({ method, config }) {

@@ -10,7 +10,14 @@ const TAGS = {
   information: "result",
   tool_response: "result",
 };
-const NAMES = { thought: "Thought", call: "Tool call", answer: "Answer", result: "Result", said: "Text", frame: "Template" };
+const NAMES = {
+  thought: "Thought",
+  call: "Tool call",
+  answer: "Answer",
+  result: "Result",
+  said: "Text",
+  frame: "Template",
+};
 const PAIR = new RegExp(`<(${Object.keys(TAGS).join("|")})>([^]*?)</\\1>`, "g");
 const OPEN = new RegExp(`<(${Object.keys(TAGS).join("|")})>([^]*)$`);
 const OPEN_RESULT = /<(result|information|tool_response)>([^]*)$/;
@@ -24,7 +31,12 @@ function partsOf(text, policy) {
   let from = 0;
   const unopened = policy && text.match(UNOPENED);
   if (unopened) {
-    parts.push({ kind: "thought", tag: "think", text: unopened[1], note: "opened before the turn, by the chat template" });
+    parts.push({
+      kind: "thought",
+      tag: "think",
+      text: unopened[1],
+      note: "opened before the turn, by the chat template",
+    });
     from = unopened[0].length;
   }
   const rest = text.slice(from);
@@ -49,7 +61,9 @@ function calledWith(text) {
   try {
     const call = JSON.parse(text);
     const args = typeof call.arguments === "string" ? JSON.parse(call.arguments) : call.arguments;
-    return typeof call.name === "string" ? { name: call.name, args: args && typeof args === "object" ? args : {} } : null;
+    return typeof call.name === "string"
+      ? { name: call.name, args: args && typeof args === "object" ? args : {} }
+      : null;
   } catch {
     return null;
   }
@@ -58,7 +72,8 @@ function calledWith(text) {
 function partCard(part, { take = () => null, prediction, correct, inBlock } = {}) {
   const call = take(part.kind);
   const told = part.kind === "call" ? calledWith(part.text) : null;
-  const name = part.kind === "call" ? (told ? told.name : part.tag === "search" ? "Search" : NAMES.call) : NAMES[part.kind];
+  const name =
+    part.kind === "call" ? (told ? told.name : part.tag === "search" ? "Search" : NAMES.call) : NAMES[part.kind];
   const list = part.kind === "result" && passages(part.text, call);
   const beside = [
     part.note && el("em", { class: "odd" }, part.note),
@@ -135,7 +150,8 @@ function callTaker(calls) {
 const cardsOf = (text, policy, facts) =>
   partsOf(text, policy).map((part) => (part.kind === "frame" ? frameOf(part) : partCard(part, facts)));
 
-const frameOf = (part) => el("div", { class: "text frame", dir: "auto", title: "Written by the template" }, shown(part.text.trim()));
+const frameOf = (part) =>
+  el("div", { class: "text frame", dir: "auto", title: "Written by the template" }, shown(part.text.trim()));
 
 // The protocol's tags in a quieter colour, and what the environment wrote between two of them; still text.
 function tagged(text) {

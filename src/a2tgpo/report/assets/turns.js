@@ -1,7 +1,9 @@
 // The table of a rollout's turns: what each gained, against whom it was measured, what it earned.
 
 const numeral = (value, format, digits) =>
-  value === null ? el("b", { class: "broken", title: "The log has no finite number here" }, "NaN") : format(value, digits);
+  value === null
+    ? el("b", { class: "broken", title: "The log has no finite number here" }, "NaN")
+    : format(value, digits);
 
 function turnColumns(run, rollout) {
   const { signal, turn_groups: grouped, in_logarithms: logarithms } = report.runs[run];
@@ -52,8 +54,10 @@ function turnTable(run, rollout, groups) {
 function turnCells(rollout, at, turn) {
   const process = turn < rollout.gain.length;
   const { update } = rollout;
-  const cell = (content, attributes = {}) => (name) =>
-    el("td", { "data-name": name, ...attributes, class: content === "–" ? "none" : attributes.class }, content);
+  const cell =
+    (content, attributes = {}) =>
+    (name) =>
+      el("td", { "data-name": name, ...attributes, class: content === "–" ? "none" : attributes.class }, content);
   const of = (values, format, digits) => (process && values ? numeral(values[turn] ?? null, format, digits) : "–");
   const noise = process && at?.noise;
   const { class: shade, style } = tint(rollout.advantage[turn]);
@@ -70,7 +74,9 @@ function turnCells(rollout, at, turn) {
     advantage: cell(numeral(rollout.advantage[turn], signed, 2), { class: `${shade} strong`, style }),
     "clip range": cell(`${fixed(rollout.low[turn], 4)} … ${fixed(rollout.high[turn], 4)}`),
     ratio: cell(update ? fixed(update.ratio[turn], 4) : "not logged", { class: update ? null : "absent" }),
-    clipped: cell(update ? (update.clipped[turn] ? "clipped" : "no") : "not logged", { class: update ? null : "absent" }),
+    clipped: cell(update ? (update.clipped[turn] ? "clipped" : "no") : "not logged", {
+      class: update ? null : "absent",
+    }),
   };
 }
 
