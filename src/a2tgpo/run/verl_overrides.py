@@ -67,6 +67,8 @@ _TRANSLATED: dict[str, Callable[[Any], list[str]]] = {
     "lora_alpha": _same(f"{MODEL}.lora_alpha"),
     "report_to": lambda value: [f"trainer.logger=[{','.join(['console', *_loggers(value)])}]"],
     "lr_scheduler_type": lambda value: [f"{ACTOR}.optim.lr_scheduler_type={_scheduler(value)}"],
+    "num_train_epochs": lambda value: [f"trainer.total_epochs={math.ceil(value)}"],
+    "optim": lambda value: _optimizer(value),
     "warmup_steps": _same(f"{ACTOR}.optim.lr_warmup_steps"),
 }
 """Recipe key -> overrides of verl's configuration."""
@@ -138,6 +140,11 @@ def _check_keys(recipe: Mapping[str, Any]) -> None:
             f"warm_start_steps={recipe['warm_start_steps']}: verl has no warm start; run it with TRL (a2tgpo train "
             "RECIPE --max_steps 0), then give --model_name_or_path OUTPUT_DIR/warm_start --warm_start_steps 0"
         )
+    if recipe.get("best_checkpoint"):
+        raise RecipeError(
+            "best_checkpoint=True: verl keeps the last; give --best_checkpoint false, and compare checkpoints by "
+            "`a2tgpo eval`"
+        )
     if recipe.get("use_cpu"):
         raise RecipeError("use_cpu=True: verl trains on accelerators; give --use_cpu false on a machine with one")
     if recipe.get("fp16"):
@@ -186,6 +193,12 @@ def _batches(recipe: Mapping[str, Any], n_processes: int) -> list[str]:
     if int(recipe["max_steps"]) > 0:
         found.append(f"trainer.total_training_steps={math.ceil(int(recipe['max_steps']) / updates)}")
     return found
+
+
+def _optimizer(name: str) -> list[str]:
+    if not str(name).startswith("adamw_torch"):
+        raise RecipeError(f"optim={name!r}: verl's own is AdamW; give --optim null and verl's option behind the recipe")
+    return []
 
 
 def _precision(recipe: Mapping[str, Any]) -> list[str]:
