@@ -75,7 +75,9 @@ def test_a_methods_penalty_and_filter_are_switched_on() -> None:
     ("changes", "message"),
     [
         ({"max_stepz": 3}, "did you mean 'max_steps'"),
-        ({"optim": "adafactor"}, "'optim' has no counterpart in verl"),
+        ({"optim": "adafactor"}, "optim='adafactor': verl's own is AdamW"),
+        ({"lr_scheduler_kwargs": {}}, "'lr_scheduler_kwargs' has no counterpart in verl"),
+        ({"best_checkpoint": True}, "best_checkpoint=True: verl keeps the last"),
         ({"warm_start_steps": 10}, "run it with TRL"),
         ({"use_cpu": True}, "--use_cpu false"),
         ({"fp16": True}, "fp16=True"),

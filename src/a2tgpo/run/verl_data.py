@@ -34,7 +34,7 @@ def write_data(given: Mapping[str, Any], folder: Path) -> None:
 
 
 def write_rows(questions: Sequence[Mapping[str, Any]], path: Path, instruction: str | None = None) -> None:
-    """Write questions (`id`, `question`, `answer`), asked in the words of `instruction`, as rows of verl's data sets."""
+    """Write questions (`id`, `question`, `answer`), asked in an instruction's words, as rows of verl's data sets."""
     words = instruction or "{question}"
     rows = [
         {
