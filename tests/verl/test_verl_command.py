@@ -130,6 +130,18 @@ def test_data_of_the_generated_world(tmp_path: Path) -> None:
     assert (tmp_path / "corpus.jsonl").stat().st_size and (tmp_path / "val.parquet").exists()
 
 
+def test_a_recipe_s_words_reach_verl(tmp_path: Path) -> None:
+    """The instruction stands around the question in the data, the format of a result among the keys of the loop."""
+    words = {"instruction": "Search, then answer. {question}", "result_format": "{title}: {text}"}
+    size = {"world_entities": 40, "n_train_questions": 2, "n_eval_questions": 2, "hops": [1]}
+    write_data(size | words, tmp_path)
+    rows = load_dataset("parquet", data_files=str(tmp_path / "val.parquet"), cache_dir=str(tmp_path))["train"]
+    assert all(row["prompt"][0]["content"].startswith("Search, then answer. ") for row in rows)
+    assert command(**words)["+a2tgpo.result_format"] == r"'{title}: {text}'"
+    with pytest.raises(RecipeError, match=r"needs \{text\} once"):
+        command(result_format="{title}")
+
+
 def test_dry_run_prints_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The packaged recipe, its warm start left out: the data is written, the command shown, nothing run."""
     flags = ["--warm_start_steps", "0", "--use_cpu", "false", "--n_train_questions", "8", "--n_eval_questions", "4"]
