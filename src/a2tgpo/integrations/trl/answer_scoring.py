@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from a2tgpo.integrations.trl.collective import sharded_by
+from a2tgpo.integrations.trl.accelerate_collective import sharded_by
 from a2tgpo.integrations.trl.config import A2TGPOConfig
 from a2tgpo.pipeline import RolloutBatch
 from a2tgpo.pipeline.likelihood import score_answers
@@ -88,12 +88,12 @@ class AnswerScoring:
 
     @property
     def needs_answers(self) -> bool:
-        """Whether gold answers are scored, by the policy or by the reference."""
+        """Tell if gold answers are scored, by the policy or by the reference."""
         return self.reads_gains and self.process_signal is None and not self.by_environment
 
     @property
     def by_policy(self) -> bool:
-        """Whether the policy itself scores them."""
+        """Tell if the policy itself scores them."""
         return self.needs_answers and self.reference is None
 
     def reader(self, model: PreTrainedModel, answers: Sequence[Sequence[str]]) -> AnswerReader | None:
