@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
@@ -29,7 +30,7 @@ KINDS: list[Any] = [
 def changed(value: Any, chance: random.Random) -> Any:
     """`value` with one thing in it replaced by something of any kind, or left out."""
     if chance.random() < 0.35 or not isinstance(value, dict | list) or not value:
-        return chance.choice(KINDS)
+        return copy.deepcopy(chance.choice(KINDS))
     key = chance.choice(list(value)) if isinstance(value, dict) else chance.randrange(len(value))
     if isinstance(value, dict) and chance.random() < 0.2:
         return {name: item for name, item in value.items() if name != key}
