@@ -13,7 +13,7 @@ from a2tgpo.messages import warn_once
 from a2tgpo.rollout.kept_keys import KeptKeysBackend
 from a2tgpo.rollout.rereading import RereadingBackend
 from a2tgpo.rollout.sampler import Sampler
-from a2tgpo.signals.answer_likelihood.model_support import why_not_cached
+from a2tgpo.signals.answer_likelihood.model_support import why_not_full_attention
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def end_tokens(
 
 def why_not_kept(model: PreTrainedModel, sampler: Sampler) -> str | None:
     """Why `KeptKeysBackend` would not draw what `generate` does, or None where it does."""
-    if (obstacle := why_not_cached(model.config) or sampler.obstacle) is not None:
+    if (obstacle := why_not_full_attention(model.config) or sampler.obstacle) is not None:
         return obstacle
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         return f"{type(model).__name__}.forward takes no logits_to_keep"

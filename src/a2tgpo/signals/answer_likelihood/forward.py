@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -32,6 +33,24 @@ class LabelLogps(Protocol):
     ) -> Float[Tensor, "B L"]: ...
 
 
+@dataclass(frozen=True, eq=False)
+class ModelForward:
+    """Run `read`, which is a `LabelLogps`, and say which model it asks and in which context."""
+
+    read: LabelLogps
+    model: Any
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def __call__(self, input_ids: Tensor, labels: Tensor, **model_kwargs: Any) -> Tensor:
+        """See `LabelLogps`."""
+        return self.read(input_ids, labels, **model_kwargs)
+
+
+def model_of(forward: LabelLogps) -> Any | None:
+    """Give the model behind a forward; None where nobody said."""
+    return getattr(forward, "model", None)
+
+
 def plain_forward(model: PreTrainedModel, temperature: float = 1.0) -> LabelLogps:
     """Read log-probabilities from a Hugging Face causal language model.
 
@@ -53,7 +72,7 @@ def plain_forward(model: PreTrainedModel, temperature: float = 1.0) -> LabelLogp
         logps = torch.zeros(labels.shape, device=input_ids.device)
         return logps.index_put((rows, columns + 1), head.logps(hidden[rows, columns], targets))
 
-    return forward
+    return ModelForward(forward, model)
 
 
 def fused_forward(
@@ -68,7 +87,7 @@ def fused_forward(
     def forward(input_ids: Tensor, labels: Tensor, **model_kwargs: Any) -> Tensor:
         return fused_reading(model, input_ids, labels, autocast, **model_kwargs).logps
 
-    return forward
+    return ModelForward(forward, model, autocast)
 
 
 class FusedReading(NamedTuple):
