@@ -9,11 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.cache_utils import DynamicCache
 
+from a2tgpo.signals.answer_likelihood.tested_families import TESTED
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _MASKS_4D = (None, "sdpa", "eager")
 _POSITION_FROM_COLUMN = ("bloom", "mpt", "gpt_neo")
+_NO_INITIAL_STATE = "starts every forward of several tokens from no state in its Mamba-1 layers"
+_OWN_CACHE = "keeps what came before elsewhere than in the cache it is given"
+_CHOOSES_KEYS = "chooses the keys it attends to by the whole row"
+_REFUSED = {
+    **dict.fromkeys(("mamba", "falcon_mamba", "jamba", "zamba"), _NO_INITIAL_STATE),
+    **dict.fromkeys(("minimax", "recurrent_gemma", "rwkv", "xlstm", "cpmant"), _OWN_CACHE),
+    **dict.fromkeys(("openai-gpt", "prophetnet", "whisper", "xlm", "xlnet"), _OWN_CACHE),
+    **dict.fromkeys(("big_bird", "bigbird_pegasus", "doge", "minimax_m3_vl_text"), _CHOOSES_KEYS),
+    **dict.fromkeys(("inkling_text", "inkling2_text", "zaya"), "has convolutions inside its attention"),
+}
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 _FULL, _SLIDING, _NOTHING = "DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"
@@ -96,6 +108,13 @@ def why_not_cached(model_config: PreTrainedConfig) -> str | None:
     return None
 
 
+def needs_check(model_config: PreTrainedConfig) -> bool:
+    """Tell whether one rollout must be scored both ways first: for a family the tests have not seen, and wherever more
+    than a mask cuts the text at a boundary, since kernels differ between machines."""
+    config = model_config.get_text_config(decoder=True)
+    return config.model_type not in TESTED or why_not_full_attention(config) is not None
+
+
 def why_not_full_attention(model_config: PreTrainedConfig) -> str | None:
     """Say why a row's keys and values are not all there is to this model, or None when they are.
 
@@ -118,6 +137,8 @@ def why_not_full_attention(model_config: PreTrainedConfig) -> str | None:
 
 def _why_no_boundary(config: PreTrainedConfig) -> str | None:
     """Say why a prefix of a row differs from a row that ends there."""
+    if config.model_type in _REFUSED:
+        return f"model type {config.model_type!r} {_REFUSED[config.model_type]}"
     if config.model_type in _POSITION_FROM_COLUMN or getattr(config, "alibi", False):
         return f"model type {config.model_type!r} takes a token's position from its column in the row"
     rope = getattr(config, "rope_parameters", None) or {}

@@ -73,8 +73,9 @@ class PackedSuffixes:
 
     def masks(
         self, attended: Bool[Tensor, "B S"], layers: Sequence[Layer], device: torch.device, *, additive: bool
-    ) -> Tensor | dict[str, Tensor | None]:
-        """Make the 4D mask of the forward, or one by the name of each kind of layer where their attention differs.
+    ) -> Tensor | dict[str, Tensor | None] | None:
+        """Make the 4D mask of the forward, or one by the name of each kind of layer where their attention differs;
+        none for a model without attention.
 
         `additive` gives 0 and −max in place of booleans.
         """
@@ -90,6 +91,8 @@ class PackedSuffixes:
             return near[:, None]
 
         attending = [layer for layer in layers if layer.attends]
+        if layers and not attending:
+            return None
         distinct = {layer.window: layer for layer in attending}
         if len(distinct) <= 1:
             return mask(*distinct.values()) if distinct else mask(None)

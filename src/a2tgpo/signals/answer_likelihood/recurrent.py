@@ -24,7 +24,7 @@ from transformers import cache_utils
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries
 from a2tgpo.signals.answer_likelihood.device import upload
 from a2tgpo.signals.answer_likelihood.forward import LabelLogps, model_of
-from a2tgpo.signals.answer_likelihood.model_support import full_key_cache
+from a2tgpo.signals.answer_likelihood.model_support import full_key_cache, layers_of
 from a2tgpo.signals.answer_likelihood.packed_suffixes import PackedSuffixes
 from a2tgpo.signals.answer_likelihood.trajectories import IGNORED
 
@@ -55,7 +55,7 @@ class RecurrentModules:
         """Find them by running two tokens, once for each model.
 
         Raises:
-            ValueError: `forward` does not say what its model is.
+            ValueError: `forward` does not say what its model is, or a layer leaves no state in the cache.
         """
         model = model_of(forward)
         if model is None:
@@ -64,7 +64,14 @@ class RecurrentModules:
                 "plain_forward or fused_forward, or score with method='rows'."
             )
         if model not in _FOUND:
-            _FOUND[model] = cls(tuple(_find(forward, model, full_key_cache(model_config), device)))
+            modules = tuple(_find(forward, model, full_key_cache(model_config), device))
+            recurrent = {n for n, layer in enumerate(layers_of(model_config)) if layer.recurrent}
+            if unseen := recurrent - {number for _, number in modules}:
+                raise ValueError(
+                    f"model type {model_config.model_type!r} keeps the recurrent states of its layers "
+                    f"{sorted(unseen)} elsewhere than in the cache; score with method='rows'."
+                )
+            _FOUND[model] = cls(modules)
         return _FOUND[model]
 
     @contextmanager
