@@ -98,15 +98,12 @@ class PackedSuffixes:
             return mask(*distinct.values()) if distinct else mask(None)
         by_window = {window: mask(layer) for window, layer in distinct.items()}
         windowed = next(made for window, made in by_window.items() if window is not None)
-        kinds = {layer.kind: by_window[layer.window] if layer.attends else None for layer in layers}
-        # A layer of two kinds takes the masks of both under names of their own.
-        return {
-            "full_attention": by_window.get(None, windowed),
-            "sliding_attention": windowed,
-            "chunked_attention": windowed,
-            "linear_attention": None,
-            "conv": None,
-        } | kinds
+        # Layers without keys of their own may read others', and layers of two kinds take both kinds' masks: the names
+        # of all kinds are there.
+        full: dict[str, Tensor | None] = {"full_attention": by_window.get(None, windowed)}
+        windows = dict.fromkeys(("sliding_attention", "chunked_attention"), windowed)
+        without = dict.fromkeys(("linear_attention", "conv", *(layer.kind for layer in layers)))
+        return without | full | windows | {layer.kind: by_window[layer.window] for layer in attending}
 
     def _seen(self, attended: Bool[Tensor, "B S"], device: torch.device) -> Bool[Tensor, "B Q S+Q"]:
         """Mark the keys of each query: the prefix before its last token, its own suffix up to and with itself."""
