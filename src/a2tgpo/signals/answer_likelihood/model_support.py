@@ -139,6 +139,8 @@ def _why_no_boundary(config: PreTrainedConfig) -> str | None:
     """Say why a prefix of a row differs from a row that ends there."""
     if config.model_type in _REFUSED:
         return f"model type {config.model_type!r} {_REFUSED[config.model_type]}"
+    if getattr(config, "attn_temperature_tuning", False):
+        return f"model type {config.model_type!r} scales attention by how many tokens are in the cache"
     if config.model_type in _POSITION_FROM_COLUMN or getattr(config, "alibi", False):
         return f"model type {config.model_type!r} takes a token's position from its column in the row"
     rope = getattr(config, "rope_parameters", None) or {}

@@ -219,7 +219,8 @@ class _Calls:
     def advance(self, segment: Segment, states: Mapping[int, State]) -> dict[int, State]:
         """Run a segment from its rows' `states`, none at column 0, and give the states after it."""
         rows = list(segment.rows)
-        index = (slice(None) if len(rows) == self._shape[0] else rows, slice(segment.start, segment.end))
+        contiguous = rows == list(range(rows[0], rows[-1] + 1))
+        index = (slice(rows[0], rows[-1] + 1) if contiguous else rows, slice(segment.start, segment.end))
         found, layer = self._run(lambda x: x[index], [states[row] for row in rows if segment.start])
         self._joined(found)[index] = found
         return {row: _read_states(layer, slice(number, number + 1)) for number, row in enumerate(rows)}
