@@ -32,3 +32,16 @@ $(VENV)/installed: pyproject.toml constraints/cpu.txt
 
 clean:
 	rm -rf $(VENV)
+
+# verl wants older transformers than TRL does, and so an environment of its own.
+VENV_VERL ?= .venv-verl
+
+.PHONY: test-verl
+test-verl: $(VENV_VERL)/installed
+	$(VENV_VERL)/bin/python -m pytest tests/verl
+
+$(VENV_VERL)/installed: pyproject.toml constraints/verl.txt
+	$(PYTHON) -m venv $(VENV_VERL)
+	$(VENV_VERL)/bin/python -m pip install --quiet --constraint constraints/verl.txt torch
+	$(VENV_VERL)/bin/python -m pip install --quiet --constraint constraints/verl.txt --editable '.[verl]' pytest pytest-timeout hypothesis
+	touch $@

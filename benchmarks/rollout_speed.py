@@ -1,4 +1,4 @@
-"""How fast rollouts are: keys kept over turns, in our loop and in TRL's, and contexts read anew at every turn.
+"""How fast rollouts are: KV-cache reuse over turns, in our loop and in TRL's, and contexts read anew at every turn.
 
     python benchmarks/rollout_speed.py --policy runs/hops_cpu/warm_start --json rollout_speed.json
 
@@ -38,11 +38,11 @@ from transformers import (
 
 from a2tgpo import A2TGPOConfig, A2TGPOTrainer
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
-from a2tgpo.rollout.backend import Backend, Continuation, Turn
-from a2tgpo.rollout.kept_keys import KeptKeysBackend
+from a2tgpo.rollout.decoding import Sampler
+from a2tgpo.rollout.engine import Continuation, GenerationEngine, Turn
+from a2tgpo.rollout.hf_generate_engine import HFGenerateEngine
+from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 from a2tgpo.rollout.protocol import STOP_STRINGS
-from a2tgpo.rollout.rereading import RereadingBackend
-from a2tgpo.rollout.sampler import Sampler
 from a2tgpo.run.directory import RunDirectory
 from a2tgpo.run.recipe import RunConfig
 from a2tgpo.run.recipe_file import load_recipe
@@ -55,8 +55,8 @@ Completions = list[tuple[list[int], list[int]]]
 """Ids of each completion, observations included, and the mask of those the policy wrote."""
 Way = Callable[[Sequence[str]], Completions]
 
-TRL, KEPT, REREAD = "TRL's tool loop", "kept keys", "re-reading"
-KEPT_IN_TRL = "TRL's tool loop in A2TGPOTrainer, kept keys"
+TRL, REUSE, GENERATE = "TRL's tool loop", "KV-cache reuse", "generate"
+REUSE_IN_TRL = "TRL's tool loop in A2TGPOTrainer, KV-cache reuse"
 
 
 def main() -> None:
@@ -104,7 +104,7 @@ def rollout_cases(arguments: argparse.Namespace, folder: Path) -> Iterator[Case]
         for name, taken in seconds.items()
     }
     size = f"{len(questions)} rollouts, {model.num_parameters() / 1e6:.1f} M"
-    rollouts = sampled[KEPT](questions)
+    rollouts = sampled[REUSE](questions)
     facts |= {"policy tokens": sum(sum(mask) for _, mask in rollouts), "tokens": sum(len(ids) for ids, _ in rollouts)}
     yield Case(size, seconds, TRL, per_second | _floors(model, rollouts, device), facts)
     rows, context, new = (4, 8, 3) if arguments.smoke else (16, 200, 24)
@@ -136,22 +136,22 @@ def turn_case(model: PreTrainedModel, tokenizer: Any, rows: int, context: int, n
         found = model.generate_batch(contexts, greedy, paged, progress_bar=False)
         return [request.generated_tokens for request in found.values()]
 
-    def kept() -> list[list[int]]:
+    def reusing() -> list[list[int]]:
         turns: dict[int, Turn] = {}
-        backend = KeptKeysBackend(model, tokenizer, sampler, ())
-        backend([Continuation(ids, new) for ids in contexts], lambda done: turns.update(done) or {})
+        engine = KVCacheEngine(model, tokenizer, sampler, ())
+        engine([Continuation(ids, new) for ids in contexts], lambda done: turns.update(done) or {})
         return [turns[row].ids for row in range(rows)]
 
-    engines = {"generate": generate, "generate_batch": continuous, KEPT: kept}
-    turns = {name: engine() for name, engine in engines.items()}
-    assert turns["generate"] == turns[KEPT], "generate and kept keys differ"
+    ways = {"generate": generate, "generate_batch": continuous, REUSE: reusing}
+    turns = {name: way() for name, way in ways.items()}
+    assert turns["generate"] == turns[REUSE], "generate and KV-cache reuse differ"
     assert sorted(turns["generate"]) == sorted(turns["generate_batch"]), "generate and generate_batch differ"
-    seconds = measure({name: partial(_run, engine) for name, engine in engines.items()}, model.device, repeats=repeats)
+    seconds = measure({name: partial(_run, way) for name, way in ways.items()}, model.device, repeats=repeats)
     return Case(f"one turn: {rows} rows of {context} + {new} tokens", seconds, "generate")
 
 
-def _run(engine: Callable[[], Any]) -> None:
-    engine()
+def _run(way: Callable[[], Any]) -> None:
+    way()
 
 
 def policy(arguments: argparse.Namespace, config: RunConfig, task: Task, folder: Path) -> tuple[PreTrainedModel, Any]:
@@ -166,7 +166,7 @@ def policy(arguments: argparse.Namespace, config: RunConfig, task: Task, folder:
 
 
 def ways(model: PreTrainedModel, agent: SearchAgent, *, greedy: bool) -> dict[str, Way]:
-    """What is compared: TRL's loop in its trainer and in ours, and our agent with either backend."""
+    """What is compared: TRL's loop in its trainer and in ours, and our agent with either engine."""
     ends = [agent.tokenizer.eos_token_id, *closing_tokens(agent.tokenizer)]
     sampling = GenerationConfig(
         do_sample=not greedy, top_k=0, pad_token_id=agent.tokenizer.pad_token_id, eos_token_id=ends
@@ -174,16 +174,16 @@ def ways(model: PreTrainedModel, agent: SearchAgent, *, greedy: bool) -> dict[st
     options = dict(greedy=greedy, use_cpu=model.device.type == "cpu", bf16=False)
     return {
         TRL: TRLToolLoop(model, agent, **options).run,
-        KEPT_IN_TRL: TRLToolLoop(model, agent, trainer=A2TGPOTrainer, config_of=A2TGPOConfig, **options).run,
-        REREAD: _with(agent, RereadingBackend(model, agent.tokenizer, sampling, STOP_STRINGS)),
-        KEPT: _with(agent, KeptKeysBackend(model, agent.tokenizer, Sampler(model, sampling), STOP_STRINGS)),
+        REUSE_IN_TRL: TRLToolLoop(model, agent, trainer=A2TGPOTrainer, config_of=A2TGPOConfig, **options).run,
+        GENERATE: _with(agent, HFGenerateEngine(model, agent.tokenizer, sampling, STOP_STRINGS)),
+        REUSE: _with(agent, KVCacheEngine(model, agent.tokenizer, Sampler(model, sampling), STOP_STRINGS)),
     }
 
 
-def _with(agent: SearchAgent, backend: Backend) -> Way:
+def _with(agent: SearchAgent, engine: GenerationEngine) -> Way:
     def run(questions: Sequence[str]) -> Completions:
         completions = []
-        for rollout in agent.run(list(questions), backend):
+        for rollout in agent.run(list(questions), engine):
             # The closing end of sequence is the environment's; TRL's loop appends none.
             closing = rollout.model_mask[-1] == 0 and rollout.completion_ids[-1] == agent.tokenizer.eos_token_id
             end = len(rollout.completion_ids) - closing

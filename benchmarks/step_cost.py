@@ -33,10 +33,11 @@ from trl import GRPOConfig, GRPOTrainer
 
 from a2tgpo import A2TGPOConfig, A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
+from a2tgpo.environments.environment import Action
 from a2tgpo.integrations.trl.rollout_func import TagRollout
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
-from a2tgpo.rollout.types import Rollout, Termination
+from a2tgpo.rollout.turn_protocol import TagProtocol
 
 GRPO, A2TGPO = "GRPO (TRL)", "A²TGPO"
 SHAPES = {
@@ -229,14 +230,12 @@ def replay(tokenizer: PreTrainedTokenizerBase, size: Size) -> Callable[..., dict
     return rollouts
 
 
-class _Searching(SearchAgent):
+class _EveryTurnSearches(TagProtocol):
     """Takes each turn as a search until its searches are spent: the policy is random and knows no protocol."""
 
-    def _take_turn(self, rollout: Rollout, ids: list[int], *, cut: bool) -> str | None:
-        if len(rollout.calls) < self.limits.max_searches:
-            return "anything"
-        rollout.end(Termination.ANSWERED)
-        return None
+    def read(self, turn: list[int], before: list[int]) -> list[Action]:
+        """The same search whatever the turn says."""
+        return [Action("search", "anything")]
 
 
 def searching(tokenizer: PreTrainedTokenizerBase, size: Size) -> SearchAgent:
@@ -244,7 +243,9 @@ def searching(tokenizer: PreTrainedTokenizerBase, size: Size) -> SearchAgent:
     word = " Kelo"
     text = word * (size.result // len(tokenizer(word, add_special_tokens=False)["input_ids"]))
     limits = RolloutLimits(size.searches, 2 * size.tokens, size.turn, passage_tokens=size.result)
-    return _Searching(tokenizer, lambda queries: [[Passage("0", "", text)] for _ in queries], limits)
+    agent = SearchAgent(tokenizer, lambda queries: [[Passage("0", "", text)] for _ in queries], limits)
+    agent.protocol = _EveryTurnSearches(tokenizer, agent.environment.tools, limits.passage_tokens)
+    return agent
 
 
 def tools(tokenizer: PreTrainedTokenizerBase, size: Size) -> dict[str, Any]:

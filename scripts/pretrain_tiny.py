@@ -1,4 +1,4 @@
-"""Pre-trains the tiny policy that ships with the package (`a2tgpo/assets/hops-tiny`) on generated text.
+"""Pre-train the tiny policy that ships with the package (`a2tgpo/assets/hops-tiny`) on generated text.
 
     python scripts/pretrain_tiny.py --out src/a2tgpo/assets/hops-tiny
 
@@ -41,13 +41,13 @@ CONTEXT_WEIGHT = 0.1
 
 
 def repeat(rng: random.Random) -> Document:
-    """Names, then the same names again in the same order."""
+    """Write names, then the same names again in the same order."""
     names = " ".join(draw_names(rng, rng.randint(2, 6)))
     return [(names, False), (names, True)]
 
 
 def mark_up(rng: random.Random) -> Document:
-    """Names between random tags and in the short sentences of the protocol, then the same again.
+    """Write names between random tags and in the short sentences of the protocol, then the same again.
 
     Makes the tags and words of the protocol known, in no order that an agent would use.
     """
@@ -62,7 +62,7 @@ def mark_up(rng: random.Random) -> Document:
 
 
 def recall(rng: random.Random) -> Document:
-    """Facts, then the same facts in another order."""
+    """Write facts, then the same facts in another order."""
     world = new_world(rng)
     facts = rng.sample(facts_of(world, rng.sample(world.entities, 4)), rng.randint(2, 4))
     document = [(" ".join(map(sentence, facts)), False)]
@@ -73,7 +73,7 @@ def recall(rng: random.Random) -> Document:
 
 
 def read(rng: random.Random) -> Document:
-    """Something asked, what a search for its subject returns, the answer; once or several times."""
+    """Write something asked, what a search for its subject returns, the answer; once or several times."""
     world = new_world(rng)
     document: Document = []
     for _ in range(rng.randint(1, 4)):
@@ -83,7 +83,7 @@ def read(rng: random.Random) -> Document:
 
 
 def study(rng: random.Random) -> Document:
-    """Passages, then questions on them."""
+    """Write passages, then questions on them."""
     world = new_world(rng)
     entities = rng.sample(world.entities, rng.randint(1, 3))
     facts = facts_of(world, entities)
@@ -94,7 +94,7 @@ def study(rng: random.Random) -> Document:
 
 
 def quiz(rng: random.Random) -> Document:
-    """Passages and questions on them, the first question before or after the passages; once or twice."""
+    """Write passages and questions on them, the first question before or after the passages; once or twice."""
     world = new_world(rng)
     document: Document = []
     for _ in range(rng.randint(1, 2)):
@@ -110,7 +110,7 @@ def quiz(rng: random.Random) -> Document:
 
 
 def reason(rng: random.Random) -> Document:
-    """A question of two or three hops before or after the passages that answer it, answered fact by fact."""
+    """Write a question of two or three hops before or after the passages that answer it, answered fact by fact."""
     world = new_world(rng)
     chain = next(world.chains(rng, "train", (rng.randint(2, 3),), 1))
     found = list(chain.entities[:-1])
@@ -119,7 +119,7 @@ def reason(rng: random.Random) -> Document:
 
 
 def sift(rng: random.Random) -> Document:
-    """As `reason`, with a passage among the others that may not belong."""
+    """Write as `reason`, with a passage among the others that may not belong."""
     world = new_world(rng)
     chain = next(world.chains(rng, "train", (rng.randint(2, 3),), 1))
     strangers = [entity for entity in world.entities if entity not in chain.entities]
@@ -152,7 +152,7 @@ def ask(rng: random.Random, fact: Chain) -> str:
 
 
 def search(rng: random.Random, world: World, subject: Entity) -> list[Entity]:
-    """`subject`, then up to two others, rather those whose passages mention it, as a search for its name ranks them."""
+    """Return `subject`, then up to two others, rather those that mention it, as a search for its name ranks them."""
     others = [other for other in rng.sample(world.entities, len(world.entities)) if other != subject]
     others.sort(key=lambda other: subject.id not in other.facts.values())
     return [subject, *others[: rng.randint(0, 2)]]
@@ -177,7 +177,7 @@ Task = Callable[[random.Random], Document]
 
 @dataclass(frozen=True)
 class Stage:
-    """`steps` batches of `rows` sequences of `length` tokens, each document of a task drawn by its share."""
+    """Hold `steps` batches of `rows` sequences of `length` tokens, each document of a task drawn by its share."""
 
     steps: int
     rows: int
@@ -187,7 +187,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Phase:
-    """Stages under one learning-rate schedule, with documents of their own seed."""
+    """Hold stages under one learning-rate schedule, with documents of their own seed."""
 
     seed: int
     learning_rate: float
@@ -217,7 +217,7 @@ CURRICULUM = (
 
 
 class Batches:
-    """Token rows filled with whole documents one after the other, the last one cut at the end of the row."""
+    """Fill token rows with whole documents one after the other, the last one cut at the end of the row."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
         self._rng = random.Random(seed)
@@ -226,7 +226,7 @@ class Batches:
         self._word = lru_cache(maxsize=100_000)(lambda word: tokenizer(word, add_special_tokens=False)["input_ids"])
 
     def draw(self, stage: Stage) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and, of the same shape, the place of the task among the stage's, -1 where the token is not determined."""
+        """Draw ids and, of the same shape, each token's task by its place in the stage; -1 where none determines it."""
         rows = [self._row(stage) for _ in range(stage.rows)]
         ids, tasks = zip(*rows, strict=True)
         return torch.tensor(ids), torch.tensor(tasks)
@@ -246,7 +246,7 @@ class Batches:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """0.7 M parameters: four layers, 128 wide."""
+    """Make a policy of 0.7 M parameters: four layers, 128 wide."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -266,7 +266,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices, which finds copying in far fewer steps, and AdamW for embeddings and norms."""
+    """Make Muon for the matrices, which finds copying in far fewer steps, and AdamW for embeddings and norms."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     return [
@@ -276,7 +276,7 @@ def optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer
 
 
 def schedule(phase: Phase) -> Iterator[tuple[int, Stage, float]]:
-    """(step, stage, learning rate): 100 steps of warm-up, then a cosine to 2 % over the whole phase."""
+    """Yield (step, stage, learning rate): 100 steps of warm-up, then a cosine to 2 % over the whole phase."""
     stages = [stage for stage in phase.stages for _ in range(stage.steps)]
     for step, stage in enumerate(stages):
         decay = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / len(stages)))

@@ -156,7 +156,7 @@ def test_an_unknown_key_names_the_nearest(load, key: str, nearest: str) -> None:
         ("turn_gamma", 1.5, r"turn_gamma=1.5: a discount lies in \[0, 1\]"),
         ("num_generations", 1, "num_generations=1|at least 2"),
         ("likelihood", "odds", "likelihood.*odds"),
-        ("loss_type", "dapo", "loss_type='dapo'"),
+        ("loss_type", "cispo", "loss_type=.cispo. with method=.a2tgpo."),
         ("learning_rate", "fast", "learning_rate.*fast"),
         ("lr_scheduler_type", "wavy", "wavy"),
         ("model_name_or_path", None, "model_name_or_path is missing"),

@@ -81,6 +81,19 @@ def true_gradient(problem: Problem) -> Tensor:
     return torch.autograd.grad(expected, logits)[0]
 
 
+def immediate_gradient(problem: Problem) -> Tensor:
+    """∇ by each decision of the gain that the search itself brings, as if nothing came after it."""
+    chance, after_a, after_b = problem.search
+    return torch.tensor(
+        [
+            chance * (1 - chance) * sum(problem.first) / 2,
+            chance / 2 * after_a * (1 - after_a) * problem.again[0],
+            chance / 2 * after_b * (1 - after_b) * problem.again[1],
+        ],
+        dtype=torch.float64,
+    )
+
+
 def expected_gradient(problem: Problem, n_rollouts: int, baseline: str, **options: float) -> Tensor:
     """Expectation of 1/n Σ_i Σ_t Â_{i,t}·∇log π over every batch of `n_rollouts` rollouts that can happen."""
     ways = ways_of(problem)
@@ -131,13 +144,14 @@ def main() -> None:
         bars = {
             "policy gradient": true_gradient(problem),
             "absorbing, times 4/3": expected_gradient(problem, n_rollouts, "absorbing") * n_rollouts / (n_rollouts - 1),
+            "active, times 4/3": expected_gradient(problem, n_rollouts, "active") * n_rollouts / (n_rollouts - 1),
             "survivors, times 4/3": expected_gradient(problem, n_rollouts, "survivors") * n_rollouts / (n_rollouts - 1),
         }
         print(title)
         for i, (name, gradient) in enumerate(bars.items()):
             print(f"  {name:22}", "  ".join(f"{value:+.4f}" for value in gradient.tolist()))
-            axis.bar([x + 0.27 * (i - 1) for x in range(3)], gradient.tolist(), 0.25, label=name)
-        for baseline in ("absorbing", "survivors"):
+            axis.bar([x + 0.2 * (i - 1.5) for x in range(3)], gradient.tolist(), 0.19, label=name)
+        for baseline in ("absorbing", "active", "survivors"):
             trained = expected_gradient(problem, n_rollouts, baseline, std_floor=1e-6)
             print(f"  {baseline + ', as trained':22}", "  ".join(f"{value:+.4f}" for value in trained.tolist()))
         axis.set_title(title)

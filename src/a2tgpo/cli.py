@@ -1,4 +1,4 @@
-"""Run `a2tgpo COMMAND`: train, eval, compare, report, index, serve, recipes, keys.
+"""Run `a2tgpo COMMAND`: train, verl, eval, compare, report, index, serve, recipes, keys.
 
 Nothing heavy is imported before a command runs, so that `--help` answers at once.
 """
@@ -7,27 +7,32 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from a2tgpo.compare.compare_command import add_compare_command
-from a2tgpo.errors import A2TGPOError, RecipeError
-from a2tgpo.evaluate.run.command import add_eval_command
+from a2tgpo.errors import KEPT, A2TGPOError, RecipeError, disk_failure
 from a2tgpo.messages import quieten, silence_imports
+from a2tgpo.redact import redact
 from a2tgpo.report.report_command import add_report_command
 from a2tgpo.retrieval.index_command import add_index_command
 from a2tgpo.retrieval.server.serve_command import add_serve_command
+from a2tgpo.run.eval_command import add_eval_command
+from a2tgpo.run.verl_command import add_verl_command
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_EXIT_USAGE, _EXIT_INTERRUPTED = 2, 130
+_EXIT_FAILURE, _EXIT_USAGE = 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that `argv` names; return the exit status (2: the user's input, 130: interrupted)."""
+    """Run the command that `argv` names; return the exit status (2: the user's input, 130 and 143: interrupted)."""
     arguments, overrides = _parser().parse_known_args(argv)
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     silence_imports()
@@ -40,14 +45,47 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "makes an A2TGPOTrainer"
             )
         return int(arguments.run(arguments, overrides, Console()))
-    except A2TGPOError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return _EXIT_USAGE
     except KeyboardInterrupt as interrupt:
-        print(f"\ninterrupted: {interrupt or 'nothing more was saved'}", file=sys.stderr)
-        if arguments.run is _train:
-            print("continue with the same command and --resume_from_checkpoint true", file=sys.stderr)
-        return _EXIT_INTERRUPTED
+        status = 128 + getattr(interrupt, "signum", signal.SIGINT)
+        _say(f"\ninterrupted: {interrupt or 'nothing more was saved'}")
+        ending: BaseException = interrupt
+    except Exception as error:
+        status = _explain(error)
+        ending = error
+    if KEPT in getattr(ending, "__notes__", ()):
+        given = list(sys.argv[1:] if argv is None else argv)
+        _say(f"continue with: {shlex.join(['a2tgpo', *_without_resume(given), '--resume_from_checkpoint', 'true'])}")
+    return status
+
+
+def _explain(error: Exception) -> int:
+    """Print an error in one line, or its traceback where it is no user's fault; return the exit status."""
+    if isinstance(error, A2TGPOError):
+        _say(f"error: {error}")
+        return _EXIT_USAGE
+    if (failure := disk_failure(error)) is not None:
+        _say(f"error: {failure}; nothing that was written before is damaged")
+        return _EXIT_USAGE
+    _say(traceback.format_exc())
+    return _EXIT_FAILURE
+
+
+def _say(text: str) -> None:
+    print(redact(text), file=sys.stderr)
+
+
+def _without_resume(arguments: list[str]) -> list[str]:
+    """Return a command line without an earlier `--resume_from_checkpoint VALUE`, whose place a new one takes."""
+    kept, skip = [], False
+    for argument in arguments:
+        name = argument.partition("=")[0].replace("-", "_")
+        if name == "__resume_from_checkpoint":
+            skip = "=" not in argument
+        elif skip:
+            skip = False
+        else:
+            kept.append(argument)
+    return kept
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     train.usage = "a2tgpo train RECIPE [--key value ...]"
     train.epilog = "Every recipe key is a flag too, such as --max_steps 50; `a2tgpo keys` lists them all."
     train.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a name that `a2tgpo recipes` lists")
+    add_verl_command(commands)
     add_eval_command(commands)
     add_compare_command(commands)
     add_report_command(commands)
@@ -81,7 +120,7 @@ def _train(arguments: argparse.Namespace, overrides: list[str], console: Console
     quieten()
     directory = RunDirectory(Path(config.training.output_dir))
     if config.resumes:
-        directory.resume_point()
+        directory.check_begun()
     else:
         directory.check_new()
     from a2tgpo.run.train import train

@@ -23,8 +23,8 @@ def test_smoke(tmp_path: Path) -> None:
         timeout=300,
     )
     rollouts, turn = json.loads(output.read_text(encoding="utf-8"))["cases"]
-    kept_in_trl = "TRL's tool loop in A2TGPOTrainer, kept keys"
-    assert set(rollouts["seconds"]) == {"TRL's tool loop", kept_in_trl, "re-reading", "kept keys"}
-    assert set(turn["seconds"]) == {"generate", "generate_batch", "kept keys"}
+    reused_in_trl = "TRL's tool loop in A2TGPOTrainer, KV-cache reuse"
+    assert set(rollouts["seconds"]) == {"TRL's tool loop", reused_in_trl, "generate", "KV-cache reuse"}
+    assert set(turn["seconds"]) == {"generate", "generate_batch", "KV-cache reuse"}
     assert rollouts["facts"]["greedy turns compared"] > 0
     assert sum("p-value" in name for name in rollouts["facts"]) == 6

@@ -1,8 +1,8 @@
 """Plays `a2tgpo train` without training: the same files in the same order, a checkpoint after each step.
 
-Under the folder STAND_IN, each start is a line of `started`, each Ctrl-C a line of `interrupted`; files `fail` and
-`kill` name runs that fail and runs that are killed, `hold` lets runs wait after their first step for as long as it
-exists, and with `stubborn` a run's first Ctrl-C does not end it.
+Under the folder STAND_IN, each start is a line of `started` and its arguments one of `flags`, each Ctrl-C a line of
+`interrupted`; files `fail` and `kill` name runs that fail and runs that are killed, `hold` lets runs wait after their
+first step for as long as it exists, and with `stubborn` a run's first Ctrl-C does not end it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import time
 from pathlib import Path
 
 N_STEPS = 3
+OUTCOME = dict.fromkeys(("id", "question", "dataset", "prediction", "termination", "reason", "text"), "a")
+OUTCOME |= {"answer": ["a"], "hops": 1, "f1": 1.0, "contains": True, "queries": [], "sample": 0}
+OUTCOME |= dict.fromkeys(("searches", "policy_tokens", "total_tokens"), 1)
 DESK = Path(os.environ.get("STAND_IN", "."))
 
 
@@ -23,6 +26,7 @@ def main(arguments: list[str]) -> int:
     flags = dict(zip(arguments[2::2], arguments[3::2], strict=True))
     root = Path(flags["--output_dir"])
     name = f"{root.parent.name}/{root.name}"
+    _note("flags", " ".join(arguments))
     resumed = "--resume_from_checkpoint" in flags
     _note("started", f"{name}{' again' if resumed else ''}")
     signal.signal(signal.SIGINT, lambda *_: _interrupted(name))
@@ -51,7 +55,7 @@ def _update(root: Path) -> None:
     done = len(metrics.read_text().splitlines()) if metrics.exists() else 0
     for step in range(done + 1, N_STEPS + 1):
         with metrics.open("a") as file:
-            file.write(json.dumps({"step": step, "pid": os.getpid()}) + "\n")
+            file.write(json.dumps({"step": step, "step_time": 1.0, "pid": os.getpid()}) + "\n")
         while (DESK / "hold").exists():
             time.sleep(0.02)
 
@@ -59,7 +63,8 @@ def _update(root: Path) -> None:
 def _evaluate(root: Path, when: str) -> None:
     (root / "eval").mkdir(exist_ok=True)
     for mode in ("greedy", "sampled"):
-        (root / "eval" / f"{when}_{mode}.jsonl").touch()
+        outcome = OUTCOME | {"correct": when == "after"}
+        (root / "eval" / f"{when}_{mode}.jsonl").write_text(f"{json.dumps(outcome)}\n")
 
 
 def _interrupted(name: str) -> None:

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import signal
 import sys
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from tests.compare.test_schedule import PROGRAM, updates, wait_for
 from tests.run.parts import save_policy, write_recipe
 
 METHODS = ("grpo", "a2tgpo")
+A2TGPO = (sys.executable, "-m", "a2tgpo.cli")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, policy: Path) -> Matrix:
     matrix.root.mkdir()
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     matrix.recipe.write_text(yaml.safe_dump({key: recipe[key] for key in recipe if key != "output_dir"}))
-    assert run_cells(Matrix(matrix.root, (), 1, 2), 1, Console(file=io.StringIO())) == []
+    assert run_cells(Matrix(matrix.root, (), 1, 2), 1, Console(file=io.StringIO()), A2TGPO) == []
     for method in METHODS:
         cell = matrix.cell(method, 0)
         cell.prepare()
@@ -135,7 +135,7 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Matrix:
     """A comparison that has not begun, of a recipe with a seed of its own; the stand-in's desk is `tmp_path`."""
     monkeypatch.setenv("STAND_IN", str(tmp_path))
     monkeypatch.setattr("a2tgpo.compare.schedule._SECONDS_BETWEEN_LOOKS", 0.01)
-    monkeypatch.setattr("a2tgpo.compare.schedule.run_cells", partial(run_cells, program=PROGRAM))
+    monkeypatch.setattr("a2tgpo.compare.compare_command._program", lambda launcher: PROGRAM)
     write_recipe(tmp_path / "recipe.yaml", tmp_path / "policy", seed=7, max_steps=stand_in.N_STEPS)
     return Matrix(tmp_path / "all", METHODS, 1, stand_in.N_STEPS)
 
@@ -159,6 +159,46 @@ def test_a_comparison_begins_with_its_recipe(
     assert not any(row["complete"] or row["seeds_finished"] or row["mean"] for row in rows.values())
     assert (played.root / "summary.md").read_text().count("| incomplete |") == len(rows)
     assert not (played.root / "curves.svg").exists()
+
+
+def test_values_of_a_key_are_compared(played: Matrix, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --methods the recipe's own method is run with each value; each run is given its value, the recipe of the
+    comparison has none, and the rows are the values, compared with the first."""
+    command = ["compare", str(tmp_path / "recipe.yaml"), "--seeds", "2", "--output_dir", str(played.root)]
+    assert main([*command, "--vary", "clip_beta=0,.1,.3"]) == 0
+    folders = sorted(path.name for path in played.root.iterdir() if path.is_dir())
+    assert folders == ["clip_beta=.1", "clip_beta=.3", "clip_beta=0", "warm_start"]
+    assert "clip_beta" not in yaml.safe_load(played.recipe.read_text())
+    summary = json.loads((played.root / "summary.json").read_text())
+    assert list(summary["methods"]) == ["react", "clip_beta=0", "clip_beta=.1", "clip_beta=.3"]
+    tests = summary["minus_baseline"]["greedy"]
+    assert {name: test["baseline"] for name, test in tests.items()} == dict.fromkeys(
+        ["clip_beta=.1", "clip_beta=.3"], "clip_beta=0"
+    )
+    assert "exact match minus clip_beta=0's, greedy" in (played.root / "summary.md").read_text()
+    given = (tmp_path / "flags").read_text().splitlines()
+    assert sum("--clip_beta .1" in line for line in given) == 2 and not any("--clip_beta" in line for line in given[:1])
+
+
+def test_a_launcher_starts_the_runs(
+    played: Matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its words stand where python would, and our module follows."""
+    monkeypatch.undo()
+    launcher = tmp_path / "launch"
+    launcher.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "launched"}\nexit 3\n')
+    launcher.chmod(0o755)
+    assert compare(played, "--launcher", f"{launcher} --num_processes 2") == 1
+    line = (tmp_path / "launched").read_text().splitlines()[0]
+    assert line.startswith(f"--num_processes 2 -m a2tgpo.cli train {played.recipe} --seed 0")
+    assert "exit status 3" in capsys.readouterr().out
+
+
+def test_a_secret_in_the_recipe_is_for_its_owner(played: Matrix, tmp_path: Path) -> None:
+    """The recipe of a comparison, which its runs read, is readable by its owner alone where it holds a token."""
+    (tmp_path / "fail").write_text("warm_start/seed_0")
+    assert compare(played, "--hub_token", "hf_abcdefghijklmnopqrst") == 1
+    assert played.recipe.stat().st_mode & 0o777 == 0o600
 
 
 def test_ctrl_c_says_how_to_go_on(played: Matrix, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -185,6 +225,21 @@ def test_ctrl_c_says_how_to_go_on(played: Matrix, tmp_path: Path, capfd: pytest.
         (["--methods", "grpo,a2tpgo"], "unknown method 'a2tpgo': did you mean 'a2tgpo'?"),
         (["--methods", "react"], "ReAct, the policy before its updates, always has a row"),
         (["--methods", "grpo,grpo"], "grpo is given twice"),
+        (["--vary", "learning_rate"], "--vary 'learning_rate': give a recipe key and its values"),
+        (["--vary", "learning_rate=1e-4"], "--vary 'learning_rate=1e-4': give a recipe key and its values"),
+        (["--vary", "learning_rate=1,,2"], "--vary 'learning_rate=1,,2': give a recipe key and its values"),
+        (["--vary", "learning_rate=1e-4,1e-4"], "a value is given twice"),
+        (["--vary", "beta=0,.1", "--vary", "beta=0,.2"], "--vary: beta is given twice"),
+        (["--vary", "answer_scaffold=a b,a/b"], "two values have the same folder"),
+        (["--vary", "seed=0,1"], "--seed: a comparison sets it for each run; use --seeds"),
+        (["--vary", "method=grpo,igpo"], "--method: a comparison sets it for each run; use --methods"),
+        (["--vary", "beta=0,.1", "--beta", "0.2"], "--beta: --vary sets it for each run; leave it out"),
+        (["--vary", "max_serches=1,2"], "unknown recipe key 'max_serches': did you mean 'max_searches'?"),
+        (["--vary", "max_steps=0,2"], "max_steps=0: nothing would be trained"),
+        (["--vary", "gain_alpha=.1,.3"], "method 'grpo' has no such parameter"),
+        (["--launcher", "no_such_launcher -n 2"], "--launcher 'no_such_launcher -n 2': no such program"),
+        (["--launcher", "'open"], '--launcher "\'open": No closing quotation'),
+        (["--launcher", " "], "--launcher ' ': no such program"),
         (["--methods", "grpo,tree-grpo"], "method 'tree-grpo': num_generations=2: Tree("),
         (["--seeds", "0"], "--seeds 0: must be at least 1"),
         (["--jobs", "0"], "--jobs 0: must be at least 1"),
@@ -215,6 +270,13 @@ def test_bad_input_runs_nothing(
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and "Traceback" not in error
     assert not (tmp_path / "all").exists()
+
+
+def test_nothing_to_compare(tmp_path: Path, policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither methods nor values: there is nothing to compare."""
+    recipe = write_recipe(tmp_path / "recipe.yaml", policy)
+    assert main(["compare", str(recipe), "--seeds", "1", "--output_dir", str(tmp_path / "all")]) == 2
+    assert "give --methods A,B, or --vary KEY=a,b" in capsys.readouterr().err
 
 
 def test_another_recipe_is_refused(compared: Matrix, capsys: pytest.CaptureFixture[str]) -> None:

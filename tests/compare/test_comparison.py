@@ -14,7 +14,7 @@ from rich.console import Console
 from a2tgpo.compare.comparison import GAIN_SHARE, SECONDS, Comparison, _of_updates, read_metrics
 from a2tgpo.compare.comparison_table import as_markdown, as_tables
 from a2tgpo.compare.matrix import Matrix
-from tests.compare.runs import write_matrix
+from tests.compare.runs import write_matrix, write_metrics, write_run
 
 T_975_DF2 = 4.302652729911275
 """97.5 % point of Student's t with 2 degrees of freedom, from a table."""
@@ -117,6 +117,69 @@ def test_equal_runs_have_no_p(matrix: Matrix) -> None:
     tests = found(matrix)["minus_grpo"]["sampled"]["a2tgpo"]
     assert tests["seeds"] == {"mean": {"value": 0.0, "low": None, "high": None}, "p": None}
     assert tests["p_holm"] is None
+
+
+def test_each_value_has_its_baseline(tmp_path: Path) -> None:
+    """With two methods on two values GRPO of the same value is the baseline, of ReAct too where the values reach the
+    warm start; with one method it is its first value."""
+    values = ((("hops", "[1,2]"),), (("hops", "3"),))
+    both = Matrix(tmp_path, ("grpo", "a2tgpo"), 1, 8, values)
+    assert both.baselines == {
+        "react,hops=1-2": "grpo,hops=1-2",
+        "react,hops=3": "grpo,hops=3",
+        "a2tgpo,hops=1-2": "grpo,hops=1-2",
+        "a2tgpo,hops=3": "grpo,hops=3",
+    }
+    assert Matrix(tmp_path, ("igpo",), 1, 8, values).baselines == {"hops=3": "hops=1-2"}
+    assert Matrix(tmp_path, ("igpo", "mica"), 1, 8).baselines == {}
+
+
+def test_values_that_reach_the_warm_start_have_their_own(tmp_path: Path) -> None:
+    """Runs that differ in the learning rate share a seed's warm start; runs that differ in the questions do not, and
+    theirs is told the value, a list as several words."""
+    rates = Matrix(tmp_path, ("grpo",), 1, 8, tuple((("learning_rate", rate),) for rate in ("1e-4", "2e-4")))
+    assert [cell.name for cell in rates.cells()] == [
+        "warm_start/seed_0",
+        "learning_rate=1e-4/seed_0",
+        "learning_rate=2e-4/seed_0",
+    ]
+    hops = Matrix(tmp_path, ("grpo",), 1, 8, tuple((("hops", value),) for value in ("[1, 2]", "3")))
+    start = hops.cell("hops=1-2", 0).start
+    assert start is not None and start.name == "warm_start,hops=1-2/seed_0"
+    assert start.flags == ("--seed", "0", "--hops", "1", "2", "--max_steps", "0")
+
+
+def test_other_questions_are_not_paired(tmp_path: Path) -> None:
+    """Arms that were asked different questions are compared by seed and not by question."""
+    matrix = Matrix(tmp_path, ("grpo",), 2, 8, tuple((("hops", value),) for value in ("2", "3")))
+    for seed in (0, 1):
+        for name, right in (("hops=2", "10"), ("hops=3", "110")):
+            write_run(matrix.cell(name, seed), "after", right)
+            write_metrics(matrix.cell(name, seed), seed)
+    tests = found(matrix)["minus_baseline"]["greedy"]["hops=3"]
+    assert tests["questions"] is None and tests["seeds"]["mean"]["value"] == pytest.approx(2 / 3 - 1 / 2)
+
+
+def test_depth_by_hand(tmp_path: Path) -> None:
+    """Of six batches the first and the last two are measured: questions of three hops are right half the time at first
+    and never at last, with two searches and then one. A log without hops has no such measure."""
+    matrix = write_matrix(tmp_path)
+    record = dict(step=0, group=0, segments=[], advantage=[], clip_low=[], clip_high=[], answer=["a"], hops=3)
+    for seed in range(3):
+        folder = matrix.cell("grpo", seed).directory.rollouts
+        folder.mkdir()
+        for step in range(6):
+            early = step < 2
+            calls = [{"query": "q", "passage_ids": []}] * (2 if early else 1)
+            lines = [record | {"calls": calls, "prediction": "A" if early and k else "b"} for k in (0, 1)]
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (folder / f"step_{step:06d}.jsonl").write_text(text)
+    mean = {name: value["value"] for name, value in found(matrix)["methods"]["grpo"]["mean"].items()}
+    assert mean["training/right/3_hops/first"] == 0.5 and mean["training/right/3_hops/last"] == 0.0
+    assert mean["training/searches/3_hops/first"] == 2.0 and mean["training/searches/3_hops/last"] == 1.0
+    text = as_markdown(Comparison.of(matrix))
+    assert "| grpo | 0.50 → 0.00 |" in text and "| grpo | 2.00 → 1.00 |" in text
+    assert "| a2tgpo | 0.50" not in text
 
 
 def test_markdown(matrix: Matrix) -> None:

@@ -36,9 +36,10 @@ class Rollout:
         return replace(self, **changes)
 
 
-def mean_and_std(values: list[float]) -> tuple[float, float]:
+def mean_and_std(values: list[float], lost: int = 0) -> tuple[float, float]:
+    """With `lost` = 1 the standard deviation of a sample, else the population's."""
     mean = math.fsum(values) / len(values)
-    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - lost))
 
 
 def gain_at(rollouts: list[Rollout], rollout: Rollout, turn: int, baseline: str) -> float | None:
@@ -47,6 +48,9 @@ def gain_at(rollouts: list[Rollout], rollout: Rollout, turn: int, baseline: str)
         return rollout.gains[turn]
     reached = any(r.has_gain(turn) for r in rollouts if r.prompt == rollout.prompt)
     if baseline == "absorbing" and rollout.valid and turn > rollout.last_gain() and reached:
+        return 0.0
+    stops = turn == rollout.last_gain() + 1 and turn < len(rollout.gains)
+    if baseline == "active" and rollout.valid and stops and reached:
         return 0.0
     return None
 
@@ -81,14 +85,14 @@ def normalized_gains(rollouts, pool="turn", baseline="survivors", eps=EPS) -> li
     ]
 
 
-def normalized_outcomes(rollouts) -> list[float]:
+def normalized_outcomes(rollouts, lost: int = 0) -> list[float]:
     result = []
     for rollout in rollouts:
         group = [r.outcome for r in rollouts if r.prompt == rollout.prompt and r.valid]
         if not rollout.valid or len(group) <= 1:
             result.append(0.0)
         else:
-            mean, std = mean_and_std(group)
+            mean, std = mean_and_std(group, lost)
             result.append((rollout.outcome - mean) / (std + EPS))
     return result
 
@@ -139,11 +143,13 @@ def ratio(logp, old_logp, turns, token, level) -> float:
     return math.exp(math.fsum(logp[j] - old_logp[j] for j in same) / len(same))
 
 
-def clip_gradient(s, value, low, high, upper="clip") -> float:
+def clip_gradient(s, value, low, high, upper="clip", dual_clip=None) -> float:
     """The derivative of the clipped objective by log s, over the advantage: AEPO's F, or PPO's with 0 at the top."""
     if s > high and value > 0:
         return high if upper == "keep_gradient" else 0.0
     if s < low and value < 0:
+        return 0.0
+    if dual_clip is not None and s > dual_clip and value < 0:
         return 0.0
     return s
 
@@ -161,6 +167,7 @@ def loss_and_gradient(
     upper="clip",
     owned=None,
     token_weight=None,
+    dual_clip=None,
 ) -> tuple[float, list[list[float]]]:
     """The loss, and its gradient by each log-probability from the chain rule."""
     sums, counts, gradients = [], [], []
@@ -172,14 +179,17 @@ def loss_and_gradient(
         for token in kept:
             turn = turns[token]
             s, low, high = ratio(new, old, turns, token, level), 1 - scales[turn] * eps_low, 1 + scales[turn] * eps_high
-            total += weights[token] * min(s * values[turn], min(max(s, low), high) * values[turn])
+            objective = min(s * values[turn], min(max(s, low), high) * values[turn])
+            if dual_clip is not None and values[turn] < 0:
+                objective = max(objective, dual_clip * values[turn])
+            total += weights[token] * objective
             same = {
                 "token": [token],
                 "turn": [j for j, other in enumerate(turns) if other == turn],
                 "sequence": [j for j, other in enumerate(turns) if other >= 0],
             }[level]
             for j in same:
-                slope = clip_gradient(s, values[turn], low, high, upper) * values[turn]
+                slope = clip_gradient(s, values[turn], low, high, upper, dual_clip) * values[turn]
                 gradient[j] += weights[token] * slope / len(same)
         sums.append(total)
         counts.append(len(kept))

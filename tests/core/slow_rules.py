@@ -5,10 +5,10 @@ import math
 from .slow import EPS, Rollout, discounted, mean_and_std, normalized_outcomes, scores
 
 
-def z(value: float, group: list[float], divide: bool = True) -> float:
+def z(value: float, group: list[float], divide: bool = True, lost: int = 0) -> float:
     if len(group) <= 1:
         return 0.0
-    mean, std = mean_and_std(group)
+    mean, std = mean_and_std(group, lost)
     return (value - mean) / (std + EPS) if divide else value - mean
 
 
@@ -21,8 +21,8 @@ def per_turn(rollouts, value) -> list[list[float]]:
     return [[value(i, t) if r.valid else 0.0 for t in range(len(r.gains))] for i, r in enumerate(rollouts)]
 
 
-def outcome(rollouts):
-    reward = normalized_outcomes(rollouts)
+def outcome(rollouts, lost=0):
+    reward = normalized_outcomes(rollouts, lost)
     return per_turn(rollouts, lambda i, t: reward[i])
 
 
@@ -44,7 +44,7 @@ def igpo(rollouts, norm, gamma):
     return per_turn(rollouts, value)
 
 
-def gigpo(rollouts, states, weight, gamma, norm):
+def gigpo(rollouts, states, weight, gamma, norm, lost=0):
     divide = norm == "std"
 
     def return_from(i, t):
@@ -52,11 +52,11 @@ def gigpo(rollouts, states, weight, gamma, norm):
 
     def value(i, t):
         group = peers(rollouts, rollouts[i])
-        episode = z(rollouts[i].outcome, [rollouts[j].outcome for j in group], divide)
+        episode = z(rollouts[i].outcome, [rollouts[j].outcome for j in group], divide, lost)
         if states[i][t] < 0:
             return episode
         same = [(j, k) for j in group for k in range(len(rollouts[j].gains)) if states[j][k] == states[i][t]]
-        return episode + weight * z(return_from(i, t), [return_from(*step) for step in same], divide)
+        return episode + weight * z(return_from(i, t), [return_from(*step) for step in same], divide, lost)
 
     return per_turn(rollouts, value)
 
@@ -73,24 +73,52 @@ def mica(rollouts, weight, gamma):
     def value(i, t):
         if not rollouts[i].has_gain(t):
             return reward[i]
-        return weight * delayed[i][t] + (1 - weight) * immediate[i][t] + reward[i]
+        return weight * delayed[i][t] + (1 - weight) * immediate[i][t]
 
     return per_turn(rollouts, value)
 
 
-def tree(rollouts, trees):
+def tree(rollouts, trees, lost=0):
     def value(i, t):
         group = peers(rollouts, rollouts[i])
         leaves = [rollouts[j].outcome for j in group if trees[j] == trees[i]]
-        return z(rollouts[i].outcome, leaves) + z(rollouts[i].outcome, [rollouts[j].outcome for j in group])
+        return z(rollouts[i].outcome, leaves, True, lost) + z(
+            rollouts[i].outcome, [rollouts[j].outcome for j in group], True, lost
+        )
 
     return per_turn(rollouts, value)
 
 
-def aepo(rollouts, entropies, weight):
-    reward = normalized_outcomes(rollouts)
+def aepo(rollouts, entropies, weight, lost=0):
+    reward = normalized_outcomes(rollouts, lost)
     every = [h for r, row in zip(rollouts, entropies, strict=True) if r.valid for h in row[: len(r.gains)]]
     return per_turn(rollouts, lambda i, t: reward[i] * (1 + weight * z(entropies[i][t], every)))
+
+
+def release(rollouts, alpha, gamma, beta, first_gain):
+    """Advantages and clip scales by the released code: gains of 0 do not exist, and the k-th gain is the k-th found."""
+    found = [
+        [(t, g) for t, g in enumerate(r.gains) if r.has_gain(t) and g != 0 and (t > 0 or first_gain)] for r in rollouts
+    ]
+
+    def score(value, group):
+        mean, std = mean_and_std(group)
+        return (value - mean) / (math.sqrt(std**2 + 1e-8) + EPS)
+
+    advantages, scales = [], []
+    for rollout, mine in zip(rollouts, found, strict=True):
+        group = peers(rollouts, rollout)
+        scored = [score(gain, [found[j][k][1] for j in group if k < len(found[j])]) for k, (_, gain) in enumerate(mine)]
+        reward = score(rollout.outcome, [rollouts[j].outcome for j in group]) if rollout.valid else 0.0
+        advantages.append([])
+        scales.append([])
+        for turn in range(len(rollout.gains)):
+            later = [k for k, (t, _) in enumerate(mine) if t >= turn]
+            rest = [gamma ** (k - later[0]) * scored[k] for k in later]
+            process = alpha * math.fsum(rest) / math.sqrt(len(rest)) if rest else 0.0
+            advantages[-1].append(process + reward if rollout.valid else 0.0)
+            scales[-1].append(1 + beta * math.tanh(scored[later[0]] / 2) if later else 1.0)
+    return advantages, scales
 
 
 def count_once(rollouts, advantage, nodes):

@@ -23,7 +23,8 @@ RULES = [
     core.IgpoCredit("joint"),
     core.IgpoCredit("separate"),
     core.GigpoCredit(norm="mean"),
-    core.GigpoCredit(norm="std"),
+    core.GigpoCredit(norm="std", std="sample"),
+    core.ReleaseCredit(),
     core.MicaCredit(),
     core.TreeCredit(),
     core.EntropyCredit(),
@@ -103,7 +104,7 @@ def run_everything(arguments, inputs, likelihood) -> list[torch.Tensor]:
     """Every public function, on tensors of one device; forward and backward."""
     results = [core.information_gain(likelihood, arguments["is_process"])]
     for pool in ("turn", "prompt"):
-        for baseline in ("survivors", "absorbing"):
+        for baseline in ("survivors", "absorbing", "active"):
             results += core.turn_credit(**arguments, pool=pool, baseline=baseline)
     group, zeros = arguments["group"], torch.zeros_like(arguments["gain"], dtype=torch.long)
     batch = core.TurnBatch(**arguments, state=zeros, tree=group, entropy=arguments["gain"])
@@ -112,6 +113,7 @@ def run_everything(arguments, inputs, likelihood) -> list[torch.Tensor]:
         results += credit
         shared, owned = core.count_once(credit, zeros, group)
         results += [*shared, owned]
+        results += core.share_turns(credit, zeros, group, n_tokens=arguments["n_turns"])
     results.append(core.overlong_penalty(arguments["n_turns"], max_length=4, buffer=2))
     tokens = inputs["logp"], inputs["old_logp"], inputs["turn_ids"]
     results += [core.turn_ids(tokens[2] >= 0), core.turn_ratio(*tokens), core.kl_penalty(*tokens)]
@@ -123,5 +125,7 @@ def run_everything(arguments, inputs, likelihood) -> list[torch.Tensor]:
             results += torch.autograd.grad(loss.loss, logp)
     n_tokens = (inputs["turn_ids"] >= 0).sum()
     owned = inputs["clip_scale"] == 1
+    both = {"negative": -inputs["advantage"], "turn_weight": owned.double(), "penalty": -inputs["old_logp"]}
+    results += core.policy_loss(**inputs, **both, dual_clip=3.0)
     results += core.policy_loss(**inputs, upper="keep_gradient", aggregate="token", n_tokens=n_tokens, owned=owned)
     return results

@@ -39,6 +39,19 @@ def test_survivors_are_biased(n_rollouts):
         assert after_a < -1e-3 and after_a == pytest.approx(-after_b)
 
 
+@problems
+@pytest.mark.parametrize("n_rollouts", [2, 3, 4])
+def test_active_sees_the_next_gain_alone(problem, n_rollouts):
+    """Compared with everyone who was still going, its expectation is the gradient of the gain of that very search,
+    times 1 − E[1/m] where m rollouts were still going; what a search opens up later is not in it."""
+    reached = problem.search[0]
+    # One of m rollouts reached the second decision, the others each with the chance `reached`.
+    alone = (1 - (1 - reached) ** n_rollouts) / (n_rollouts * reached)
+    kept = torch.tensor([1 - 1 / n_rollouts, 1 - alone, 1 - alone], dtype=torch.float64)
+    expected = bias.immediate_gradient(problem) * kept
+    torch.testing.assert_close(bias.expected_gradient(problem, n_rollouts, "active"), expected, rtol=0, atol=1e-8)
+
+
 def test_true_gradient():
     """The gradient everything is compared with, by hand: reach · p(1 − p) · what the search and those after it gain."""
     first = 0.5 * 0.5 * (0.5 * (0.3 + 0.5 * 0.1) + 0.5 * (0.1 + 0.5 * 0.5))

@@ -12,7 +12,7 @@ from a2tgpo import core
 from . import slow
 from .batches import batches, gains, pack, padded
 
-POOLS, BASELINES = ("turn", "prompt"), ("survivors", "absorbing")
+POOLS, BASELINES = ("turn", "prompt"), ("survivors", "absorbing", "active")
 groupings = st.fixed_dictionaries({"pool": st.sampled_from(POOLS), "baseline": st.sampled_from(BASELINES)})
 
 
@@ -172,6 +172,26 @@ def test_absorbing_keeps_a_baseline():
     expected = torch.tensor([[1, root, 0], [-0.5, -1 / root, 0], [-0.5, -1 / root, 0]])
     torch.testing.assert_close(credit.advantage, expected, rtol=0, atol=1e-5)
     assert (credit.normalized_gain[:, 1] == absorbing[:, 1] * is_process[:, 1]).all()
+
+
+def test_active_compares_those_who_were_still_going():
+    """Who answered at once is compared at the first turn and not at the second; who was cut off behind a search never
+    stopped, and takes no part where it has no turn."""
+    gain = torch.tensor([[0.2, 0.6, 0.0], [0.2, 0.0, 0.0], [0.0, 0.0, 0.0], [0.2, 0.0, 0.0]])
+    is_process = torch.tensor([[True, True, False], [True, False, False], [False] * 3, [True, False, False]])
+    credit = core.turn_credit(
+        gain,
+        is_process,
+        torch.ones(4),
+        torch.zeros(4, dtype=torch.long),
+        n_turns=torch.tensor([3, 2, 1, 1]),
+        baseline="active",
+        rescale=False,
+    )
+    third, root = 1 / 3**0.5, 3**0.5  # {.2, .2, 0, .2} is (1, 1, −3, 1)/√3; {.6, 0} is ±1
+    expected = torch.tensor([[third + 1, 1, 0], [third - 1, -1, 0], [-root, 0, 0], [third, 0, 0]])
+    torch.testing.assert_close(credit.advantage, expected, rtol=0, atol=5e-5)
+    assert credit.clip_scale[2, 0] == 1 and credit.normalized_gain[2, 0] == 0
 
 
 def test_floor_on_small_spreads():

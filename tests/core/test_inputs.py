@@ -66,6 +66,19 @@ def shared(**changes):
     return core.count_once(credit(), **batch | changes)
 
 
+def leaves(**changes):
+    batch = {"node": torch.zeros(2, 2, dtype=torch.long), "group": torch.zeros(2, dtype=torch.long)}
+    return core.share_turns(credit(), **batch | changes)
+
+
+def outcomes(**changes):
+    return core.normalize_outcome(**{"outcome": torch.zeros(2), "group": torch.zeros(2).long()} | changes)
+
+
+def release(**changes):
+    return rule(core.ReleaseCredit, **{"is_process": torch.ones(2, 1, dtype=torch.bool)} | changes)
+
+
 TOKENS = torch.zeros(1, 3)
 TURNS = torch.tensor([[0, -1, 1]])
 
@@ -108,7 +121,7 @@ BAD_INPUT = {
     "n_turns": (credit, {"n_turns": torch.tensor([2, 3])}, "n_turns[1]", "is 3", "between 0 and 2"),
     "process": (credit, {"n_turns": torch.tensor([2, 0])}, "is_process[1, 0]", "is True", "unset it"),
     "pool": (credit, {"pool": "batch"}, "pool", "'batch'", "'turn', 'prompt'"),
-    "baseline": (credit, {"baseline": "mean"}, "baseline", "'mean'", "'survivors', 'absorbing'"),
+    "baseline": (credit, {"baseline": "mean"}, "baseline", "'mean'", "'survivors', 'absorbing', 'active'"),
     "gamma": (credit, {"gamma": 1.1}, "gamma", "1.1", "between 0.0 and 1.0"),
     "beta": (credit, {"beta": -0.3}, "beta", "-0.3", "between 0.0 and 1.0"),
     "likelihood": (
@@ -161,6 +174,14 @@ BAD_INPUT = {
     "entropy": (entropy, {"entropy": torch.tensor([[NAN], [0]])}, "entropy[0, 0]", "nan", "finite mean"),
     "batch": (entropy, {"entropy": torch.zeros(2)}, "entropy", "(2,)", "shape [B, T]"),
     "node": (shared, {"node": torch.tensor([[0, 1], [0, 4]])}, "node[1, 1]", "is 4", "from 0 to 3"),
+    "leaves": (leaves, {"n_tokens": torch.ones(3).long()}, "n_tokens", "(3,)", "[B] = (2,)"),
+    "node of leaves": (leaves, {"node": torch.tensor([[0, -2], [0, 1]])}, "node[0, 1]", "is -2", "from 0 to 3"),
+    "dual clip": (loss, {"dual_clip": 1.001}, "dual_clip", "1.001", "between 1.004"),
+    "negative": (loss, {"negative": torch.zeros(1, 3)}, "negative", "(1, 3)", "[B, T] = (1, 2)"),
+    "turn weight": (loss, {"turn_weight": torch.tensor([[1.0, -1.0]])}, "turn_weight[0, 1]", "-1.0", "0 leaves it"),
+    "penalty": (loss, {"penalty": torch.zeros(1, 2)}, "penalty", "(1, 2)", "[B, L] = (1, 3)"),
+    "std": (outcomes, {"std": "robust"}, "std", "'robust'", "'population', 'sample'"),
+    "release": (release, {"gain": torch.tensor([[NAN], [0.0]])}, "gain[0, 0]", "nan", "not valid"),
     "buffer": (overlong, {"buffer": 21}, "buffer", "21", "between 1 and 20"),
     "ratio tokens": (ratio, {"old_logp": torch.zeros(1, 2)}, "old_logp", "(1, 2)", "[B, L] = (1, 3)"),
     "ratio turns": (ratio, {"turn_ids": torch.tensor([[0, 2, 1]])}, "turn_ids[0, 1]", "is 2", "number the turns"),
@@ -198,6 +219,9 @@ def test_ignored_values_may_be_anything():
         (core.GigpoCredit, {"weight": -1.0}, "weight"),
         (core.MicaCredit, {"weight": 1.5}, "weight"),
         (core.EntropyCredit, {"weight": float("nan")}, "weight"),
+        (core.OutcomeCredit, {"std": "both"}, "std"),
+        (core.TreeCredit, {"std": "both"}, "std"),
+        (core.ReleaseCredit, {"alpha": -0.3}, "alpha"),
     ],
 )
 def test_rules_check_their_parameters(kind, options, name):

@@ -36,13 +36,14 @@ def test_turn_ids():
     upper=st.sampled_from(["clip", "keep_gradient"]),
     shared=st.booleans(),
     weighted=st.booleans(),
+    dual_clip=st.sampled_from([None, 1.005]),
     seed=seeds,
 )
-def test_slow_transcription(batch, level, aggregate, upper, shared, weighted, seed):
+def test_slow_transcription(batch, level, aggregate, upper, shared, weighted, dual_clip, seed):
     """Loss and gradient agree with the loops of slow.py at every level and aggregation, with turns left out or not,
-    with weights of tokens or without."""
+    with weights of tokens or without, with dual clip or without."""
     inputs = surrogate_inputs(batch, seed)
-    options = {"aggregate": aggregate, "upper": upper}
+    options = {"aggregate": aggregate, "upper": upper, "dual_clip": dual_clip}
     generator = torch.Generator().manual_seed(seed)
     more = {"owned": torch.rand(inputs["advantage"].shape, generator=generator) < 0.7} if shared else {}
     if weighted:
@@ -186,6 +187,34 @@ def test_gradient_above_the_upper_bound():
     torch.testing.assert_close(none, torch.tensor([[0.0, up]]))
     torch.testing.assert_close(some, torch.tensor([[-1.2, up]]))
     assert kept.clipped_high == clipped.clipped_high == 0.5
+
+
+@given(batch=batches(size=4), level=levels, aggregate=aggregates, seed=seeds)
+def test_penalty(batch, level, aggregate, seed):
+    """A penalty is averaged as the tokens of the objective are: per rollout, or over all tokens."""
+    inputs = surrogate_inputs(batch, seed)
+    turns = inputs["turn_ids"]
+    penalty = inputs["old_logp"].square().masked_fill(turns < 0, float("nan"))
+    options = {"ratio": level, "aggregate": aggregate}
+    added = core.policy_loss(**inputs, **options, penalty=penalty).loss - core.policy_loss(**inputs, **options).loss
+    mean = penalty[turns >= 0].mean() if aggregate == "token" else core.rollout_mean(penalty, turns)
+    torch.testing.assert_close(added, mean)
+
+
+def test_dual_clip_by_hand():
+    """With Â < 0 a ratio of e² counts as 3 and moves nothing; one of e counts as it is."""
+    inputs = {
+        "logp": torch.tensor([[2.0, 1.0]]),
+        "old_logp": torch.zeros(1, 2),
+        "turn_ids": torch.tensor([[0, 1]]),
+        "advantage": torch.tensor([[-1.0, -1.0]]),
+        "clip_scale": torch.ones(1, 2),
+    }
+    result, grad = loss_and_gradient(inputs, ratio="token", eps_low=0.2, eps_high=0.2, dual_clip=3.0)
+    e = torch.tensor(1.0).exp().item()
+    assert result.loss.item() == pytest.approx((3 + e) / 2)
+    torch.testing.assert_close(grad, torch.tensor([[0.0, e / 2]]))
+    assert result.clipped_high == 0.5 and result.clipped_low == 0 and result.clipped_turns.tolist() == [[True, False]]
 
 
 def test_turns_of_tokens():

@@ -14,6 +14,7 @@ from .batches import batches, pack, padded
 from .slow import Rollout
 
 seeds, gammas = st.integers(0, 999), st.sampled_from([0.0, 0.95, 1.0])
+stds = st.sampled_from(["population", "sample"])
 
 
 def lost(batch, seed):
@@ -44,11 +45,11 @@ def assert_advantage(rule, batch, expected, **tensors):
     return credit
 
 
-@given(batch=batches(), seed=seeds)
-def test_outcome(batch, seed):
+@given(batch=batches(), seed=seeds, std=stds)
+def test_outcome(batch, seed, std):
     """Every turn has the outcome, normalised in its prompt."""
     batch = lost(batch, seed)
-    assert_advantage(core.OutcomeCredit(), batch, slow_rules.outcome(batch))
+    assert_advantage(core.OutcomeCredit(std), batch, slow_rules.outcome(batch, std == "sample"))
 
 
 @given(batch=batches(), seed=seeds, norm=st.sampled_from(["joint", "separate"]), gamma=gammas)
@@ -58,13 +59,14 @@ def test_igpo(batch, seed, norm, gamma):
     assert_advantage(core.IgpoCredit(norm, gamma), batch, slow_rules.igpo(batch, norm, gamma))
 
 
-@given(batch=batches(), seed=seeds, norm=st.sampled_from(["mean", "std"]), gamma=gammas)
-def test_gigpo(batch, seed, norm, gamma):
+@given(batch=batches(), seed=seeds, norm=st.sampled_from(["mean", "std"]), std=stds, gamma=gammas)
+def test_gigpo(batch, seed, norm, std, gamma):
     """The episode against its prompt, and each return against those of turns from the same state."""
     batch = lost(batch, seed)
     states, _, _, tensors = extras(batch, seed)
-    rule = core.GigpoCredit(weight=0.5, gamma=gamma, norm=norm)
-    assert_advantage(rule, batch, slow_rules.gigpo(batch, states, 0.5, gamma, norm), state=tensors["state"])
+    rule = core.GigpoCredit(weight=0.5, gamma=gamma, norm=norm, std=std)
+    expected = slow_rules.gigpo(batch, states, 0.5, gamma, norm, std == "sample")
+    assert_advantage(rule, batch, expected, state=tensors["state"])
 
 
 @given(batch=batches(), seed=seeds, weight=st.sampled_from([0.0, 0.3, 1.0]), gamma=gammas)
@@ -74,20 +76,33 @@ def test_mica(batch, seed, weight, gamma):
     assert_advantage(core.MicaCredit(weight, gamma), batch, slow_rules.mica(batch, weight, gamma))
 
 
-@given(batch=batches(), seed=seeds)
-def test_tree(batch, seed):
+@given(batch=batches(), seed=seeds, std=stds)
+def test_tree(batch, seed, std):
     """The outcome among the leaves of the tree plus the outcome among all leaves of the prompt."""
     batch = lost(batch, seed)
     _, trees, _, tensors = extras(batch, seed)
-    assert_advantage(core.TreeCredit(), batch, slow_rules.tree(batch, trees), tree=tensors["tree"])
+    assert_advantage(core.TreeCredit(std), batch, slow_rules.tree(batch, trees, std == "sample"), tree=tensors["tree"])
 
 
-@given(batch=batches(), seed=seeds)
-def test_entropy(batch, seed):
+@given(batch=batches(), seed=seeds, std=stds)
+def test_entropy(batch, seed, std):
     """The outcome, scaled by the normalised entropy of the turn; entropies of padding are not read."""
     batch = lost(batch, seed)
     _, _, entropies, tensors = extras(batch, seed)
-    assert_advantage(core.EntropyCredit(0.3), batch, slow_rules.aepo(batch, entropies, 0.3), entropy=tensors["entropy"])
+    expected = slow_rules.aepo(batch, entropies, 0.3, std == "sample")
+    assert_advantage(core.EntropyCredit(0.3, std), batch, expected, entropy=tensors["entropy"])
+
+
+@given(batch=batches(), seed=seeds, gamma=gammas, first_gain=st.booleans())
+def test_release(batch, seed, gamma, first_gain):
+    """Advantages and clip scales of the release, with gains of 0, turns without gain and rollouts left out."""
+    batch = lost(batch, seed)
+    arguments = pack(batch)
+    credit = core.ReleaseCredit(0.3, gamma, 0.4, first_gain)(core.TurnBatch(**arguments))
+    advantages, scales = slow_rules.release(batch, 0.3, gamma, 0.4, first_gain)
+    width = arguments["gain"].shape[1]
+    torch.testing.assert_close(credit.advantage, padded(advantages, width), rtol=0, atol=1e-9)
+    torch.testing.assert_close(credit.clip_scale, padded(scales, width, fill=1.0), rtol=0, atol=1e-9)
 
 
 @given(batch=batches(), seed=seeds)

@@ -48,12 +48,12 @@ def test_a_batch_is_one_call() -> None:
 
 
 def test_retriever_that_raises_is_chained() -> None:
-    """The retriever's own exception is the cause, and its type and message are in ours."""
+    """The retriever's own exception is the cause, and the query, its type and its message are in ours."""
 
     def refuse(queries: Sequence[str], k: int) -> object:
         raise TimeoutError("server took 5 s")
 
-    with pytest.raises(ToolError, match=r"2 queries, the first 'a': TimeoutError: server took 5 s") as error:
+    with pytest.raises(ToolError, match=r"search 'a' failed: TimeoutError: server took 5 s") as error:
         SearchTool(Retriever(refuse))(["a", "b"])
     assert isinstance(error.value.__cause__, TimeoutError)
 

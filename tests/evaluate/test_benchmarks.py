@@ -10,8 +10,8 @@ import datasets
 import pytest
 
 from a2tgpo.errors import DataError, RecipeError
-from a2tgpo.evaluate.aggregate import GROUPS
 from a2tgpo.evaluate.benchmarks import SPLITS, Benchmark, load_benchmark, parse_benchmarks
+from a2tgpo.evaluate.scores import GROUPS
 
 ALL: dict[str, Any] = {"n_questions": None, "only_answerable": False, "seed": 0}
 

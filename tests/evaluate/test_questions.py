@@ -6,13 +6,13 @@ import json
 from typing import Any
 
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.evaluate.intervals import Proportion
 from a2tgpo.evaluate.questions import Summary, evaluate_questions
+from a2tgpo.evaluate.statistics import Proportion
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from tests.evaluate.outcomes import outcome
-from tests.rollout.scripted import ScriptedBackend
+from tests.rollout.scripted import ScriptedEngine
 
 SEARCH = search_turn("find it", "kelo mitu")
 
@@ -35,7 +35,7 @@ def test_played_rollouts_are_judged() -> None:
         [SEARCH, answer_turn("the tine!")],
     ]
     rows = [row(0, ["Bora"], 2), row(1, ["Bora"], 1), row(2, ["Bora"], 1), row(3, ["Bora", "Tine"], None)]
-    batches = [ScriptedBackend(tokenizer, scripts[:3]), ScriptedBackend(tokenizer, scripts[3:])]
+    batches = [ScriptedEngine(tokenizer, scripts[:3]), ScriptedEngine(tokenizer, scripts[3:])]
     done: list[int] = []
     outcomes = evaluate_questions(
         agent,
@@ -77,6 +77,7 @@ def test_summary_by_hops() -> None:
         "out_of_turns": 0,
         "out_of_tokens": 0,
         "malformed": 1,
+        "environment_done": 0,
         "tool_failed": 0,
         "model_failed": 0,
     }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pytest
+import torch
 import trl
 from datasets import Dataset
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
@@ -13,11 +15,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from a2tgpo import A2TGPOConfig, A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
+from a2tgpo.integrations.trl import trainer as trl_trainer
 from a2tgpo.integrations.trl.rollout_func import rollout_columns
+from a2tgpo.pipeline import BatchCredit, RolloutBatch, TurnSignals
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
-from tests.rollout.scripted import ScriptedBackend
+from tests.rollout.scripted import ScriptedEngine
 
 
 def qwen_tokenizer() -> PreTrainedTokenizerFast:
@@ -98,7 +102,7 @@ class ScriptedRollout:
 
     def __call__(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         scripts = [self.scripts[i % len(self.scripts)] for i in range(len(prompts))]
-        return rollout_columns(self.agent.run(prompts, ScriptedBackend(self.agent.tokenizer, scripts)))
+        return rollout_columns(self.agent.run(prompts, ScriptedEngine(self.agent.tokenizer, scripts)))
 
 
 def scripted_trainer(tmp_path: Path, scripts: list[list[str]], **changes: Any) -> A2TGPOTrainer:
@@ -118,3 +122,34 @@ def scripted_trainer(tmp_path: Path, scripts: list[list[str]], **changes: Any) -
         rollout_func=ScriptedRollout(tokenizer, scripts, search),
         turn_signal=turn_signal,
     )
+
+
+class Recorded(NamedTuple):
+    """What the credit of one batch was assigned from, and what came of it."""
+
+    batch: RolloutBatch
+    signals: TurnSignals
+    credit: BatchCredit
+
+
+def record_credit(monkeypatch: pytest.MonkeyPatch) -> list[Recorded]:
+    """Keep what the trainer hands to `assign_credit`, and its credit."""
+    calls: list[Recorded] = []
+    assign = trl_trainer.assign_credit
+
+    def recorded(batch: RolloutBatch, signals: TurnSignals, *rest: Any, **options: Any) -> BatchCredit:
+        credit = assign(batch, signals, *rest, **options)
+        calls.append(Recorded(batch, signals, credit))
+        return credit
+
+    monkeypatch.setattr(trl_trainer, "assign_credit", recorded)
+    return calls
+
+
+def by_turn(batch: dict[str, Any], column: str, n_turns: int) -> torch.Tensor:
+    """The value that the tokens of each turn share in a per-token column of TRL's batch; 0 where there is no turn."""
+    ids, values = batch["turn_ids"], batch[column]
+    pairs = [list(zip(*row, strict=True)) for row in zip(ids.tolist(), values.tolist(), strict=True)]
+    rows = [[[value for t, value in row if t == turn] for turn in range(n_turns)] for row in pairs]
+    assert all(len(set(found)) <= 1 for row in rows for found in row), "tokens of one turn differ"
+    return torch.tensor([[float(found[0]) if found else 0.0 for found in row] for row in rows])

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from datasets import IterableDataset
-from transformers import LlamaConfig, LlamaForSequenceClassification, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.integrations.trl.checks import check_answers, check_trainer, refuse_nan
+from a2tgpo.integrations.trl.checks import check_answers, check_model, check_rollouts, refuse_nan
+from a2tgpo.integrations.trl.dynamic_rows import open_dynamic_sampler
 from a2tgpo.methods import METHODS
-from a2tgpo.pipeline.dynamic_sampling import refiller
 from a2tgpo.rollout.strategies import Independent
 from tests.integrations.parts import config, questions, scripted_trainer, tiny_llama
 
@@ -79,18 +79,15 @@ def test_models_and_coroutines_are_left_alone() -> None:
 def test_a_multimodal_processor_is_refused() -> None:
     """Likelihoods are read from text alone, and the message says what to pass."""
     with pytest.raises(ValueError, match=r"multimodal processor.*pass a text model"):
-        check_trainer(SimpleNamespace(_is_vlm=True, aux_loss_enabled=False))  # type: ignore[arg-type]
+        check_model(None, is_multimodal=True)
 
 
 @pytest.mark.parametrize("rollout_func", [None, SimpleNamespace(sampling=Independent())])
 def test_rollouts_that_share_no_turns_are_refused(rollout_func: Any) -> None:
     """A method that compares branches is not trained on rollouts without any, be they TRL's own; the message holds the
     rollout_func to pass."""
-    trainer: Any = SimpleNamespace(
-        _is_vlm=False, aux_loss_enabled=False, method=METHODS["tree-grpo"], rollout_func=rollout_func
-    )
     with pytest.raises(ValueError, match=r"rollout_func grows (None|Independent).*pass rollout_func=TagRollout\(agent"):
-        check_trainer(trainer)
+        check_rollouts(rollout_func, METHODS["tree-grpo"])
 
 
 def test_adapters_that_write_into_the_prompt_are_refused(tmp_path: Path) -> None:
@@ -111,59 +108,31 @@ def test_adapters_that_write_into_the_prompt_are_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"environment_factories": {None: object}}, r"environment_factory.*pass tools= or rollout_func="),
-        ({"train_dataset": questions().to_iterable_dataset()}, r"train_dataset is IterableDataset.*with a length"),
-        ({"num_generations": 3}, r"num_generations=3.*a process generates 8 rollouts"),
+        ({"in_environments": True}, r"environment_factory.*pass tools= or rollout_func="),
+        ({"dataset": questions().to_iterable_dataset()}, r"train_dataset is IterableDataset.*with a length"),
+        ({"group_size": 3}, r"num_generations=3.*a process generates 8 rollouts"),
     ],
 )
-def test_what_cannot_be_refilled_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_sampled_dynamically_is_refused(changes: dict[str, Any], message: str) -> None:
     """dapo replaces whole prompts by others of a training set, after their rollouts: not in environments, which TRL
     resets once a batch, not from a stream, and not where a prompt lies on two processes."""
-    settings = {"environment_factories": None, "train_dataset": questions(), "num_generations": 4} | changes
-    args = SimpleNamespace(per_device_train_batch_size=8, steps_per_generation=1)
+    never: Any = None
+    settings: dict[str, Any] = {"dataset": questions(), "group_size": 4, "in_environments": False} | changes
     with pytest.raises(ValueError, match=message):
-        refiller(SimpleNamespace(method=METHODS["dapo"], args=args, **settings))  # type: ignore[arg-type]
-
-
-def test_a_router_loss_is_refused_and_its_remedy_works(tmp_path: Path) -> None:
-    """A mixture of experts, whose architecture asks for a load-balancing loss, is refused by the option's name; with
-    the remedy in the message it constructs."""
-    tokenizer = build_tokenizer()
-    model = Qwen3MoeForCausalLM(
-        Qwen3MoeConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=16,
-            moe_intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-            num_experts=2,
-            num_experts_per_tok=1,
-            router_aux_loss_coef=0.01,
+        open_dynamic_sampler(
+            METHODS["dapo"], rows_per_batch=8, generate=never, rewards=never, collective=never, seed=0, **settings
         )
-    )
-
-    def construct(**changes: Any) -> A2TGPOTrainer:
-        return A2TGPOTrainer(
-            model, length_reward, config(tmp_path, **changes), train_dataset=questions(), processing_class=tokenizer
-        )
-
-    with pytest.raises(ValueError, match=r"router_aux_loss_coef=0.01.*set router_aux_loss_coef=0.0"):
-        construct()
-    assert not construct(router_aux_loss_coef=0.0).aux_loss_enabled
 
 
 def test_every_data_set_is_checked(tmp_path: Path) -> None:
     """Each of several evaluation sets is looked at; a stream, which cannot be read twice, is not read at all."""
     trainer = scripted_trainer(tmp_path, [["x"]])
     with pytest.raises(ValueError, match="no 'answer'"):
-        check_answers({"a": questions(), "b": questions().remove_columns("answer")}, trainer._scorer)
+        check_answers({"a": questions(), "b": questions().remove_columns("answer")}, trainer._scoring.scorer)
 
     def rows():  # type: ignore[no-untyped-def]
         raise AssertionError("the stream was read")
         yield {}
 
-    check_answers(IterableDataset.from_generator(rows), trainer._scorer)
-    check_answers(None, trainer._scorer)
+    check_answers(IterableDataset.from_generator(rows), trainer._scoring.scorer)
+    check_answers(None, trainer._scoring.scorer)

@@ -10,10 +10,9 @@ import torch
 
 from a2tgpo.core import information_gain, normalize_outcome, turn_credit
 from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
-from a2tgpo.pipeline import credit as batch_credit
-from a2tgpo.pipeline.credit import BatchCredit
+from a2tgpo.pipeline import BatchCredit
 from a2tgpo.rollout.protocol import answer_turn, search_turn
-from tests.integrations.parts import scripted_trainer
+from tests.integrations.parts import record_credit, scripted_trainer
 
 SEARCH, OTHER = search_turn("find it", "Kelo mentor"), search_turn("so", "kelo founder is it next")
 SCRIPTS = [
@@ -30,19 +29,12 @@ SCRIPTS = [
 
 def credit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> BatchCredit:
     """The credit a trainer with `options` gives the same scripted batch."""
-    seen: list[BatchCredit] = []
-    local = BatchCredit.local
-
-    def record(self: BatchCredit, process_index: int) -> BatchCredit:
-        seen.append(self)
-        return local(self, process_index)
-
-    monkeypatch.setattr(BatchCredit, "local", record)
-    trainer: A2TGPOTrainer = scripted_trainer(tmp_path, SCRIPTS, **options)
-    trainer.model.train()
-    trainer._generate_and_score_completions([dict(trainer.train_dataset[i // 4]) for i in range(8)])
-    monkeypatch.setattr(BatchCredit, "local", local)
-    return seen[0]
+    with monkeypatch.context() as patch:
+        recorded = record_credit(patch)
+        trainer: A2TGPOTrainer = scripted_trainer(tmp_path, SCRIPTS, **options)
+        trainer.model.train()
+        trainer._generate_and_score_completions([dict(trainer.train_dataset[i // 4]) for i in range(8)])
+    return recorded[0].credit
 
 
 @pytest.fixture
@@ -51,8 +43,8 @@ def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BatchCredit:
     return credit(tmp_path, monkeypatch)
 
 
-def expected(plain: BatchCredit, counted: torch.Tensor, **changes: Any) -> Any:
-    """The core's credit where only `counted` gains take part."""
+def expected(plain: BatchCredit, **changes: Any) -> Any:
+    """The core's credit of the same gains with other numbers."""
     settings: dict[str, Any] = dict(gamma=1.0, alpha=1.0, beta=0.3) | changes
     return turn_credit(
         plain.gain,
@@ -60,43 +52,8 @@ def expected(plain: BatchCredit, counted: torch.Tensor, **changes: Any) -> Any:
         plain.outcome,
         torch.arange(8) // 4,
         n_turns=plain.n_turns,
-        counted=counted,
         **settings,
     )
-
-
-def test_skip_first_gain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: BatchCredit) -> None:
-    """The first turn's gain enters neither its own credit nor a sum or count, and its clip scale is 1; later turns
-    have the credit they had."""
-    skipped = credit(tmp_path, monkeypatch, skip_first_gain=True)
-    counted = plain.is_process.clone()
-    counted[:, 0] = False
-    assert torch.equal(skipped.likelihood, plain.likelihood)
-    torch.testing.assert_close(skipped.advantage, expected(plain, counted).advantage)
-    assert (skipped.normalized_gain[:, 0] == 0).all() and (skipped.clip_scale[:, 0] == 1).all()
-    torch.testing.assert_close(skipped.normalized_gain[:, 1:], plain.normalized_gain[:, 1:])
-    torch.testing.assert_close(skipped.advantage[:, 1:], plain.advantage[:, 1:])
-    assert not torch.allclose(skipped.advantage[:, 0], plain.advantage[:, 0])
-
-
-def test_drop_zero_gains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: BatchCredit) -> None:
-    """A gain of exactly 0, set here in one rollout, enters no group, sum or count; other prompts are untouched."""
-
-    def with_a_zero(likelihood: torch.Tensor, is_process: torch.Tensor) -> torch.Tensor:
-        gain = information_gain(likelihood, is_process)
-        gain[0, 0] = 0.0
-        return gain
-
-    monkeypatch.setattr(batch_credit, "information_gain", with_a_zero)
-    kept = credit(tmp_path, monkeypatch)
-    dropped = credit(tmp_path, monkeypatch, drop_zero_gains=True)
-    counted = plain.is_process.clone()
-    counted[0, 0] = False
-    torch.testing.assert_close(dropped.advantage, expected(kept, counted).advantage)
-    assert dropped.clip_scale[0, 0] == 1 and dropped.normalized_gain[0, 0] == 0
-    assert kept.normalized_gain[0, 0] != 0
-    assert not torch.allclose(dropped.advantage[:4, 0], kept.advantage[:4, 0])
-    assert torch.equal(dropped.advantage[4:], kept.advantage[4:])
 
 
 def test_cut_last_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: BatchCredit) -> None:
@@ -135,7 +92,7 @@ def test_numbers_reach_the_core(
 ) -> None:
     """Discount, weight and width are the core's own parameters of the same meaning."""
     changed = credit(tmp_path, monkeypatch, **{option: value})
-    wanted = expected(plain, plain.is_process, **{name: value})
+    wanted = expected(plain, **{name: value})
     torch.testing.assert_close(changed.advantage, wanted.advantage)
     torch.testing.assert_close(changed.clip_scale, wanted.clip_scale)
     before = torch.cat([plain.advantage, plain.clip_scale])

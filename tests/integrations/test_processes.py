@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from a2tgpo import A2TGPOConfig
-from a2tgpo.core import turn_credit
-from a2tgpo.pipeline.credit import BatchCredit, LocalTurns, assign_credit
+from a2tgpo.core import turn_credit, turn_ids
+from a2tgpo.integrations.trl.collective import AccelerateCollective
+from a2tgpo.methods import METHODS
+from a2tgpo.pipeline import BatchCredit, RolloutBatch, SingleProcess, TaskRow, TurnSignals, assign_credit
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from a2tgpo.signals.answer_likelihood import Boundaries
 from tests.integrations import test_tool_turns
-from tests.integrations.parts import config, questions, scripted_trainer
+from tests.integrations.parts import questions, record_credit, scripted_trainer
 from tests.integrations.test_kept_answers import expected_of
 from tests.integrations.test_tool_turns import GREEDY
 
@@ -54,20 +55,37 @@ SCRIPTS = (
 )
 
 
-def turns(process: int, width: int) -> LocalTurns:
-    """Random likelihoods of one process's rollouts, 1 to `DEPTH[process]` turns deep, padded to `width` turns."""
+def turns(process: int, width: int) -> tuple[RolloutBatch, TurnSignals]:
+    """Random likelihoods of one process's rollouts, 1 to `DEPTH[process]` turns deep, padded to `width` turns.
+
+    A turn is one token, and so is an observation.
+    """
     depth = DEPTH[process]
     generator = torch.Generator().manual_seed(process)
     n_turns = torch.randint(1, depth + 1, (ROWS,), generator=generator)
     n_turns[0] = depth
-    is_process = torch.arange(width) < (n_turns - torch.randint(0, 2, (ROWS,), generator=generator))[:, None]
+    n_process = n_turns - torch.randint(0, 2, (ROWS,), generator=generator)
+    is_process = torch.arange(width) < n_process[:, None]
     exists = torch.cat([torch.ones(ROWS, 1, dtype=torch.bool), is_process], dim=1)
     drawn = torch.nn.functional.pad(torch.rand(ROWS, depth + 1, generator=generator), (0, width - depth))
-    return LocalTurns(
-        Boundaries(torch.zeros_like(exists, dtype=torch.long), exists, is_process, n_turns),
-        has_tokens(process),
-        likelihood=drawn.masked_fill(~exists, 0.0),
+    written = (torch.arange(width) < n_turns[:, None]) & has_tokens(process)[:, None]
+    model_mask = torch.stack([written, torch.zeros_like(written)], dim=2).flatten(1)
+    one = torch.ones(ROWS, 2 * width, dtype=torch.long)
+    boundaries = Boundaries(torch.zeros_like(exists, dtype=torch.long), exists, is_process, n_turns)
+    batch = RolloutBatch(
+        one[:, :1],
+        one[:, :1],
+        one,
+        one,
+        model_mask,
+        turn_ids(model_mask),
+        boundaries,
+        GROUP,
+        [TaskRow(None, "Who?")] * ROWS,
+        [None] * ROWS,
+        torch.zeros(ROWS, dtype=torch.bool),
     )
+    return batch, TurnSignals(likelihood=drawn.masked_fill(~exists, 0.0))
 
 
 def outcome() -> torch.Tensor:
@@ -78,7 +96,7 @@ def outcome() -> torch.Tensor:
 
 
 def has_tokens(process: int) -> torch.Tensor:
-    """The last process has a rollout without a token to train on, in the prompt that both share."""
+    """The last process has a rollout without a token to train on, as if truncated, in the prompt that both share."""
     flags = torch.ones(ROWS, dtype=torch.bool)
     flags[1] = process == 0
     return flags
@@ -103,8 +121,10 @@ def train(folder: Path, scripts: list[list[str]]) -> Any:
 def tool_loops(folder: Path, process: int) -> dict[str, Any]:
     """A batch of TRL's tool loop, for which the second process needs a pass over its trajectories; and a step."""
     made = test_tool_turns.trainer(folder, tool=test_tool_turns.overlong_first() if process else None, **GREEDY)
-    output, passes = test_tool_turns.equal_until_one_ends(made, same_answers=process == 0)
-    found, expected = made._batch["scores"].likelihood, expected_of(made, output).likelihood
+    with pytest.MonkeyPatch.context() as patch:
+        recorded = record_credit(patch)
+        passes = test_tool_turns.equal_until_one_ends(made, same_answers=process == 0)
+    found, expected = recorded[0].signals.likelihood, expected_of(made, recorded[0].batch).likelihood
     trained = test_tool_turns.trainer(folder)
     trained.train()
     weights = {name: weight.detach() for name, weight in trained.model.named_parameters()}
@@ -128,12 +148,12 @@ def one_of_two(process: int, folder: str) -> None:
         world_size=PROCESSES,
         timeout=timedelta(seconds=180),
     )
-    args = config(Path(folder))
-    mine = turns(process, DEPTH[process])
-    credit = assign_credit(Accelerator(cpu=True), mine, outcome(), GROUP, args)
+    collective = AccelerateCollective(Accelerator(cpu=True))
+    mine = outcome()[process * ROWS : (process + 1) * ROWS]
+    credit = assign_credit(*turns(process, DEPTH[process]), mine, METHODS["a2tgpo"], collective)
     trainer = train(Path(folder), SCRIPTS[process])
     found = {
-        "credit": vars(credit.local(process)),
+        "credit": vars(credit.local(collective)),
         "weights": {name: weight.detach() for name, weight in trainer.model.named_parameters()},
         "logs": trainer.state.log_history,
         "trl_processes": trainer.accelerator.num_processes,
@@ -157,34 +177,37 @@ def results(folder: Path) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{process}.pt", weights_only=False) for process in range(PROCESSES)]
 
 
-def joined_credit(args: A2TGPOConfig) -> BatchCredit:
+def joined_credit() -> BatchCredit:
     """Credit of both processes' rollouts, computed in this one."""
-    parts = [turns(process, max(DEPTH)) for process in range(PROCESSES)]
-    bounds = [part.boundaries for part in parts]
-    joined = {f.name: torch.cat([getattr(bound, f.name) for bound in bounds]) for f in fields(Boundaries)}
-    whole = LocalTurns(
-        Boundaries(**joined),
-        torch.cat([part.has_tokens for part in parts]),
-        torch.cat([part.likelihood for part in parts]),
+    batches, signals = zip(*(turns(process, max(DEPTH)) for process in range(PROCESSES)), strict=True)
+    bounds = [batch.boundaries for batch in batches]
+    columns = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "model_mask", "turn_ids", "failed")
+    whole = replace(
+        batches[0],
+        **{name: torch.cat([getattr(batch, name) for batch in batches]) for name in columns},
+        boundaries=Boundaries(**{f.name: torch.cat([getattr(b, f.name) for b in bounds]) for f in fields(Boundaries)}),
+        tasks=batches[0].tasks * 2,
+        records=batches[0].records * 2,
     )
-    return assign_credit(Accelerator(cpu=True), whole, outcome(), GROUP, args)
+    likelihood = torch.cat([one.likelihood for one in signals])
+    return assign_credit(whole, TurnSignals(likelihood), outcome(), METHODS["a2tgpo"], SingleProcess())
 
 
-def test_credit_of_two_processes_is_that_of_one(tmp_path: Path, results: list[dict[str, Any]]) -> None:
+def test_credit_of_two_processes_is_that_of_one(results: list[dict[str, Any]]) -> None:
     """With a prompt's rollouts on both processes and a different number of turns on each, each process gets exactly the
     rows one process computes for the joined batch, to the last bit."""
-    whole = joined_credit(config(tmp_path))
+    whole = joined_credit()
     for process, result in enumerate(results):
         rows = slice(process * ROWS, (process + 1) * ROWS)
-        for name in (f.name for f in fields(BatchCredit) if f.name not in ("owned", "_rows_per_process")):
+        for name in (f.name for f in fields(BatchCredit) if f.name != "shared"):
             wanted, got = getattr(whole, name)[rows], result["credit"][name]
             assert torch.equal(torch.nan_to_num(got, nan=-9.0), torch.nan_to_num(wanted, nan=-9.0)), name
     prompt = torch.tensor([0] * 4 + [1] * 4 + [2] * 4)
     core = turn_credit(whole.gain, whole.is_process, whole.outcome, prompt, n_turns=whole.n_turns, valid=whole.valid)
     assert torch.equal(core.advantage, whole.advantage)
     shared = whole.advantage[4:8]
-    assert whole.valid[4:8].tolist() == [True, False, True, False]
-    assert (shared[[0, 2]] != 0).any(dim=1).all() and (shared[[1, 3]] == 0).all()
+    assert whole.valid[4:8].tolist() == [True, False, True, True]
+    assert (shared[[0, 2]] != 0).any(dim=1).all() and (shared[1] == 0).all()
 
 
 def test_a_step_of_two_processes_is_that_of_one(tmp_path: Path, folder: Path, results: list[dict[str, Any]]) -> None:

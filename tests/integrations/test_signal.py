@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForTokenClassification
 
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.errors import SignalError
-from a2tgpo.integrations.trl.signal import open_signal
+from a2tgpo.integrations.trl.answer_scoring import AnswerScoring
+from a2tgpo.methods import METHODS
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from a2tgpo.signals import TurnFunction
 from tests.integrations.parts import config, questions, scripted_trainer
@@ -142,6 +143,6 @@ def test_a_sharded_policy_has_no_frozen_reference(kind: str, stage: int | None, 
     accelerator = SimpleNamespace(
         distributed_type=DistributedType(kind), state=SimpleNamespace(deepspeed_plugin=plugin)
     )
-    trainer: Any = SimpleNamespace(args=SimpleNamespace(process_signal="reference"), accelerator=accelerator)
+    args: Any = SimpleNamespace(process_signal="reference")
     with pytest.raises(ValueError, match=rf"which {said} keeps in shards; score information gain with the policy"):
-        open_signal(trainer, None)
+        AnswerScoring.open(args, METHODS["a2tgpo"], None, None, None, accelerator)

@@ -1,4 +1,4 @@
-"""TRL's tool loop from kept keys: the turns that `generate` writes, each token read once, answers read on the way."""
+"""TRL's tool loop with KV-cache reuse: the turns that `generate` writes, each token read once, and the answers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.integrations.trl import tool_loop as tool_turns
-from a2tgpo.integrations.trl.tool_loop import ToolTurns
-from a2tgpo.rollout.slots import Chunk
-from tests.integrations.parts import config, questions, qwen_tokenizer, tiny_llama
+from a2tgpo.integrations.trl.tool_loop import ToolLoopCache
+from a2tgpo.rollout.slot_cache import Chunk
+from tests.integrations.parts import Recorded, config, questions, qwen_tokenizer, tiny_llama
 from tests.integrations.test_kept_answers import expected_of
-from tests.rollout.test_kept_keys import count_reading
+from tests.rollout.test_kv_cache_engine import count_reading
 
 TURN, LONGEST = 12, 420
 
@@ -124,7 +124,7 @@ def calls(ids: list[int], turns: list[int]) -> bool:
 
 
 def generate_reads_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ToolTurns, "write", lambda self, contexts: None)
+    monkeypatch.setattr(ToolLoopCache, "write", lambda self, contexts: None)
 
 
 @pytest.mark.parametrize("environment", [False, True])
@@ -137,7 +137,7 @@ def test_greedy_rollouts_are_generates(
     greedy = {"generation_kwargs": {"max_new_tokens": TURN, "do_sample": False}, "max_completion_length": longest}
     made = trainer(tmp_path, environment, **greedy)
     kept = rows_of(batch(made))
-    assert made._tool_turns._backend is not None
+    assert made._tool_loop._engine is not None
     with monkeypatch.context() as patch:
         generate_reads_all(patch)
         anew = rows_of(batch(trainer(tmp_path, environment, **greedy)))
@@ -163,19 +163,19 @@ def test_contexts_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("options", [{}, {"answer_alias": "best"}, {"gradient_checkpointing": True}])
 def test_answers_are_read_from_generations_keys(
-    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, assigned: list[Recorded]
 ) -> None:
     """With one update a batch no pass over the trajectories is made, and the likelihoods are the pass's."""
     monkeypatch.setattr(A2TGPOTrainer, "_score", lambda *_, **__: pytest.fail("a pass over the trajectories"))
     made = trainer(tmp_path, **options)
-    output = batch(made)
-    found = made._batch["scores"]
+    batch(made)
+    (recorded,) = assigned
     made.model.gradient_checkpointing_disable()
-    expected = expected_of(made, output)
-    torch.testing.assert_close(found.likelihood, expected.likelihood, atol=1e-4, rtol=0)
-    assert found.boundaries.exists.equal(expected.boundaries.exists)
-    assert found.boundaries.exists.sum(1).max() > 2
-    assert found.likelihood[found.boundaries.exists].std() > 0
+    expected, exists = expected_of(made, recorded.batch), recorded.batch.boundaries.exists
+    torch.testing.assert_close(recorded.signals.likelihood, expected.likelihood, atol=1e-4, rtol=0)
+    assert exists.equal(expected.boundaries.exists)
+    assert exists.sum(1).max() > 2
+    assert recorded.signals.likelihood[exists].std() > 0
 
 
 GREEDY = {"generation_kwargs": {"max_new_tokens": TURN, "do_sample": False}, "max_completion_length": 160}
@@ -186,8 +186,8 @@ def overlong_first() -> Any:
     return looking(words=lambda number: number or 60)
 
 
-def equal_until_one_ends(made: A2TGPOTrainer, same_answers: bool) -> tuple[dict[str, Any], int]:
-    """A batch of one prompt, whose greedy rollouts are equal until the tools answer; and the passes it took."""
+def equal_until_one_ends(made: A2TGPOTrainer, same_answers: bool) -> int:
+    """A batch of one prompt, whose greedy rollouts are equal until the tools answer; the passes it took."""
     passes = 0
     score = made._score
 
@@ -198,38 +198,40 @@ def equal_until_one_ends(made: A2TGPOTrainer, same_answers: bool) -> tuple[dict[
 
     made._score = counted  # type: ignore[method-assign]
     answers = [["bora"] if same_answers or number % 2 else ["kelo"] for number in range(8)]
-    output = made._generate_and_score_completions([{**made.train_dataset[0], "answer": answer} for answer in answers])
-    return output, passes
+    made._generate_and_score_completions([{**made.train_dataset[0], "answer": answer} for answer in answers])
+    return passes
 
 
 @pytest.mark.parametrize("same_answers", [True, False])
-def test_rollouts_that_were_equal_until_one_ended(tmp_path: Path, same_answers: bool) -> None:
+def test_rollouts_that_were_equal_until_one_ended(tmp_path: Path, same_answers: bool, assigned: list[Recorded]) -> None:
     """The first rollout, whose result is too long, ends, and the others are taken for those before them until the batch
     ends. Each has its own likelihoods all the same: from the keys, or, where the rows so exchanged had different
     answers, from a pass."""
     made = trainer(tmp_path, tool=overlong_first(), **GREEDY)
-    output, passes = equal_until_one_ends(made, same_answers)
-    lengths = [len(ids) for ids, _ in rows_of(output)]
+    passes = equal_until_one_ends(made, same_answers)
+    (recorded,) = assigned
+    lengths = recorded.batch.completion_mask.sum(1).tolist()
     assert lengths[0] < min(lengths[1:])
     assert passes == (0 if same_answers else 1)
-    found = made._batch["scores"].likelihood
-    torch.testing.assert_close(found, expected_of(made, output).likelihood, atol=1e-4, rtol=0)
+    expected = expected_of(made, recorded.batch).likelihood
+    torch.testing.assert_close(recorded.signals.likelihood, expected, atol=1e-4, rtol=0)
 
 
-def test_several_updates_keep_the_keys_but_not_the_answers(tmp_path: Path) -> None:
+def test_several_updates_keep_the_keys_but_not_the_answers(tmp_path: Path, assigned: list[Recorded]) -> None:
     """A batch that feeds two updates is scored by the pass that its old log-probabilities need."""
     made = trainer(tmp_path, steps_per_generation=2)
     output = batch(made)
-    assert "old_per_token_logps" in output and made._tool_turns._reader is None
-    assert made._tool_turns._backend is not None
-    torch.testing.assert_close(made._batch["scores"].likelihood, expected_of(made, output).likelihood)
+    assert "old_per_token_logps" in output
+    assert made._tool_loop._engine is not None
+    (recorded,) = assigned
+    torch.testing.assert_close(recorded.signals.likelihood, expected_of(made, recorded.batch).likelihood)
 
 
 def test_training_and_evaluation(tmp_path: Path) -> None:
     """Steps and TRL's `evaluate()`, whose batch has another size; the model trains on and no batch is left open."""
     made = trainer(tmp_path, max_steps=2, num_generations_eval=2)
     made.train()
-    assert made.model.training and made._tool_turns._conversation is None
+    assert made.model.training and made._tool_loop._batch is None
     metrics = made.evaluate(made.train_dataset)
     assert "eval_gain/turn_1" in metrics
 
@@ -264,22 +266,22 @@ def test_shards_are_generates(
     with caplog.at_level(logging.WARNING, logger=tool_turns.__name__):
         output = batch(made)
     assert "FSDP keeps the model in shards" in caplog.text
-    assert made._tool_turns._backend is None and output["turn_ids"].max() > 0
+    assert made._tool_loop._engine is None and output["turn_ids"].max() > 0
 
 
 def test_settings_may_change_between_batches(tmp_path: Path) -> None:
     """What a callback makes of the sampling is heard, as `generate` would hear it."""
     made = trainer(tmp_path)
     batch(made)
-    first = made._tool_turns._backend
+    first = made._tool_loop._engine
     made.generation_config.temperature = 0.3
     batch(made)
-    second = made._tool_turns._backend
+    second = made._tool_loop._engine
     assert first is not None and second is not None
-    assert (first.sampler.config.temperature, second.sampler.config.temperature) == (0.8, 0.3)
+    assert (first.decoding.sampler.config.temperature, second.decoding.sampler.config.temperature) == (0.8, 0.3)
 
 
-def test_tools_after_rollouts_of_the_users_own(tmp_path: Path) -> None:
+def test_tools_after_rollouts_of_the_users_own(tmp_path: Path, assigned: list[Recorded]) -> None:
     """With `rollout_func=` beside `tools=` TRL runs tools on what the function wrote: its first call then begins after
     a result, TRL generates, and the likelihoods are those of a pass."""
 
@@ -291,10 +293,13 @@ def test_tools_after_rollouts_of_the_users_own(tmp_path: Path) -> None:
     made = trainer(tmp_path, rollout_func=first_turns)
     output = batch(made)
     assert output["turn_ids"].max() > 0
-    torch.testing.assert_close(made._batch["scores"].likelihood, expected_of(made, output).likelihood)
+    (recorded,) = assigned
+    torch.testing.assert_close(recorded.signals.likelihood, expected_of(made, recorded.batch).likelihood)
 
 
-def test_a_batch_that_was_interrupted_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_was_interrupted_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assigned: list[Recorded]
+) -> None:
     """What ends a batch in the middle of its turns does not reach into the next."""
     made = trainer(tmp_path)
     pack, calls = Chunk.pack.__func__, itertools.count()  # type: ignore[attr-defined]
@@ -309,7 +314,45 @@ def test_a_batch_that_was_interrupted_leaves_nothing_open(tmp_path: Path, monkey
         with pytest.raises(KeyboardInterrupt):
             batch(made)
     assert made.model.training
-    output = batch(made)
-    torch.testing.assert_close(
-        made._batch["scores"].likelihood, expected_of(made, output).likelihood, atol=1e-4, rtol=0
-    )
+    batch(made)
+    (recorded,) = assigned
+    expected = expected_of(made, recorded.batch).likelihood
+    torch.testing.assert_close(recorded.signals.likelihood, expected, atol=1e-4, rtol=0)
+
+
+def test_a_loop_it_does_not_know_goes_back_to_trl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, assigned: list[Recorded]
+) -> None:
+    """Contexts that begin with nothing written here, as another version's loop might make, are TRL's to generate, for
+    the rest of the batch, with one warning; the likelihoods are then a pass's."""
+    made = trainer(tmp_path)
+    suffix = A2TGPOTrainer._generate_single_turn
+
+    def rewritten(self: A2TGPOTrainer, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        later = self._tool_loop._batch is not None and self._tool_loop._batch.conversation is not None
+        return suffix(self, [[7, *ids[1:]] for ids in prompt_ids] if later else prompt_ids, *args, **kwargs)
+
+    monkeypatch.setattr(A2TGPOTrainer, "_generate_single_turn", rewritten)
+    with caplog.at_level(logging.WARNING, logger=tool_turns.__name__):
+        output = batch(made)
+    assert "it went on with a context that it was not given" in caplog.text
+    assert output["turn_ids"].max() > 0
+    (recorded,) = assigned
+    torch.testing.assert_close(recorded.signals.likelihood, expected_of(made, recorded.batch).likelihood)
+
+
+def test_the_switch_leaves_the_loop_to_trl(tmp_path: Path) -> None:
+    """With `tool_loop_kv_cache=False` no engine is made."""
+    made = trainer(tmp_path, tool_loop_kv_cache=False)
+    assert batch(made)["turn_ids"].max() > 0 and made._tool_loop._engine is None
+
+
+def test_a_generate_of_the_users_is_called(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A model whose `generate` was replaced writes every turn by it."""
+    made = trainer(tmp_path)
+    asked, generate = [], made.model.generate
+    made.model.generate = lambda *args, **kwargs: asked.append(1) or generate(*args, **kwargs)
+    with caplog.at_level(logging.WARNING, logger=tool_turns.__name__):
+        output = batch(made)
+    assert len(asked) > 1 and output["turn_ids"].max() > 0
+    assert "generate is not the one of transformers" in caplog.text

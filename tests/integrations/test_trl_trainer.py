@@ -18,7 +18,7 @@ from a2tgpo.errors import DataError, ToolError
 from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from a2tgpo.signals.answer_likelihood import AnswerScaffold
-from tests.integrations.parts import config, questions, qwen_tokenizer, scripted_trainer, tiny_llama
+from tests.integrations.parts import Recorded, by_turn, config, questions, qwen_tokenizer, scripted_trainer, tiny_llama
 
 SEARCH, OTHER = search_turn("find it", "Kelo mentor"), search_turn("so", "kelo founder is it next")
 SCRIPTS = [
@@ -41,12 +41,13 @@ def one_batch(trainer: A2TGPOTrainer) -> dict[str, Any]:
     return trainer._generate_and_score_completions([dict(row) for row in rows])
 
 
-def test_credit_is_the_cores_on_separately_scored_likelihoods(tmp_path: Path) -> None:
+def test_credit_is_the_cores_on_separately_scored_likelihoods(tmp_path: Path, assigned: list[Recorded]) -> None:
     """Advantage and clip scale of every turn equal the core applied to likelihoods scored rollout by rollout, one row
     per boundary, with a plain forward: tokens, turns, boundaries, groups and rewards all line up."""
     trainer = scripted_trainer(tmp_path, SCRIPTS)
     batch = one_batch(trainer)
-    written = trainer._model_mask(batch["completion_mask"])
+    (recorded,) = assigned
+    written = recorded.batch.model_mask
     likelihood, is_process, n_turns = [], [], []
     probe = AnswerScaffold(trainer.args.answer_scaffold).encode(trainer._tokenizer, "bora")
     for i in range(len(SCRIPTS)):
@@ -74,8 +75,10 @@ def test_credit_is_the_cores_on_separately_scored_likelihoods(tmp_path: Path) ->
         beta=0.3,
         n_turns=torch.tensor(n_turns),
     )
-    torch.testing.assert_close(batch["turn_advantages"], expected.advantage, atol=2e-2, rtol=1e-3)
-    torch.testing.assert_close(batch["turn_clip_scale"], expected.clip_scale, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(by_turn(batch, "advantages", 4), expected.advantage, atol=2e-2, rtol=1e-3)
+    exists = torch.arange(4) < torch.tensor(n_turns)[:, None]
+    scale = by_turn(batch, "turn_clip_scale", 4)
+    torch.testing.assert_close(scale[exists], expected.clip_scale[exists], atol=2e-3, rtol=1e-3)
     assert expected.advantage.abs().max() > 0.5
 
 
@@ -133,7 +136,9 @@ def gradient_of(trainer: A2TGPOTrainer, loss: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("method", "rows"), [("a2tgpo", 8), ("grpo", 8), ("grpo", 3)])
-def test_old_log_probabilities_are_the_policys(tmp_path: Path, method: str, rows: int) -> None:
+def test_old_log_probabilities_are_the_policys(
+    tmp_path: Path, method: str, rows: int, assigned: list[Recorded]
+) -> None:
     """With two updates a batch, what our pass leaves as old log-probabilities is what TRL's own method computes, with
     gains to read beside them or without, in one forward or several; with one update there are none, as in TRL: the
     ratio to oneself is 1, whatever two passes round to."""
@@ -143,7 +148,8 @@ def test_old_log_probabilities_are_the_policys(tmp_path: Path, method: str, rows
     written = batch["turn_ids"] >= 0
     expected = logps_of(trainer, batch)
     torch.testing.assert_close(batch["old_per_token_logps"][written], expected[written], atol=1e-4, rtol=1e-4)
-    assert not batch["old_per_token_logps"][~written & ~trainer._model_mask(batch["completion_mask"])].any()
+    (recorded,) = assigned
+    assert not batch["old_per_token_logps"][~written & ~recorded.batch.model_mask].any()
     assert "old_per_token_logps" not in one_batch(scripted_trainer(tmp_path, SCRIPTS, method=method))
 
 
@@ -155,8 +161,8 @@ def test_on_one_turn_it_is_trls_sequence_level_loss(tmp_path: Path) -> None:
     logps = logps_of(trainer, batch)
     batch |= {
         "old_per_token_logps": logps + 0.004 * torch.randn_like(logps),
-        "turn_advantages": advantage[:, None],
-        "turn_clip_scale": torch.ones(8, 1),
+        "advantages": advantage[:, None].expand_as(logps),
+        "turn_clip_scale": torch.ones_like(logps),
     }
     ours = trainer._compute_loss(trainer.model, batch)
     trainer.importance_sampling_level = "sequence"
@@ -175,7 +181,7 @@ def test_kl_penalty_is_trls(tmp_path: Path, iterations: int) -> None:
     batch = one_batch(trainer)
     trainer.beta = 0.1
     batch["ref_per_token_logps"] = logps_of(trainer, batch) + 0.1
-    batch |= {"turn_advantages": torch.zeros(8, 1), "advantages": torch.zeros(8)}
+    batch["advantages"] = torch.zeros(8)
     for weighted in (True, False):
         trainer.args.use_bias_correction_kl = weighted
         ours = trainer._compute_loss(trainer.model, batch)
@@ -296,7 +302,7 @@ def test_evaluation_scores_and_changes_nothing(tmp_path: Path, method: str) -> N
     assert math.isfinite(metrics["eval_loss"])
     assert metrics["eval_rollout/format_rate"] == pytest.approx(6 / 8)
     assert ("eval_gain/turn_1" in metrics) == (method == "a2tgpo")
-    assert "eval_rollout/refill_batches" not in metrics
+    assert "eval_rollout/sampled_batches" not in metrics
     assert not list((tmp_path / "rollouts").glob("*.jsonl"))
     assert all(a.equal(b) for a, b in zip(before, trainer.model.parameters(), strict=True))
     trainer.train()
@@ -311,8 +317,9 @@ def other_reward(completions: list[str], **_: Any) -> list[float]:
     return [7.0 - i % 3 * 7 for i in range(len(completions))]
 
 
+@pytest.mark.parametrize("iterations", [1, 2])
 @pytest.mark.parametrize("reward", [exact_match_reward, [exact_match_reward, other_reward]])
-def test_a_failed_tool_is_left_out_of_every_statistic(tmp_path: Path, reward: Any) -> None:
+def test_a_failed_tool_is_left_out_of_every_statistic(tmp_path: Path, reward: Any, iterations: int) -> None:
     """Rollouts the tool failed have no turns to train on, and the others are credited as if they were not there,
     whatever a second reward function says of them."""
     state = {"calls": 0}
@@ -324,12 +331,16 @@ def test_a_failed_tool_is_left_out_of_every_statistic(tmp_path: Path, reward: An
         return [[] for _ in queries]
 
     trainer = scripted_trainer(
-        tmp_path, [[SEARCH, answer_turn("x")], [answer_turn("bora")], [answer_turn("x")]], search=flaky, reward=reward
+        tmp_path,
+        [[SEARCH, answer_turn("x")], [answer_turn("bora")], [answer_turn("x")]],
+        search=flaky,
+        reward=reward,
+        num_iterations=iterations,
     )
     batch = one_batch(trainer)
     failed = torch.tensor([i % 3 == 0 for i in range(8)])
     assert (batch["turn_ids"][failed] == -1).all()
-    assert batch["turn_advantages"][:4, 0].tolist() == pytest.approx([0, 1, -1, 0], abs=1e-4)
+    assert by_turn(batch, "advantages", 1)[:4, 0].tolist() == pytest.approx([0, 1, -1, 0], abs=1e-4)
     assert trainer._metrics["train"]["rollout/tool_failed"] == [pytest.approx(3 / 8)]
     assert torch.isfinite(trainer._compute_loss(trainer.model, batch))
 
@@ -349,8 +360,8 @@ def test_nan_rewards_raise(tmp_path: Path) -> None:
     ("answers", "message"),
     [
         (None, "no 'answer'.*add a column"),
-        (["", "x"], "row 0 has answer=''"),
-        ([[], ["x"]], r"row 0 has answer=\[\]"),
+        (["", "x"], "row 0: the answers '' are empty"),
+        ([[], ["x"]], r"row 0: the answers \[\] are empty"),
         ([["x"], ["\u0301"]], "row 1"),
     ],
 )
@@ -366,22 +377,16 @@ def test_data_without_answers_is_refused(tmp_path: Path, answers: Any, message: 
 def test_a_streamed_row_without_answer_is_refused_when_met(tmp_path: Path) -> None:
     """Streamed and environment-owned data cannot be read beforehand; the batch says which row lacks its answer."""
     trainer = scripted_trainer(tmp_path, SCRIPTS)
-    with pytest.raises(DataError, match="row 1 has answer=None"):
+    with pytest.raises(DataError, match="row 1: the answers None are empty"):
         trainer._generate_and_score_completions([dict(trainer.train_dataset[0]), {"prompt": "Who?"}])
 
 
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("loss_type", "dapo"),
+        ("loss_type", "cispo"),
+        ("loss_type", "vespo"),
         ("importance_sampling_level", "sequence"),
-        ("scale_rewards", "batch"),
-        ("multi_objective_aggregation", "normalize_then_sum"),
-        ("delta", 2.0),
-        ("off_policy_mask_threshold", 0.5),
-        ("top_entropy_quantile", 0.5),
-        ("entropy_coef", 0.1),
-        ("use_adaptive_entropy", True),
         ("likelihood", "odds"),
         ("answer_alias", "worst"),
         ("gain_method", "magic"),
@@ -393,7 +398,7 @@ def test_options_it_cannot_honour_raise(tmp_path: Path, option: str, value: Any)
     """Each names the option and the value, before anything is loaded; TRL itself accepts TRL's."""
     if option in GRPOConfig.__dataclass_fields__:
         GRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **{option: value})
-    with pytest.raises(ValueError, match=f"{option}={value!r}: "):
+    with pytest.raises(ValueError, match=f"{option}={value!r}(: | with method='a2tgpo': .*method=')"):
         config(tmp_path, **{option: value})
 
 

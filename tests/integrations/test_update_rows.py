@@ -15,7 +15,8 @@ from trl.trainer.utils import add_fused_lm_head
 
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.integrations.trl import trainer as trl_trainer
-from a2tgpo.pipeline.microbatches import by_length, without_padding
+from a2tgpo.pipeline import likelihood as pipeline_likelihood
+from a2tgpo.pipeline.microbatches import sort_by_length, trim_padding
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from a2tgpo.signals.answer_likelihood import FusedReading
 from tests.integrations.parts import questions, scripted_trainer, tiny_llama
@@ -49,7 +50,7 @@ def test_rollouts_change_places_within_their_update_only(lengths: list[list[int]
     """Each update keeps its rollouts, every field moves with its rollout, the longest come first, and what is no row
     stays as it is."""
     before = [micro_batch(2 * i, two, 9) for i, two in enumerate(lengths)]
-    after = by_length(before, per_update)
+    after = sort_by_length(before, per_update)
     flat = torch.tensor(lengths).flatten()
     for start in range(0, 4, per_update):
         rows = torch.cat([one["row"] for one in after[start : start + per_update]])
@@ -65,14 +66,16 @@ def test_rollouts_change_places_within_their_update_only(lengths: list[list[int]
 def test_padding_goes_in_whole_blocks(longest: int, kept: int) -> None:
     """Of 200 columns 64 go at a time and no token with them; one column stays for a batch without any token."""
     inputs = micro_batch(0, [longest, 0], 200)
-    inputs |= {"turn_ids": inputs["completion_mask"] - 1, "turn_advantages": torch.zeros(2, 200)}
-    cut = without_padding(inputs)
+    inputs |= {"turn_ids": inputs["completion_mask"] - 1, "prompt_ids": torch.zeros(2, 200)}
+    cut = trim_padding(inputs)
     assert cut["completion_mask"].shape == cut["turn_ids"].shape == (2, kept)
     assert cut["completion_mask"].sum() == longest
-    assert cut["turn_advantages"] is inputs["turn_advantages"]
+    assert cut["prompt_ids"] is inputs["prompt_ids"]
 
 
-def padded_reading(model: Any, ids: Any, labels: Any, autocast: Any, attention_mask: Any) -> FusedReading:
+def padded_reading(
+    model: Any, ids: Any, labels: Any, autocast: Any, aux_loss: bool, attention_mask: Any
+) -> FusedReading:
     """TRL's own reading, of every column."""
     read = labels.masked_fill(attention_mask == 0, -100)
     output = model(input_ids=ids, attention_mask=attention_mask, labels=ids, fused_lm_head=True)
@@ -128,12 +131,12 @@ def test_only_rollouts_of_the_same_update_change_places(tmp_path: Path, accumula
         before = self._buffered_inputs
         result = prepare(self, batch)
         if self._buffered_inputs is not before:
-            shuffled.extend(one["turn_advantages"].sum(1).tolist() for one in self._buffered_inputs)
+            shuffled.extend(one["advantages"].sum(1).tolist() for one in self._buffered_inputs)
         return result
 
     def keep(model: Any, inputs: Any, *rest: Any) -> Any:
         prepared = trainer._prepare_inputs(inputs)
-        taken.append(prepared["turn_advantages"].sum(1).tolist())
+        taken.append(prepared["advantages"].sum(1).tolist())
         trainer._prepare_inputs = lambda _: prepared
         try:
             return step(model, inputs, *rest)
@@ -158,9 +161,9 @@ def test_an_update_learns_the_same_from_fewer_columns(
     in TRL's order, over all columns, whose head sees every position; their forwards get fewer columns."""
     changes = {"method": method, "num_iterations": 2, "max_steps": 2}
     ours, shapes = trained(tmp_path / "ours", **changes)
-    monkeypatch.setattr(trl_trainer, "by_length", lambda micro_batches, per_update: micro_batches)
-    monkeypatch.setattr(trl_trainer, "without_padding", lambda inputs: inputs)
-    monkeypatch.setattr(trl_trainer, "fused_reading", padded_reading)
+    monkeypatch.setattr(trl_trainer, "sort_by_length", lambda micro_batches, per_update: micro_batches)
+    monkeypatch.setattr(trl_trainer, "trim_padding", lambda inputs, multiple_of: inputs)
+    monkeypatch.setattr(pipeline_likelihood, "fused_reading", padded_reading)
     theirs, padded = trained(tmp_path / "theirs", **changes)
     start = tiny_llama(build_tokenizer()).state_dict()
     for name, weights in ours.items():

@@ -16,7 +16,7 @@ import yaml
 from a2tgpo.core import clip_scale, information_gain, turn_credit
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.evaluate.outcome import Outcome
-from a2tgpo.pipeline.update_log import updates_of
+from a2tgpo.pipeline.rollout_log import updates_file
 
 HOSTILE = (
     '<script>document.title = "owned"</script> </script><!-- <img src=x onerror="document.title=1"> '
@@ -71,7 +71,7 @@ def write_run(
         _write_lines(stem.with_suffix(".jsonl"), records)
         if updates:
             lines = [_update(generator, 2 * batch + 1, row, record) for row, record in enumerate(records)]
-            _write_lines(updates_of(stem.with_suffix(".jsonl")), lines)
+            _write_lines(updates_file(stem.with_suffix(".jsonl")), lines)
     _write_lines(path / "metrics.jsonl", [_metrics(generator, step) for step in range(1, 2 * batches + 1)])
     return path
 
@@ -145,6 +145,7 @@ def _group(
                 "step": step,
                 "group": question,
                 "id": f"q{question}",
+                "hops": 1 + question,
                 "prompt": f"question {question} of step {step}?",
                 "answer": [f"gold{question}"],
                 "segments": [{"turn": turn, "text": text, "ids": tokenize(text)} for turn, text in segments],

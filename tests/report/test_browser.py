@@ -19,42 +19,43 @@ Open = Callable[..., Watched]
 
 
 def picture(shown: Watched) -> str:
-    """The reward's chart as an image, without a cursor, once it has the width of its frame: a frame later."""
+    """The entropy's chart as an image, without a cursor, once it has the width of its frame: a frame later."""
     shown.page.mouse.move(0, 0)
     return str(
         shown.page.evaluate(
             """() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() =>
-                done(document.querySelector("#figure-reward canvas").toDataURL()))))"""
+                done(document.querySelector("#figure-entropy canvas").toDataURL()))))"""
         )
     )
 
 
 def at_the_first_step(shown: Watched) -> str:
-    """What the reward's chart reads there."""
-    shown.page.locator("#figure-reward .u-over").hover(position={"x": 2, "y": 40})
-    return shown.texts("#figure-reward .readout b")[0]
+    """What the entropy's chart reads there."""
+    shown.page.locator("#figure-entropy .u-over").hover(position={"x": 2, "y": 40})
+    return shown.texts("#figure-entropy .readout b")[0]
 
 
 def test_the_run_view(tmp_path: Path, open_page: Open) -> None:
     """Every figure is drawn, charts with a description of their own. The smoothing changes the curves: the mean of five
-    points at the first of rewards 0.1, 0.3 and 0.5 is 0.3. As logged they are drawn as they were."""
+    points at the first of 1, 1/2 and 1/3 is 0.61. As logged they are drawn as they were."""
     run = write_run(tmp_path / "run")
     write_evaluation(run, "before_greedy", [False, False, True, False])
     write_evaluation(run, "after_greedy", [True, False, True, True])
     shown = open_page(run)
-    assert shown.page.locator("figure").count() == 16
-    assert shown.page.locator("figure canvas").count() == 14
-    label = shown.page.locator("#figure-reward .plot").get_attribute("aria-label")
-    assert label == "Reward. Reward: 0.10 to 0.50, step 1 to 5"
+    assert shown.page.locator("figure").count() == 18
+    assert shown.page.locator("figure canvas").count() == 12
+    assert shown.page.locator("figure svg.chart").count() == 4
+    label = shown.page.locator("#figure-entropy .plot").get_attribute("aria-label")
+    assert label == "Entropy. Entropy: 1.00 to 0.17, step 1 to 6"
     assert "0.250 → 0.750" in shown.texts("table[aria-label=Runs] tbody tr")[0]
     logged = picture(shown)
-    assert at_the_first_step(shown) == "0.10"
+    assert at_the_first_step(shown) == "1.00"
     shown.page.get_by_label("Smoothing of the curves").select_option("5")
     assert picture(shown) != logged
-    assert at_the_first_step(shown) == "0.30"
+    assert at_the_first_step(shown) == "0.61"
     shown.page.get_by_label("Smoothing of the curves").select_option("1")
     assert picture(shown) == logged
-    assert shown.page.locator("figure canvas").count() == 14
+    assert shown.page.locator("figure canvas").count() == 12
 
 
 def test_reading_rollouts(tmp_path: Path, open_page: Open) -> None:
@@ -62,27 +63,27 @@ def test_reading_rollouts(tmp_path: Path, open_page: Open) -> None:
     run = write_run(tmp_path / "run", batches=1)
     records = [json.loads(line) for line in (run / "rollouts" / "step_000000.jsonl").read_text().splitlines()]
     shown = open_page(run, address="#rollouts")
-    shown.ready("#rollout/0/1/0")
     shown.page.locator("#list .row").nth(2).click()
     shown.ready("#rollout/0/1/2")
     rows = shown.page.locator("table[aria-label=Turns] tbody tr")
     assert rows.count() == 4
     cells = [text.replace("−", "-").lstrip("+") for text in rows.nth(1).locator("td").all_inner_texts()]
     record = records[2]
-    assert [float(cell) for cell in cells[:4]] == pytest.approx(
-        [record["likelihood"][1], record["likelihood"][2], record["gain"][1], record["normalized_gain"][1]], abs=6e-3
+    assert [float(cell) for cell in cells[:3]] == pytest.approx(
+        [record["likelihood"][1], record["likelihood"][2], record["gain"][1]], abs=6e-3
     )
-    assert float(cells[6]) == pytest.approx(record["advantage"][1], abs=6e-3)
-    low, high = (float(bound) for bound in cells[7].split(" … "))
+    assert float(cells[6]) == pytest.approx(record["normalized_gain"][1], abs=6e-3)
+    assert float(cells[9]) == pytest.approx(record["advantage"][1], abs=6e-3)
+    low, high = (float(bound) for bound in cells[10].split(" … "))
     assert (low, high) == pytest.approx((record["clip_low"][1], record["clip_high"][1]), abs=1e-4)
-    assert float(cells[8]) > 0 and cells[9] in ("clipped", "no")
+    assert float(cells[11]) > 0 and cells[12] in ("clipped", "no")
     assert shown.page.locator(".turn").count() == 4 and shown.page.locator(".result").count() == 4
     assert shown.page.locator("#list [aria-current]").count() == 1
 
 
 def test_a_signal_without_likelihoods(tmp_path: Path, open_page: Open) -> None:
     """A reward model or a function of the user's gives turns numbers and no likelihood, and a method without gains
-    needs no answer: the page has the numbers, a dash for each likelihood, and an empty answer."""
+    needs no answer: the page has the numbers under the signal's name, and neither likelihoods nor a gold answer."""
     run = write_run(tmp_path / "run", batches=1)
     file = run / "rollouts" / "step_000000.jsonl"
     records = [json.loads(line) for line in file.read_text().splitlines()]
@@ -93,8 +94,12 @@ def test_a_signal_without_likelihoods(tmp_path: Path, open_page: Open) -> None:
     shown = open_page(run, address="#rollout/0/1/2")
     rows = shown.page.locator("table[aria-label=Turns] tbody tr")
     assert rows.count() == 4
-    cells = [text.replace("−", "-").lstrip("+") for text in rows.nth(0).locator("td").all_inner_texts()]
-    assert cells[:2] == ["–", "–"] and float(cells[2]) == pytest.approx(records[2]["gain"][0], abs=6e-3)
+    assert shown.texts("table[aria-label=Turns] thead th")[:3] == ["turn", "turn signal", "n"]
+    cell = rows.nth(0).locator("td").first.inner_text().replace("−", "-")
+    assert float(cell) == pytest.approx(records[2]["gain"][0], abs=6e-3)
+    assert "gold answer" not in shown.texts(".facts dt")
+    shown.go("#run")
+    assert "Exact match in training" not in shown.texts("h3") and "Turn signal, raw" in shown.texts("h3")
 
 
 def test_tokens_show_the_loss_mask(tmp_path: Path, open_page: Open) -> None:
@@ -102,6 +107,7 @@ def test_tokens_show_the_loss_mask(tmp_path: Path, open_page: Open) -> None:
     run = write_run(tmp_path / "run", batches=1)
     record = json.loads((run / "rollouts" / "step_000000.jsonl").read_text().splitlines()[1])
     shown = open_page(run, address="#rollout/0/1/1")
+    shown.page.keyboard.press("t")
     shown.page.keyboard.press("t")
     shown.page.wait_for_selector(".tokens")
     in_loss = [i for s in record["segments"] if s["turn"] >= 0 for i in s["ids"]]
@@ -119,6 +125,7 @@ def test_tokens_are_shown_by_their_texts(tmp_path: Path, open_page: Open) -> Non
     texts = save_tokenizer(run)
     record = json.loads((run / "rollouts" / "step_000000.jsonl").read_text().splitlines()[1])
     shown = open_page(run, address="#rollout/0/1/1")
+    shown.page.keyboard.press("t")
     shown.page.keyboard.press("t")
     shown.page.wait_for_selector(".tokens")
     expected = [texts.get(i, f"⟨{i}⟩") for segment in record["segments"] for i in segment["ids"]]
@@ -257,7 +264,8 @@ def test_a_run_cut_off(tmp_path: Path, open_page: Open) -> None:
     notices = shown.texts("[aria-label=Notices] li")
     assert any("run/metrics.jsonl: 1 line could not be read" in notice for notice in notices)
     assert "step 5 of 8, not finished" in shown.texts("table[aria-label=Runs] tbody tr")[0]
-    shown.go("#rollouts", lands="#rollout/0/1/0")
+    assert any("the batch of step 5 holds 7 rollouts, others 8" in notice for notice in notices)
+    shown.go("#rollouts", lands=shown.page.locator(".opening a").first.get_attribute("href"))
     assert shown.texts("#count") == ["23 of 23 rollouts"]
 
 
@@ -310,7 +318,7 @@ def test_two_thousand_rollouts(tmp_path: Path, open_page: Open) -> None:
     shown = open_page(run)
     assert (tmp_path / "report.html").stat().st_size < 8e6
     loads = [float(shown.page.locator("body").get_attribute("data-milliseconds"))]
-    shown.go("#rollouts", lands="#rollout/0/1/0")
+    shown.go("#rollout/0/1/0")
     assert shown.texts("#count") == ["2,000 of 2,000 rollouts"]
     shown.requests.clear()
     shown.page.reload()
@@ -340,6 +348,7 @@ def test_a_page_too_large_shows_fewer_rollouts(
     monkeypatch.setattr("a2tgpo.report.page.TEXT_BYTES", 9_000)
     shown = open_page(run)
     assert "of 8 batches" in shown.texts("table[aria-label=Runs] tbody tr")[0]
-    shown.go("#rollouts", lands="#rollout/0/1/0")
+    shown.go("#rollout/0/1/0")
+    assert "the run made 64" in shown.texts("#count")[0]
     steps = [int(text.split()[1]) for text in shown.texts("select[aria-label=Step] option")[1:]]
     assert steps[0] == 1 and steps[-1] == 15 and 1 < len(steps) < 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import csv
+import errno
 import gzip
 import json
 import re
@@ -24,7 +25,7 @@ from a2tgpo.report.page import choose
 from a2tgpo.report.report_command import add_report_command
 from a2tgpo.report.run_data import read_runs
 from a2tgpo.report.series import Kind, arms_of
-from tests.report.runs import save_tokenizer, write_run
+from tests.report.runs import Spoken, save_tokenizer, write_run
 from tests.report.test_figures import rollout
 
 
@@ -56,11 +57,15 @@ def test_a_picture_for_each_figure(tmp_path: Path) -> None:
     """One PNG a figure of every kind into a folder, and one a recipe of the matrix."""
     pytest.importorskip("matplotlib")
     arms = arms_of(read_runs([write_run(tmp_path / name, beta=beta) for beta, name in enumerate("ab")]))
-    figures = [figure for figure in figures_of(arms) if figure.id in ("reward", "gain_raw", "similarity", "step_time")]
+    figures = [
+        figure
+        for figure in figures_of(arms)
+        if figure.id in ("reward", "gain_raw", "similarity", "step_time", "searches")
+    ]
     assert {figure.kind for figure in figures} == set(get_args(Kind))
     write_png(tmp_path / "png", figures, arms)
     names = sorted(file.stem for file in (tmp_path / "png").glob("*.png"))
-    assert names == ["gain_raw", "reward", "similarity-1", "similarity-2", "step_time"]
+    assert names == ["gain_raw", "reward", "searches", "similarity-1", "similarity-2", "step_time"]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in (tmp_path / "png").iterdir())
 
 
@@ -81,6 +86,64 @@ def test_refusals(tmp_path: Path) -> None:
         report(run, "--beta", "1")
     with pytest.raises(RecipeError, match="--max_rollouts 0"):
         report(run, "--max_rollouts", "0")
+
+
+def test_an_output_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    """The folder is made. What cannot be written is one sentence: a folder in place of the file, a file in place of a
+    folder."""
+    run = str(write_run(tmp_path / "run"))
+    for form in ("html", "json", "csv"):
+        assert report(run, "--format", form, "-o", str(tmp_path / "a" / form / "out")) == 0
+    (tmp_path / "taken").mkdir()
+    for place in (tmp_path / "taken", tmp_path / "a" / "html" / "out" / "below"):
+        with pytest.raises(RecipeError, match="cannot be written"):
+            report(run, "-o", str(place))
+
+
+@pytest.mark.parametrize("form", ["html", "json", "csv"])
+def test_the_old_report_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """An output that cannot be finished, as on a full disk, leaves the one before as it was."""
+    run, output = str(write_run(tmp_path / "run")), tmp_path / "out"
+    report(run, "--format", form, "-o", str(output))
+    before = output.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("a2tgpo.files.os.fsync", full)
+    with pytest.raises(RecipeError, match="cannot be written: No space left on device"):
+        report(run, "--format", form, "-o", str(output))
+    assert output.read_bytes() == before
+
+
+def test_a_table_is_no_program(tmp_path: Path) -> None:
+    """Names of runs that a spreadsheet would compute are text there; numbers below 0 stay numbers."""
+    runs = [str(write_run(tmp_path / name, beta=k)) for k, name in enumerate(("=cmd|calc", "@SUM(1)", "-2+3", "+1"))]
+    report(*runs, "--format", "csv", "-o", str(tmp_path / "r.csv"))
+    with (tmp_path / "r.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["runs"] for row in rows} == {"'=cmd|calc", "'@SUM(1)", "'-2+3", "'+1"}
+    assert min(float(row["y"]) for row in rows if row["y"]) < 0
+
+
+def test_no_secret_is_in_the_page(tmp_path: Path) -> None:
+    """Tokens and passwords of the recipe, of an error text and of a passage are in no block of the page and no export;
+    what is no secret stays."""
+    secrets = ["hf_abcdefghijklmnopqrst", "hunter2", "sk-proj-0123456789abcdef", "swordfish"]
+    recipe = {"hub_token": secrets[0], "retriever_url": f"http://alice:{secrets[1]}@search.example/retrieve"}
+    recipe |= {"env": {"WANDB_API_KEY": secrets[3]}, "eos_token": "<|end|>", "max_turn_tokens": 48}
+    spoken = Spoken([("ask", f"Authorization: Bearer {secrets[2]}")], "say")
+    run = write_run(tmp_path / "run", batches=1, say=lambda *_: spoken, **recipe)
+    file = run / "rollouts" / "step_000000.jsonl"
+    file.write_text(file.read_text().replace("expected another tag", f"GET http://alice:{secrets[1]}@host failed"))
+    for form in ("html", "json", "csv"):
+        report(str(run), "--format", form, "-o", str(tmp_path / form))
+    page = (tmp_path / "html").read_text()
+    blocks = re.findall(r'data-block="[^"]*">([^<]*)<', page)
+    texts = [gzip.decompress(base64.b64decode(block)).decode() for block in blocks]
+    everything = "\n".join([page, *texts, (tmp_path / "json").read_text(), (tmp_path / "csv").read_text()])
+    assert not [secret for secret in secrets if secret in everything]
+    assert "search.example/retrieve" in everything and "<|end|>" in everything and '"max_turn_tokens":48' in everything
 
 
 def test_the_page_is_the_same_page_again(tmp_path: Path) -> None:

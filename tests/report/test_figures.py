@@ -7,29 +7,33 @@ from pathlib import Path
 
 import pytest
 
+from a2tgpo.pipeline.rollout_log import LoggedCall, LoggedSegment
 from a2tgpo.report.figures import SECTIONS, figures_of
-from a2tgpo.report.logged_rollout import Batch, Rollout, Segment
+from a2tgpo.report.logged_rollout import Batch, Rollout
 from a2tgpo.report.run_data import RunData, read_runs
 from a2tgpo.report.series import Figure, arms_of
+from a2tgpo.report.step_figures import every_metric
 from a2tgpo.report.terms import add_terms
-from a2tgpo.report.turn_figures import context_similarity
+from a2tgpo.report.turn_figures import turn_similarity
 from tests.report.runs import write_run
 
 
 def rollout(gain: list[float], ids: list[list[int]], **changes: object) -> Rollout:
     """A rollout of process turns that read `ids`, then answer."""
-    segments = [s for t, seen in enumerate(ids) for s in (Segment(t, "", seen[:1]), Segment(-1, "", seen[1:]))]
+    segments = [
+        s for t, seen in enumerate(ids) for s in (LoggedSegment(t, "", seen[:1]), LoggedSegment(-1, "", seen[1:]))
+    ]
     turns = len(gain) + 1
     made = Rollout(
         group=0,
         id="q",
         question="?",
         answer=["a"],
-        segments=[*segments, Segment(len(ids), "", [9])],
+        segments=[*segments, LoggedSegment(len(ids), "", [9])],
         termination="answered",
         reason="",
         prediction="a",
-        queries=[],
+        calls=[LoggedCall("q", []) for _ in ids],
         reward=1.0,
         valid=True,
         likelihood=[0.0] * turns,
@@ -65,11 +69,77 @@ def test_seeds_are_a_band(tmp_path: Path) -> None:
 
 
 def test_gain_by_turn(tmp_path: Path) -> None:
-    """Mean ± population standard deviation at each depth, over the valid rollouts that reach it."""
-    rollouts = [rollout([0.1, 0.5], [[1], [2]]), rollout([0.3], [[1]]), rollout([9.0], [[1]], valid=False)]
+    """A box at each depth over the valid rollouts that reach it: of 0, 0.1 … 1 the quartiles are 0.25 and 0.75, the
+    middle 90 % ends at 0.05 and 0.95. Gains that are no numbers are left out."""
+    rollouts = [rollout([k / 10, 0.5], [[1], [2]]) for k in range(11)]
+    rollouts += [rollout([float("nan")], [[1]]), rollout([9.0], [[1]], valid=False)]
     (series,) = figures([RunData(tmp_path, "r", batches=[Batch(1, rollouts)])])["gain_raw"].series
-    assert series.x == [1, 2] and series.y == pytest.approx([0.2, 0.5])
-    assert series.low == pytest.approx([0.1, 0.5]) and series.high == pytest.approx([0.3, 0.5])
+    assert series.x == [1, 2] and series.n == [11, 11]
+    box = [
+        values[0] for values in (series.least, series.low, series.y, series.high, series.most, series.mean) if values
+    ]
+    assert box == pytest.approx([0.05, 0.25, 0.5, 0.75, 0.95, 0.5])
+
+
+def test_signals_by_their_name(tmp_path: Path) -> None:
+    """Where likelihoods were scored the figures speak of gains; without any, of the turn signal, or of the step reward
+    that the recipe asked for. Runs of two kinds have a common name."""
+    scored = RunData(tmp_path, "scored", batches=[Batch(1, [rollout([0.1], [[1]])])])
+    bare = RunData(tmp_path, "bare", batches=[Batch(1, [rollout([0.1], [[1]], likelihood=[])])])
+    judged = replace(bare, name="judged", config={"process_signal": "reward_model"})
+    titles = [figures([run])["gain_raw"].title for run in (scored, bare, judged)]
+    assert titles == ["Gain, raw", "Turn signal, raw", "Step reward, raw"]
+    assert figures([scored, judged])["gain_raw"].title == "Turn signal, raw"
+
+
+def test_tool_calls(tmp_path: Path) -> None:
+    """Of ten batches the first two and the last two are shown: one call each at first, then none or two."""
+    one, none, two = rollout([0.0], [[1]]), rollout([], []), rollout([0.0, 0.0], [[1], [2]])
+    batches = [Batch(step, [one, one] if step < 5 else [none, two]) for step in range(10)]
+    first, last = figures([RunData(tmp_path, "r", batches=batches)])["searches"].series
+    assert (first.label, first.x, first.y, first.n) == ("first fifth", [0, 1], [0.0, 1.0], [0, 4])
+    assert (last.label, last.x, last.y, last.n) == ("last fifth", [0, 1, 2], [0.5, 0.0, 0.5], [2, 0, 2])
+    foreign = rollout([0.0, 0.0], [[1], [2]], termination=None, calls=[])
+    (all_of_them,) = figures([RunData(tmp_path, "r", batches=[Batch(1, [foreign])])])["searches"].series
+    assert all_of_them.label == "all" and all_of_them.y == [0.0, 0.0, 1.0]
+
+
+def test_depth_by_hops(tmp_path: Path) -> None:
+    """Right answers and tool calls of each batch by the hops of the question; questions without hops are left out."""
+    one, three = rollout([0.0], [[1]], hops=1), rollout([0.0, 0.0], [[1], [2]], hops=3, prediction="b")
+    batches = [Batch(1, [one, three, rollout([], [])]), Batch(2, [three])]
+    drawn = figures([RunData(tmp_path, "r", batches=batches)])
+    right, searches = drawn["right_by_hops"].series, drawn["searches_by_hops"].series
+    assert [(line.label, line.x, line.y) for line in right] == [("1 hop", [1], [1.0]), ("3 hops", [1, 2], [0.0, 0.0])]
+    assert [line.y for line in searches] == [[1.0], [2.0, 2.0]]
+    assert "right_by_hops" not in figures([RunData(tmp_path, "r", batches=[Batch(1, [rollout([], [])])])])
+
+
+def test_rewards_are_the_rollouts(tmp_path: Path) -> None:
+    """The reward is the mean of the rollouts that have one, whatever was logged; without rollouts it is the log's."""
+    rollouts = [rollout([], [], reward=reward) for reward in (1.0, 0.0, 0.5, None, float("nan"))]
+    metrics = [{"step": 1, "reward": 9.0}]
+    assert figures([RunData(tmp_path, "r", {}, metrics, [Batch(1, rollouts)])])["reward"].series[0].y == [0.5]
+    assert figures([RunData(tmp_path, "r", {}, metrics)])["reward"].series[0].y == [9.0]
+
+
+def test_no_gold_no_exact_match(tmp_path: Path) -> None:
+    """Rollouts without a gold answer do not enter exact match; where no rollout has one there is no such figure."""
+    gold, bare = rollout([], [], prediction="b"), rollout([], [], answer=[])
+    assert figures([RunData(tmp_path, "r", batches=[Batch(1, [gold, bare])])])["exact_match"].series[0].y == [0.0]
+    assert "exact_match" not in figures([RunData(tmp_path, "r", batches=[Batch(1, [bare])])])
+
+
+def test_every_metric_is_a_curve(tmp_path: Path) -> None:
+    """Whatever number a run logged has a curve by its name; text, truth values and NaN have none. A log of more than
+    2,000 points is averaged over neighbours."""
+    rows = [
+        {"step": step, "mine/own": step % 2, "text": "a", "flag": True, "nan": float("nan")} for step in range(5000)
+    ]
+    curves = every_metric(arms_of([RunData(tmp_path, "r", {}, rows)]))
+    assert list(curves) == ["mine/own"]
+    (line,) = curves["mine/own"]
+    assert len(line.x) == 1667 and line.y[0] == pytest.approx(1 / 3) and line.y[1] == pytest.approx(2 / 3)
 
 
 def test_advantage_envelope(tmp_path: Path) -> None:
@@ -88,23 +158,27 @@ def test_step_time(tmp_path: Path) -> None:
     assert seconds["optimizer"] == pytest.approx(0.1) and seconds["rest"] == pytest.approx(0.2)
 
 
-def test_context_similarity_by_hand() -> None:
-    """Contexts grow turn by turn and are compared between rollouts of one prompt only."""
+def test_turn_similarity_by_hand() -> None:
+    """A turn is what was written and read in it, without the turns before, and turns are compared between rollouts of
+    one prompt only."""
     batch = [
         rollout([0.0, 0.0], [[1, 2], [3, 4]]),
-        rollout([0.0], [[1, 5]]),
+        rollout([0.0], [[1, 3, 4]]),
         rollout([0.0], [[7, 8]], group=1),
     ]
-    matrix = context_similarity([batch])
-    # {1, 2} and {1, 5} share one of three; {1, 2, 3, 4} and {1, 5} one of five.
-    assert matrix[0][0] == pytest.approx(1 / 3)
-    assert matrix[0][1] == matrix[1][0] == pytest.approx(1 / 5)
+    matrix = turn_similarity([Batch(1, batch)])
+    # {1, 2} and {1, 3, 4} share one of four; {3, 4} and {1, 3, 4} two of three.
+    assert matrix[0][0] == pytest.approx(1 / 4)
+    assert matrix[0][1] == matrix[1][0] == pytest.approx(2 / 3)
     assert matrix[1][1] is None
 
 
 def test_exact_match_and_length(tmp_path: Path) -> None:
-    """Training exact match counts matching answers; lengths count the policy's tokens and all of them."""
+    """Training exact match counts matching answers; lengths are the policy's tokens and all of them, in a band from
+    the shortest to the longest."""
     wrong = rollout([0.0], [[1, 2, 3]], prediction="b")
     drawn = figures([RunData(tmp_path, "r", batches=[Batch(1, [rollout([], []), wrong])])])
     assert drawn["exact_match"].series[0].y == [0.5]
-    assert [series.y for series in drawn["length"].series] == [[1.5], [2.5]]
+    policy, whole = drawn["length"].series
+    assert (policy.y, policy.low, policy.high) == ([1.5], [1], [2])
+    assert (whole.y, whole.low, whole.high) == ([2.5], [1], [4])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from a2tgpo.errors import DataError
 from a2tgpo.files import UNFINISHED
-from a2tgpo.pipeline.update_log import updates_of
+from a2tgpo.pipeline.rollout_log import updates_file
 from a2tgpo.report.run_data import read_runs
 from a2tgpo.report.terms import add_terms
 from tests.report.runs import save_tokenizer, write_evaluation, write_run
@@ -96,7 +97,7 @@ def test_several_processes_are_one_batch(tmp_path: Path) -> None:
         file = path / "rollouts" / f"step_000000.rank{rank}.jsonl"
         file.write_text("".join(lines[rows]))
         own = [json.dumps(json.loads(line) | {"row": row}) for row, line in enumerate(updates[rows])]
-        updates_of(file).write_text("\n".join(own))
+        updates_file(file).write_text("\n".join(own))
     (whole,) = read_runs([path])[0].batches
     (path / "rollouts" / "step_000000.jsonl").unlink()
     (path / "rollouts" / "updates_000000.jsonl").unlink()
@@ -126,16 +127,86 @@ def test_an_unreadable_configuration_is_said(tmp_path: Path) -> None:
 
 
 def test_numbers_that_are_none(tmp_path: Path) -> None:
-    """A reward of NaN gets no terms and stops nothing; a null among the numbers of a turn makes the line unreadable."""
+    """NaN, null for it and infinity are numbers that are missing: the rollout is read, and known not to be finite."""
     path = write_run(tmp_path / "run", batches=1, questions=1)
     file = path / "rollouts" / "step_000000.jsonl"
-    first, second, *rest = file.read_text().splitlines(keepends=True)
-    nan, null = json.loads(first) | {"reward": float("nan")}, json.loads(second) | {"gain": [None]}
-    file.write_text("".join([json.dumps(nan) + "\n", json.dumps(null) + "\n", *rest]))
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    records[0]["reward"], records[1]["gain"], records[2]["advantage"] = float("nan"), [None, 1.0], [float("inf")] * 4
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
     (run,) = read_runs([path])
     add_terms(run)
-    assert run.n_rollouts == 3 and run.batches[0].rollouts[0].terms is None
-    assert "1 line could not be read" in run.notices[0]
+    rollouts = run.batches[0].rollouts
+    assert [rollout.finite for rollout in rollouts] == [False, False, False, True]
+    assert math.isnan(rollouts[1].gain[0]) and [rollout.terms is None for rollout in rollouts][:3] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gain": ["high"]},
+        {"advantage": "0.5 0.5"},
+        {"advantage": None},
+        {"segments": [{"turn": "one", "text": "", "ids": []}]},
+        {"segments": [{"turn": 0, "text": "", "ids": ["a"]}]},
+        {"group": "first"},
+        {"reward": {"a": 1}},
+        {"group": 1e999},
+        {"calls": [{"query": "q"}]},
+    ],
+)
+def test_values_of_another_kind_cost_their_line(tmp_path: Path, change: dict[str, object]) -> None:
+    """Text where a number belongs makes a line unreadable; the lines after it keep their place and their updates."""
+    path = write_run(tmp_path / "run", batches=1, questions=1)
+    (whole,) = read_runs([path])
+    file = path / "rollouts" / "step_000000.jsonl"
+    first, second, *rest = file.read_text().splitlines()
+    file.write_text("\n".join([first, json.dumps(json.loads(second) | change), *rest]))
+    (run,) = read_runs([path])
+    assert run.notices == ["rollouts/step_000000.jsonl: 1 line could not be read and is left out"]
+    assert [rollout.line for rollout in run.batches[0].rollouts] == [1, 3, 4]
+    assert [r.update for r in run.batches[0].rollouts] == [whole.batches[0].rollouts[i].update for i in (0, 2, 3)]
+
+
+def test_metrics_and_evaluations_of_another_kind(tmp_path: Path) -> None:
+    """A step that is no number and an outcome whose values are of another kind cost a line each."""
+    path = write_run(tmp_path / "run", batches=1)
+    write_evaluation(path, "eval_greedy", [True, False])
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": Infinity}\n{"step": "two"}\n[1]\n' + "[" * 9999 + "\n")
+    file = path / "eval" / "eval_greedy.jsonl"
+    right, wrong = file.read_text().splitlines()
+    changes: list[dict[str, object]] = [{"correct": "yes"}, {"answer": [1]}, {"searches": None}, {"text": None}]
+    file.write_text("\n".join([right, *(json.dumps(json.loads(wrong) | change) for change in changes)]))
+    (run,) = read_runs([path])
+    assert len(run.metrics) == 2 and len(run.evaluations["eval_greedy"]) == 1
+    assert [notice.split(":")[1][:8] for notice in run.notices] == [" 4 lines"] * 2
+
+
+def test_an_environment_owns_the_prompt(tmp_path: Path) -> None:
+    """Records without prompt, answer or name, as an environment that owns its data leaves them, are rollouts; what
+    judges their turns is called by its name, and a reward above 0 is what is right."""
+    path = write_run(tmp_path / "run", batches=1, process_signal="reward_model")
+    file = path / "rollouts" / "step_000000.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    for record in records:
+        for name in ("prompt", "answer", "id", "likelihood"):
+            del record[name]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    (run,) = read_runs([path])
+    first, second = run.batches[0].rollouts[:2]
+    assert run.notices == [] and (first.question, first.answer, first.id) == ("", [], "")
+    assert run.signal == "step reward" and (first.correct, second.correct) == (True, False)
+    (run.path / "config.yaml").write_text("")
+    assert read_runs([path])[0].signal == "turn signal"
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]", "when: 2024-13-45", "- 1", "1: {2: 3}"])
+def test_configurations_of_every_kind(tmp_path: Path, text: str) -> None:
+    """A value that holds itself, a date that is none, a list, keys that are numbers: none of them stops the reading."""
+    path = write_run(tmp_path / "run", batches=1)
+    (path / "config.yaml").write_text(text)
+    (run,) = read_runs([path])
+    assert all(isinstance(key, str) for key in run.config)
 
 
 def test_chat_prompts_and_foreign_records(tmp_path: Path) -> None:

@@ -59,6 +59,29 @@ def test_a_group_cut_off_has_no_terms(tmp_path: Path) -> None:
 
 
 def test_null_leaves_a_key_to_the_method() -> None:
-    """`turn_gamma: null` is a recipe's way to say nothing; the terms are then those of core's defaults."""
+    """`turn_gamma: null` is a recipe's way to say nothing; the method's row holds then, its standard deviation too:
+    GRPO's is the sample's. Text in place of a number says nothing either."""
     assert CreditSettings.of({"turn_gamma": None, "gain_alpha": None}) == CreditSettings.of({})
-    assert CreditSettings.of({"turn_gamma": 0.5, "gain_alpha": 0.3}) == CreditSettings(0.5, 0.3, False, False)
+    assert CreditSettings.of({"turn_gamma": 0.5, "gain_alpha": 0.3}) == CreditSettings(
+        0.5, 0.3, True, "population", False, False
+    )
+    assert CreditSettings.of({"method": "grpo"}).std == "sample"
+    assert CreditSettings.of({"turn_gamma": "fast"}) == CreditSettings.of({})
+
+
+def test_outcome_terms_of_the_sample(tmp_path: Path) -> None:
+    """Rewards 1 and 0 are ±1/√2 of the sample's standard deviation, as GRPO's row divides: its advantages, which have
+    no other term, are explained."""
+    path = write_run(tmp_path / "run", batches=1, questions=1, rollouts=2, updates=False, method="grpo")
+    file = path / "rollouts" / "step_000000.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    for record, sign in zip(records, (1, -1), strict=True):
+        for name in ("gain", "normalized_gain", "likelihood"):
+            del record[name]
+        record["advantage"] = [sign / 2**0.5] * len(record["advantage"])
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    (run,) = read_runs([path])
+    add_terms(run)
+    first, second = run.batches[0].rollouts
+    assert run.notices == [] and first.terms is not None and second.terms is not None
+    assert first.terms.outcome == pytest.approx(2**-0.5, abs=1e-4) and first.terms.accumulated == []

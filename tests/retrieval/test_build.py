@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from a2tgpo.errors import CorpusError, IndexMismatch, RecipeError
+from a2tgpo.errors import CorpusError, IndexMismatch, MissingExtra
 from a2tgpo.retrieval import Passage, corpus_fingerprint
 from a2tgpo.retrieval.build import build_index
 from a2tgpo.retrieval.manifest import Manifest
@@ -201,5 +201,5 @@ def test_missing_libraries_say_how_to_install_them(
 ) -> None:
     """Without the extra, dense retrieval names it."""
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(RecipeError, match=r"pip install 'a2tgpo\[dense\]'"):
+    with pytest.raises(MissingExtra, match=rf"{package}.*pip install 'a2tgpo\[dense\]'"):
         build_index(corpus_file, tmp_path, IndexSettings.of("dense", dense=DenseSettings(str(encoder_folder))))

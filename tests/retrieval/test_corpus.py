@@ -65,7 +65,6 @@ GOOD = '{"id": "a", "contents": "\\"T\\"\\nx"}'
         ('{"id": "b", "title": 3, "text": "x"}', '"title" is 3'),
         ('{"contents": "x"}', '"id" is None'),
         ('{"id": true, "contents": "x"}', '"id" is True'),
-        ('{"id": "b", "contents": " "}', "empty; remove the line"),
         ('{"id": "a", "contents": "y"}', 'id "a" is already on line 1'),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,15 @@ from tests.retrieval.worlds import write_corpus
 ODD = [
     Passage("a", "Zoë", "Ein Fluß.\nZwei Zeilen, “quoted”, \u2028 and a separator."),
     Passage("b", "", "No title."),
-    Passage("c", 'Half \ud83d"', "of a surrogate pair"),
+    Passage("c", 'Half \ufffd"', "of a surrogate pair"),
     Passage("d", "Only a title", ""),
 ]
 
 
 def test_passages_come_back_as_they_were(tmp_path: Path) -> None:
-    """Title and text survive line breaks, quotes and half a surrogate pair; positions count from either end."""
-    store = PassageStore.write(write_corpus(tmp_path / "c.jsonl", ODD), tmp_path / "store")
+    """Title and text survive line breaks and quotes, half a surrogate pair is U+FFFD; positions count either way."""
+    half = [replace(passage, title=passage.title.replace("\ufffd", "\ud83d")) for passage in ODD]
+    store = PassageStore.write(write_corpus(tmp_path / "c.jsonl", half), tmp_path / "store")
     assert list(store) == [store[i] for i in range(4)] == store[:] == ODD
     assert (store[-1], store[1:3], len(store)) == (ODD[3], ODD[1:3], 4)
     with pytest.raises(IndexError):

@@ -1,4 +1,4 @@
-"""A backend that plays written turns instead of sampling, so that every token of a rollout is known beforehand."""
+"""An engine that plays written turns instead of sampling, so that every token of a rollout is known beforehand."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from a2tgpo.rollout.backend import Continuation, TakeTurns, Turn
+from a2tgpo.rollout.engine import Continuation, TakeTurns, Turn, ready
 
 
-class ScriptedBackend:
+class ScriptedEngine:
     """Plays script i (turns as text, as ids, or with their entropies) for row i, all rows in step.
 
     Scripts beyond the starts are those of rows that begin later, in the order they do. `contexts[k]` are the contexts
@@ -34,7 +34,7 @@ class ScriptedBackend:
             turns = {row: self._turn(left[row].pop(0), start.budget, n_entropies) for row, start in going.items()}
             for row, turn in turns.items():
                 contexts[row] = contexts[row] + turn.ids
-            going = take_turns(turns)
+            going = ready(take_turns(turns), take_turns)
         assert len(contexts) == len(self.scripts), f"{len(contexts)} rows for {len(self.scripts)} scripts"
 
     def _turn(self, written: str | list[int] | Turn, budget: int, n_entropies: int) -> Turn:

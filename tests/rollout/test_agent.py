@@ -6,12 +6,15 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from a2tgpo.data.tokenizer import build_tokenizer
+from a2tgpo.environments import SearchTool
 from a2tgpo.errors import DataError, ToolError
+from a2tgpo.retrieval import Hit
 from a2tgpo.retrieval.corpus import Passage
+from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.protocol import answer_turn, render_result, search_turn
 from a2tgpo.rollout.types import Termination
-from tests.rollout.scripted import ScriptedBackend
+from tests.rollout.scripted import ScriptedEngine
 
 KELO = Passage("p1", "Kelo Mitu", "The mentor of Kelo Mitu is Bora Tine.")
 SEARCH = search_turn("find it", "Kelo Mitu mentor")
@@ -34,7 +37,7 @@ class Search:
 
 
 def run(tokenizer, scripts, search=None, limits=None):  # type: ignore[no-untyped-def]
-    backend = ScriptedBackend(tokenizer, scripts)
+    backend = ScriptedEngine(tokenizer, scripts)
     agent = SearchAgent(tokenizer, search or Search([KELO]), limits or RolloutLimits(max_searches=2))
     prompts = [f"Who is the mentor of Kelo Mitu?{' and' * i}" for i in range(len(scripts))]
     return agent.run(prompts, backend), backend
@@ -68,7 +71,7 @@ def test_a_token_the_tokenizer_would_not_choose_survives(tokenizer: PreTrainedTo
     answer = ids(tokenizer, answer_turn("Bora"))
     assert ids(tokenizer, tokenizer.decode(turn)) != turn
     agent = SearchAgent(tokenizer, Search([KELO]), RolloutLimits())
-    (rollout,) = agent.run(["Who?"], ScriptedBackend(tokenizer, [[turn, answer]]))
+    (rollout,) = agent.run(["Who?"], ScriptedEngine(tokenizer, [[turn, answer]]))
     assert rollout.completion_ids[: len(turn)] == turn
     assert rollout.calls[0].query == "kelo"
 
@@ -97,6 +100,26 @@ def test_every_ending_is_typed(tokenizer, script, limits, ending, searches) -> N
     assert closed is (ending is not Termination.OUT_OF_TOKENS)
 
 
+@pytest.mark.parametrize(
+    ("script", "ending", "reward"),
+    [
+        ([SEARCH, "<search> bora </search>", "<answer> \\boxed{bora} </answer>"], Termination.ANSWERED, 1.0),
+        (["<search> kelo </search>", "so : <think> a </think> b <answer> \\boxed{bora} </answer> c"], "answered", 1.0),
+        (["<think> a </think> <think> b </think> <answer> \\boxed{kelo} </answer>"], Termination.ANSWERED, 0.0),
+        (["<think> a </think> <answer> \\boxed{} </answer>"], Termination.ANSWERED, 0.0),
+        (["<search> kelo </search>", "<answer> \\boxed{bora} </answer>"], Termination.MALFORMED, -1.0),
+        ([SEARCH, "<think> a </think> bora"], Termination.MALFORMED, -1.0),
+        ([SEARCH, SEARCH, SEARCH], Termination.OUT_OF_TURNS, -1.0),
+    ],
+)
+def test_the_response_keeps_the_format_or_not(tokenizer, script, ending, reward) -> None:  # type: ignore[no-untyped-def]
+    """Equations 14 and 15 ask for a thought and a boxed answer in the response, not in each turn: a turn with either
+    block is played on, and rollouts that answered are those whose reward is not −1."""
+    (rollout,), _ = run(tokenizer, [script])
+    assert rollout.termination == ending
+    assert exact_match_reward([""], ["bora"], rollout=[rollout]) == [reward]
+
+
 def test_one_search_call_for_the_whole_batch(tokenizer: PreTrainedTokenizerBase) -> None:
     """Queries of all rollouts in a turn go out together, and finished rollouts ask for nothing."""
     search = Search([])
@@ -116,8 +139,53 @@ def test_a_failed_tool_ends_its_rollouts_and_no_other(tokenizer: PreTrainedToken
     rollouts, _ = run(tokenizer, [[SEARCH], [answer_turn("x")]], broken)
     assert [r.termination for r in rollouts] == [Termination.TOOL_FAILED, Termination.ANSWERED]
     assert "connection refused" in rollouts[0].reason
-    with pytest.raises(ToolError, match=r"all 2 rollouts.*connection refused"):
-        run(tokenizer, [[SEARCH], [SEARCH]], broken)
+
+
+def test_one_query_that_fails_is_one_rollouts(tokenizer: PreTrainedTokenizerBase) -> None:
+    """A search tool fails the rollout whose query its retriever cannot answer, and no other."""
+
+    class Picky:
+        def search(self, queries: list[str], k: int) -> list[list[Hit]]:
+            if "poison" in queries:
+                raise IndexError("out of range")
+            return [[Hit(KELO, 1.0)] for _ in queries]
+
+    poison = search_turn("find it", "poison")
+    rollouts, _ = run(
+        tokenizer, [[SEARCH, answer_turn("x")], [poison], [SEARCH, answer_turn("x")]], SearchTool(Picky())
+    )
+    assert [r.termination for r in rollouts] == [*(Termination.ANSWERED, Termination.TOOL_FAILED, Termination.ANSWERED)]
+    assert "IndexError: out of range" in rollouts[1].reason
+
+
+def test_a_tool_that_is_gone_ends_the_run_after_three_batches(
+    tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Batches in which every rollout failed come back, counted and warned of; the third in a row is an error. One
+    batch with an answer in it begins the count anew."""
+    down = True
+
+    def search(queries: list[str]) -> list[list[Passage]]:
+        if down:
+            raise ToolError("connection refused")
+        return [[KELO] for _ in queries]
+
+    agent = SearchAgent(tokenizer, search, RolloutLimits(max_searches=2))
+
+    def batch() -> list[Termination | None]:
+        script = [SEARCH] if down else [SEARCH, answer_turn("x")]
+        rollouts = agent.run(["Who?"] * 2, ScriptedEngine(tokenizer, [script, script]))
+        return [rollout.termination for rollout in rollouts]
+
+    assert batch() == batch() == [Termination.TOOL_FAILED] * 2
+    assert "failed in 2 of 2 rollouts" in caplog.text
+    down = False
+    assert batch() == [Termination.ANSWERED] * 2
+    down = True
+    batch(), batch()
+    with pytest.raises(ToolError, match=r"3 batches in a row.*connection refused"):
+        batch()
+    assert (agent.health.calls, agent.health.failed) == (12, 10)
 
 
 def test_passages_cannot_break_out(tokenizer: PreTrainedTokenizerBase) -> None:

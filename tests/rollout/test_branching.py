@@ -8,12 +8,12 @@ import pytest
 
 from a2tgpo.rollout import branching
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
-from a2tgpo.rollout.backend import Turn
 from a2tgpo.rollout.branching import EntropyExpansion
+from a2tgpo.rollout.engine import Turn
 from a2tgpo.rollout.protocol import answer_turn
 from a2tgpo.rollout.strategies import EntropyBranch
 from a2tgpo.rollout.types import Rollout, Termination
-from tests.rollout.scripted import ScriptedBackend
+from tests.rollout.scripted import ScriptedEngine
 from tests.rollout.test_tree import AGAIN, SEARCH, TOKENIZER, found, ids
 
 
@@ -25,7 +25,7 @@ def turn(text: str, *entropies: float) -> Turn:
 def grow(rule: EntropyBranch, scripts: Sequence[Sequence[Turn]], **limits: int) -> list[Rollout]:
     """The rollouts of one prompt, as many as scripts."""
     agent = SearchAgent(TOKENIZER, found, RolloutLimits(**({"max_searches": 3} | limits)))
-    return agent.run(["Who?"] * len(scripts), ScriptedBackend(TOKENIZER, scripts), EntropyExpansion(rule, len(scripts)))
+    return agent.run(["Who?"] * len(scripts), ScriptedEngine(TOKENIZER, scripts), EntropyExpansion(rule, len(scripts)))
 
 
 @pytest.mark.parametrize(

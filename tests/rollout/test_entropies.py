@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from a2tgpo.rollout.backend import Backend, Continuation, Turn
-from a2tgpo.rollout.kept_keys import KeptKeysBackend
+from a2tgpo.integrations.trl.vllm_engine import N_LIKELIEST, TRLTokenEngine
+from a2tgpo.rollout.decoding import Sampler
+from a2tgpo.rollout.engine import Continuation, GenerationEngine, Turn
+from a2tgpo.rollout.hf_generate_engine import HFGenerateEngine
+from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
+from a2tgpo.rollout.lockstep_engine import LockstepEngine
 from a2tgpo.rollout.protocol import STOP_STRINGS
-from a2tgpo.rollout.rereading import RereadingBackend
-from a2tgpo.rollout.sampler import Sampler
-from a2tgpo.rollout.vllm import N_LIKELIEST, VLLMBackend
 from tests.integrations.parts import qwen_tokenizer
-from tests.rollout.engine import Engine
-from tests.rollout.test_kept_keys import random_model, sampling
+from tests.rollout.test_kv_cache_engine import random_model, sampling
+from tests.rollout.trl_vllm import VLLM
 
 TOKENIZER = qwen_tokenizer()
 PROMPTS, BUDGETS, RESULT = [[40, 41, 42], list(range(60, 90)), [7]], [6, 2, 9], [11, 12]
@@ -48,7 +49,7 @@ def test_the_entropy_by_hand(options: dict[str, Any], entropy: float) -> None:
     assert sampler(logits, contexts) == tokens
 
 
-def conversations(backend: Backend, n_entropies: int) -> list[list[Turn]]:
+def conversations(backend: GenerationEngine, n_entropies: int) -> list[list[Turn]]:
     """Two turns of each row."""
     turns: list[list[Turn]] = [[] for _ in PROMPTS]
 
@@ -77,7 +78,7 @@ def recomputed(turns: list[list[Turn]], n_entropies: int, temperature: float, n_
     return entropies
 
 
-@pytest.mark.parametrize("kind", ["kept keys", "rereading"])
+@pytest.mark.parametrize("kind", ["cache reuse", "generate"])
 @pytest.mark.parametrize("n_entropies", [0, 4])
 def test_entropies_are_those_of_the_model(kind: str, n_entropies: int) -> None:
     """Under temperature 0.7 and top-k 12, of the first four tokens of each turn, or of all where it is shorter; none
@@ -85,10 +86,10 @@ def test_entropies_are_those_of_the_model(kind: str, n_entropies: int) -> None:
     model = random_model("qwen3")
     config = sampling(TOKENIZER, do_sample=True, temperature=0.7, top_k=12, suppress_tokens=None)
     torch.manual_seed(0)
-    backend: Backend = (
-        KeptKeysBackend(model, TOKENIZER, Sampler(model, config), STOP_STRINGS)
-        if kind == "kept keys"
-        else RereadingBackend(model, TOKENIZER, config, STOP_STRINGS)
+    backend: GenerationEngine = (
+        KVCacheEngine(model, TOKENIZER, Sampler(model, config), STOP_STRINGS)
+        if kind == "cache reuse"
+        else HFGenerateEngine(model, TOKENIZER, config, STOP_STRINGS)
     )
     turns = conversations(backend, n_entropies)
     ours = [turn.entropies for row in turns for turn in row]
@@ -101,12 +102,16 @@ def test_vllm_is_asked_for_the_ten_likeliest() -> None:
     """Each turn's entropies are −Σ p·log p over vLLM's ten likeliest tokens, where nothing else can be drawn the whole;
     asked for at that call only, and missing probabilities count as 0."""
     model = random_model("qwen3")
-    engine = Engine(model, sampling(TOKENIZER), n_possible=N_LIKELIEST)
-    turns = conversations(VLLMBackend(engine, STOP_STRINGS), 4)
+    engine = VLLM(model, sampling(TOKENIZER), n_possible=N_LIKELIEST)
+    turns = conversations(LockstepEngine(TRLTokenEngine(engine), STOP_STRINGS), 4)
     for turn, expected in zip(
         (turn for row in turns for turn in row), recomputed(turns, 4, 1.0, N_LIKELIEST), strict=True
     ):
         assert turn.entropies == pytest.approx(expected, abs=1e-4)
     assert {call["logprobs"] for call in engine.calls} == {N_LIKELIEST} and engine.logprobs == 0
-    assert all(not turn.entropies for row in conversations(VLLMBackend(engine, STOP_STRINGS), 0) for turn in row)
+    assert all(
+        not turn.entropies
+        for row in conversations(LockstepEngine(TRLTokenEngine(engine), STOP_STRINGS), 0)
+        for turn in row
+    )
     assert engine.calls[-1]["logprobs"] == 0

@@ -10,40 +10,41 @@ import pytest
 import torch
 from scipy.stats import chisquare, ks_2samp
 
-from a2tgpo.rollout.backend import Backend, Continuation, Turn
-from a2tgpo.rollout.kept_keys import KeptKeysBackend
+from a2tgpo.integrations.trl.vllm_engine import TRLTokenEngine
+from a2tgpo.rollout.decoding import Sampler
+from a2tgpo.rollout.engine import Continuation, GenerationEngine, Turn
+from a2tgpo.rollout.hf_generate_engine import HFGenerateEngine
+from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
+from a2tgpo.rollout.lockstep_engine import LockstepEngine
 from a2tgpo.rollout.protocol import STOP_STRINGS
-from a2tgpo.rollout.rereading import RereadingBackend
-from a2tgpo.rollout.sampler import Sampler
-from a2tgpo.rollout.vllm import VLLMBackend
 from tests.integrations.parts import qwen_tokenizer
-from tests.rollout.engine import Engine
-from tests.rollout.test_kept_keys import count_reading, random_model, sampling
+from tests.rollout.test_kv_cache_engine import count_reading, random_model, sampling
+from tests.rollout.trl_vllm import VLLM
 
 TOKENIZER = qwen_tokenizer()
 PROMPTS = [list(range(20 + 7 * i, 60 + 9 * i)) for i in range(3)]
 RESULTS = [list(range(100, 117)), list(range(140, 165))]
 
 
-@pytest.fixture(params=["kept keys", "kept keys, 2 slots", "rereading", "vllm"])
-def backend(request: Any) -> Callable[..., Backend]:
+@pytest.fixture(params=["cache reuse", "cache reuse, 2 slots", "generate", "vllm"])
+def backend(request: Any) -> Callable[..., GenerationEngine]:
     """Makes a backend of each kind over a Qwen3 model, greedy unless told otherwise."""
 
-    def make(**options: Any) -> Backend:
+    def make(**options: Any) -> GenerationEngine:
         model, config = random_model("qwen3"), sampling(TOKENIZER, **options)
         if request.param == "vllm":
-            return VLLMBackend(Engine(model, config), STOP_STRINGS)
-        if request.param == "rereading":
-            return RereadingBackend(model, TOKENIZER, config, STOP_STRINGS)
+            return LockstepEngine(TRLTokenEngine(VLLM(model, config)), STOP_STRINGS)
+        if request.param == "generate":
+            return HFGenerateEngine(model, TOKENIZER, config, STOP_STRINGS)
         return kept(n_slots=2 if "slots" in request.param else 64, **options)
 
     return make
 
 
-def kept(n_slots: int = 64, **options: Any) -> KeptKeysBackend:
-    """The backend that keeps keys, over the same model."""
+def kept(n_slots: int = 64, **options: Any) -> KVCacheEngine:
+    """The engine with KV-cache reuse, over the same model."""
     model = random_model("qwen3")
-    return KeptKeysBackend(model, TOKENIZER, Sampler(model, sampling(TOKENIZER, **options)), STOP_STRINGS, n_slots)
+    return KVCacheEngine(model, TOKENIZER, Sampler(model, sampling(TOKENIZER, **options)), STOP_STRINGS, n_slots)
 
 
 class Copies:
@@ -78,13 +79,13 @@ class Copies:
     def _depth(self, row: int) -> int:
         return self.parent.get(row, (0, 0))[1] + len(self.turns[row])
 
-    def play(self, backend: Backend) -> Copies:
+    def play(self, backend: GenerationEngine) -> Copies:
         """Until all have ended."""
         backend([Continuation(prompt, 9) for prompt in PROMPTS], self)
         return self
 
 
-def test_a_greedy_copy_reproduces_its_parent(backend: Callable[..., Backend]) -> None:
+def test_a_greedy_copy_reproduces_its_parent(backend: Callable[..., GenerationEngine]) -> None:
     """Begun at the prompt, after the first result or after the second, with slots to spare or not, every copy writes
     its parent's turns to the end."""
     played = Copies().play(backend())
@@ -94,7 +95,7 @@ def test_a_greedy_copy_reproduces_its_parent(backend: Callable[..., Backend]) ->
     assert len({tuple(turn) for turns in played.turns for turn in turns}) == 3 * len(PROMPTS)
 
 
-def test_backends_play_the_same_copies(backend: Callable[..., Backend]) -> None:
+def test_backends_play_the_same_copies(backend: Callable[..., GenerationEngine]) -> None:
     """All backends write the same conversations."""
     reference, played = Copies().play(kept()), Copies().play(backend())
     assert [played.turns[row] for row in range(3)] == [reference.turns[row] for row in range(3)]

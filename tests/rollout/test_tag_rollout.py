@@ -13,10 +13,10 @@ from accelerate.utils import DistributedType
 
 from a2tgpo.integrations.trl.rollout_func import TagRollout, _refuse_shards
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
-from a2tgpo.rollout.backend import Turn
+from a2tgpo.rollout.engine import Turn
 from a2tgpo.rollout.protocol import answer_turn
-from a2tgpo.rollout.strategies import EntropyBranch, Independent, Refill, Sampling, Tree
-from tests.rollout.scripted import ScriptedBackend
+from a2tgpo.rollout.strategies import DynamicSampling, EntropyBranch, Independent, Sampling, Tree
+from tests.rollout.scripted import ScriptedEngine
 from tests.rollout.test_branching import turn
 from tests.rollout.test_tree import SEARCH, TOKENIZER, found
 
@@ -31,8 +31,8 @@ class Scripted(TagRollout):
         self.scripts = scripts
 
     @contextmanager
-    def _backend(self, trainer: Any, n_rows: int) -> Iterator[Any]:
-        yield ScriptedBackend(TOKENIZER, self.scripts)
+    def _engine(self, trainer: Any, n_rows: int) -> Iterator[Any]:
+        yield ScriptedEngine(TOKENIZER, self.scripts)
 
 
 def trainer(num_generations: int, *, training: bool = True) -> Any:
@@ -46,7 +46,7 @@ def trainer(num_generations: int, *, training: bool = True) -> Any:
         (Tree(trees=1), [[X], [X]], [0, 0], 0),
         (EntropyBranch(initial=1, threshold=0.0), [[turn(SEARCH, 0.1), X], [X]], [0, 0], 1),
         (Independent(), [[X], [X]], [0, 1], 0),
-        (Refill(), [[X], [X]], [0, 1], 0),
+        (DynamicSampling(), [[X], [X]], [0, 1], 0),
     ],
 )
 def test_the_sampling_is_carried_out(sampling: Sampling, scripts: Any, trees: list[int], n_shared: int) -> None:

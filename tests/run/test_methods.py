@@ -14,7 +14,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from a2tgpo.methods import METHODS
-from a2tgpo.rollout.strategies import Refill
+from a2tgpo.rollout.strategies import DynamicSampling
 from a2tgpo.run.directory import RunDirectory
 from a2tgpo.run.recipe_file import load_recipe
 from a2tgpo.run.train import train
@@ -68,7 +68,7 @@ def test_a_row_of_the_table_trains(tmp_path: Path, start: Path, name: str) -> No
     assert all(math.isfinite(step["loss"]) for step in metrics)
     method = METHODS[name]
     assert ("gain/turn_1" in metrics[0]) == method.signal
-    assert ("rollout/refill_batches" in metrics[0]) == isinstance(method.sampling, Refill)
+    assert ("rollout/refill_batches" in metrics[0]) == isinstance(method.sampling, DynamicSampling)
     rollouts = [json.loads(line) for line in (directory.rollouts / "step_000000.jsonl").open(encoding="utf-8")]
     assert len(rollouts) == 16
     assert all(("gain" in rollout) == method.signal for rollout in rollouts)

@@ -1,4 +1,4 @@
-"""Measure finished runs and compare them: per method means over seeds, and paired differences from GRPO."""
+"""Measure finished runs and compare them: per arm means over seeds, and paired differences from a baseline."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from a2tgpo.compare.matrix import Cell, Matrix
+from a2tgpo.compare.depth import depth_measures
+from a2tgpo.compare.matrix import BASELINE, Cell, Matrix
 from a2tgpo.evaluate.outcome import Outcome, read_outcomes
-from a2tgpo.evaluate.paired import Difference, Mean, holm
+from a2tgpo.evaluate.statistics import Difference, Mean, holm
 from a2tgpo.run.directory import MODES, RunDirectory
 
 SECONDS, GAIN_SHARE = "seconds_per_step", "gain_share_of_seconds"
@@ -24,7 +25,7 @@ class Measured:
     Attributes:
         values: `MODE/exact_match`, `MODE/exact_match/N_hops`, `MODE/searches`, `MODE/policy_tokens`,
             `MODE/total_tokens` (means over the held-out questions, MODE greedy or sampled); `seconds_per_step` and
-            `gain_share_of_seconds`, in [0, 1], of the updates.
+            `gain_share_of_seconds`, in [0, 1], of the updates; those of `depth_measures`.
         correct: mode -> question -> whether it was answered right.
     """
 
@@ -41,7 +42,7 @@ def measure(directory: RunDirectory, when: str) -> Measured:
         values |= {f"{mode}/{name}": value for name, value in _of_outcomes(outcomes).items()}
         correct[mode] = {outcome.id: outcome.correct for outcome in outcomes}
     if when == "after":
-        values |= _of_updates(read_metrics(directory.metrics))
+        values |= _of_updates(read_metrics(directory.metrics)) | depth_measures(directory.rollouts)
     return Measured(values, correct)
 
 
@@ -69,12 +70,9 @@ def _of_updates(metrics: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {SECONDS: seconds / ends[-1], GAIN_SHARE: sum(row.get("seconds/gain", 0.0) for row in metrics) / seconds}
 
 
-REACT, BASELINE = "react", "grpo"
-
-
 @dataclass(frozen=True)
 class Row:
-    """Hold one method's finished runs by seed, of `n_seeds` it should have; means only where all have finished."""
+    """Hold one arm's finished runs by seed, of `n_seeds` it should have; means only where all have finished."""
 
     n_seeds: int
     runs: dict[int, Measured]
@@ -85,32 +83,34 @@ class Row:
 
     @property
     def means(self) -> dict[str, Mean]:
-        """Return mean and interval over seeds of every value; empty for a method that is incomplete."""
+        """Return mean and interval over seeds of every value that all have; empty for an arm that is incomplete."""
         if not self.complete:
             return {}
-        names = next(iter(self.runs.values())).values
-        return {name: Mean.of([run.values[name] for run in self.runs.values()]) for name in names}
+        runs = [run.values for run in self.runs.values()]
+        return {name: Mean.of([run[name] for run in runs]) for name in runs[0] if all(name in run for run in runs)}
 
 
 @dataclass(frozen=True)
 class Against:
-    """Hold exact match of a method minus the baseline's, tested in two ways.
+    """Hold exact match of an arm minus its baseline's, tested in two ways.
 
     Attributes:
+        baseline: the row it is compared with.
         seeds: a pair per seed. Training is what varies from seed to seed, so this is the test of the methods.
-        p_holm: its p, adjusted for all methods compared with the baseline in this mode.
+        p_holm: its p, adjusted for all comparisons of this mode.
         questions: a pair per question, each the mean over the seeds. It tells these trained policies apart on
-            other questions, and says nothing about other seeds.
+            other questions, and says nothing about other seeds; None where the two were asked different questions.
     """
 
+    baseline: str
     seeds: Difference
     p_holm: float | None
-    questions: Difference
+    questions: Difference | None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Hold `rows` by method, ReAct first, and `against`, by mode and method, differences from `BASELINE`."""
+    """Hold `rows` by arm, ReAct first, and `against`, by mode and arm, differences from its baseline."""
 
     rows: dict[str, Row]
     against: dict[str, dict[str, Against]]
@@ -119,13 +119,15 @@ class Comparison:
     def of(cls, matrix: Matrix) -> Comparison:
         """Read every finished run."""
         seeds = range(matrix.n_seeds)
-        rows = {REACT: _row({seed: matrix.start(seed) for seed in seeds}, "before")}
-        rows |= {name: _row({seed: matrix.cell(name, seed) for seed in seeds}, "after") for name in matrix.methods}
-        return cls(rows, {mode: _against(rows, mode) for mode in MODES})
+        starts = {name: {seed: matrix.start(seed, values) for seed in seeds} for name, values in matrix.starts.items()}
+        arms = {name: {seed: matrix.cell(name, seed) for seed in seeds} for name in matrix.arms}
+        rows = {name: _row(cells, "before") for name, cells in starts.items()}
+        rows |= {name: _row(cells, "after") for name, cells in arms.items()}
+        return cls(rows, {mode: _against(rows, matrix.baselines, mode) for mode in MODES})
 
     def as_json(self) -> str:
         """Return strict JSON: means, every run's values, differences."""
-        methods = {
+        arms = {
             name: {
                 "complete": row.complete,
                 "seeds_finished": sorted(row.runs),
@@ -135,26 +137,27 @@ class Comparison:
             for name, row in self.rows.items()
         }
         against = {mode: {name: asdict(tests) for name, tests in of.items()} for mode, of in self.against.items()}
-        return json.dumps({"methods": methods, f"minus_{BASELINE}": against}, indent=1, allow_nan=False) + "\n"
+        others = {test.baseline for of in self.against.values() for test in of.values()} - {BASELINE}
+        minus = "minus_baseline" if others else f"minus_{BASELINE}"
+        return json.dumps({"methods": arms, minus: against}, indent=1, allow_nan=False) + "\n"
 
 
 def _row(cells: Mapping[int, Cell], when: str) -> Row:
     return Row(len(cells), {seed: measure(cell.directory, when) for seed, cell in cells.items() if cell.finished})
 
 
-def _against(rows: Mapping[str, Row], mode: str) -> dict[str, Against]:
-    """Compare complete methods with the baseline; nothing where the baseline is not complete."""
-    baseline = rows.get(BASELINE)
-    if baseline is None or not baseline.complete:
-        return {}
-    others = {name: row for name, row in rows.items() if name != BASELINE and row.complete}
-    by_seed = {name: Difference.between(_by_seed(row, mode), _by_seed(baseline, mode)) for name, row in others.items()}
+def _against(rows: Mapping[str, Row], baselines: Mapping[str, str], mode: str) -> dict[str, Against]:
+    """Compare complete arms with their baselines, where these are complete."""
+    pairs = {
+        name: (row, rows[baselines[name]])
+        for name, row in rows.items()
+        if name in baselines and row.complete and rows[baselines[name]].complete
+    }
+    by_seed = {name: Difference.between(*(_by_seed(row, mode) for row in pair)) for name, pair in pairs.items()}
     adjusted = holm({name: difference.p for name, difference in by_seed.items()})
     return {
-        name: Against(
-            by_seed[name], adjusted[name], Difference.between(_by_question(row, mode), _by_question(baseline, mode))
-        )
-        for name, row in others.items()
+        name: Against(baselines[name], by_seed[name], adjusted[name], _over_questions(*pair, mode))
+        for name, pair in pairs.items()
     }
 
 
@@ -162,8 +165,15 @@ def _by_seed(row: Row, mode: str) -> list[float]:
     return [run.values[f"{mode}/exact_match"] for _, run in sorted(row.runs.items())]
 
 
-def _by_question(row: Row, mode: str) -> list[float]:
-    """Return per question, in the order of ids, the share of seeds that answered it right."""
+def _over_questions(row: Row, baseline: Row, mode: str) -> Difference | None:
+    ours, theirs = _by_question(row, mode), _by_question(baseline, mode)
+    if ours.keys() != theirs.keys():
+        return None
+    return Difference.between([*ours.values()], [theirs[question] for question in ours])
+
+
+def _by_question(row: Row, mode: str) -> dict[str, float]:
+    """Return by question the share of seeds that answered it right."""
     runs = [run.correct[mode] for run in row.runs.values()]
     assert all(run.keys() == runs[0].keys() for run in runs), "seeds were evaluated on different questions"
-    return [fmean(run[question] for run in runs) for question in sorted(runs[0])]
+    return {question: fmean(run[question] for run in runs) for question in sorted(runs[0])}

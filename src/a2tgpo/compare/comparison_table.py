@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from a2tgpo.compare.comparison import BASELINE, GAIN_SHARE, SECONDS, Comparison
-from a2tgpo.evaluate.paired import Mean
+from a2tgpo.compare.comparison import GAIN_SHARE, SECONDS, Against, Comparison
+from a2tgpo.compare.depth import STRETCHES
+from a2tgpo.evaluate.statistics import Mean
 from a2tgpo.tables import Rows, markdown_table, terminal_table
 
 _MAIN = {
@@ -24,14 +25,20 @@ _MAIN = {
 _SHORTER = {".3f": ".2f", "+.3f": "+.2f", ".2f": ".1f", ".1f": ".0f", ".1%": ".0%"}
 """Format of a mean -> of the ends of its interval where space is short."""
 
+_DEPTH = {
+    "right": ("right answers in training by hops, first and last fifth of the batches", ".2f"),
+    "searches": ("searches per rollout in training by hops, first and last fifth of the batches", ".2f"),
+}
+"""Measure -> title, format."""
+
 Style = Callable[[float, float, float, str], str]
 
-_NOTES = f"""\
+_NOTES = """\
 Means over seeds with 95 % t intervals. Exact match is on held-out questions after the last update; searches and tokens
 (written by the policy) per question are those of the greedy evaluation; gain is its share of the seconds of a step.
 ReAct is the policy before its updates.
 
-A difference from {BASELINE} pairs the runs of a seed (same warm start, prompts in the same order): the paired t test
+A difference from a baseline pairs the runs of a seed (same warm start, prompts in the same order): the paired t test
 over seeds is the test of the methods, and "Holm" is its p adjusted for all comparisons of that table. The p over
 questions pairs questions: it is about these trained policies only, and does not know how much another seed would
 change.
@@ -67,12 +74,44 @@ def _parts(comparison: Comparison, style: Style) -> Iterator[_Part]:
             header = ["", *columns, "seeds"]
             yield _Part(f"exact match by hops, {mode}", header, _values(comparison, columns, style))
         if against:
-            rows = [
-                [name, _mean(test.seeds.mean, "+.3f", style), _p(test.seeds.p), _p(test.p_holm), _p(test.questions.p)]
-                for name, test in against.items()
-            ]
-            header = ["", "difference", "p", "Holm", "p over questions"]
-            yield _Part(f"exact match minus {BASELINE}'s, {mode}", header, rows)
+            yield _differences(against, mode, style)
+    for measure, (title, form) in _DEPTH.items():
+        if (part := _depth(comparison, measure, title, form)).rows:
+            yield part
+
+
+def _differences(against: dict[str, Against], mode: str, style: Style) -> _Part:
+    baselines = {test.baseline for test in against.values()}
+    several = len(baselines) > 1
+    rows = [
+        [
+            name,
+            *([test.baseline] if several else []),
+            _mean(test.seeds.mean, "+.3f", style),
+            _p(test.seeds.p),
+            _p(test.p_holm),
+            _p(test.questions.p if test.questions else None),
+        ]
+        for name, test in against.items()
+    ]
+    header = ["", *(["minus"] if several else []), "difference", "p", "Holm", "p over questions"]
+    whose = "its baseline's" if several else f"{baselines.pop()}'s"
+    return _Part(f"exact match minus {whose}, {mode}", header, rows)
+
+
+def _depth(comparison: Comparison, measure: str, title: str, form: str) -> _Part:
+    """Tell a measure of training rollouts by hops, from the first to the last fifth of the batches."""
+    prefix = f"training/{measure}/"
+    means = {name: row.means for name, row in comparison.rows.items()}
+    keys = {key.removeprefix(prefix) for of in means.values() for key in of if key.startswith(prefix)}
+    hops = sorted({int(key.split("_")[0]) for key in keys})
+    rows = []
+    for name, of in means.items():
+        ends = [[of.get(f"{prefix}{n}_hops/{stretch}") for stretch in STRETCHES] for n in hops]
+        told = [" → ".join("–" if end is None else format(end.value, form) for end in pair) for pair in ends]
+        if any(pair != [None, None] for pair in ends):
+            rows.append([name, *told])
+    return _Part(title, ["", *(f"{n} hop" + "s" * (n > 1) for n in hops)], rows)
 
 
 def _values(comparison: Comparison, columns: dict[str, tuple[str, str]], style: Style) -> Rows:

@@ -1,4 +1,4 @@
-"""Draw learning curves: one small panel per method and metric, on common axes, over GRPO's curve in grey."""
+"""Draw learning curves: one small panel per arm and metric, on common axes, over its baseline's curve in grey."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from a2tgpo.compare.comparison import BASELINE, read_metrics
+from a2tgpo.compare.comparison import read_metrics
 from a2tgpo.compare.matrix import Matrix
-from a2tgpo.evaluate.paired import Mean
+from a2tgpo.evaluate.statistics import Mean
 from a2tgpo.files import new_file
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 _METRICS = {"reward": "reward per rollout", "rollout/searches": "searches per rollout"}
-_LEGEND = f"mean over seeds with 95 % interval (grey: {BASELINE})"
+_LEGEND = "mean over seeds with 95 % interval"
 _BINS = 20
 _COLUMNS = 5
 _BLUE, _GREY = "#0072b2", "#767676"  # told apart by colour-blind readers and in grey print
@@ -50,7 +50,7 @@ def curve(runs: Sequence[Sequence[dict[str, Any]]], metric: str) -> Curve | None
 
 
 def draw_curves(matrix: Matrix, path: Path) -> None:
-    """Write an SVG of every method's finished runs.
+    """Write an SVG of every arm's finished runs.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -59,7 +59,9 @@ def draw_curves(matrix: Matrix, path: Path) -> None:
     from matplotlib.figure import Figure
 
     curves = {metric: _curves(matrix, metric) for metric in _METRICS}
-    names = [name for name in matrix.methods if all(name in of for of in curves.values())]
+    baselines = matrix.baselines
+    grey = " (grey: what it is compared with)" if baselines else ""
+    names = [name for name in matrix.arms if all(name in of for of in curves.values())]
     if not names:
         return
     columns = min(_COLUMNS, len(names))
@@ -68,11 +70,11 @@ def draw_curves(matrix: Matrix, path: Path) -> None:
         figure = Figure(figsize=(2.1 * columns + 0.6, 1.5 * rows * len(_METRICS) + 0.8), layout="constrained")
         blocks = figure.subfigures(len(_METRICS), 1, squeeze=False)[:, 0]
         for block, (metric, label) in zip(blocks, _METRICS.items(), strict=True):
-            block.suptitle(f"{label} in training: {_LEGEND}", x=0.01, ha="left", weight="bold")
+            block.suptitle(f"{label} in training: {_LEGEND}{grey}", x=0.01, ha="left", weight="bold")
             panels = block.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
             for k, (panel, name) in enumerate(zip(panels.flat, names, strict=False)):
-                if name != BASELINE and BASELINE in curves[metric]:
-                    _draw(panel, curves[metric][BASELINE], _GREY)
+                if baselines.get(name) in curves[metric]:
+                    _draw(panel, curves[metric][baselines[name]], _GREY)
                 _draw(panel, curves[metric][name], _BLUE)
                 panel.set_title(_title(matrix, name), fontsize=8, loc="left")
                 panel.spines[["top", "right"]].set_visible(False)
@@ -85,18 +87,18 @@ def draw_curves(matrix: Matrix, path: Path) -> None:
 
 
 def _curves(matrix: Matrix, metric: str) -> dict[str, Curve]:
-    found = {name: curve([read_metrics(run) for run in _logs(matrix, name)], metric) for name in matrix.methods}
+    found = {name: curve([read_metrics(run) for run in _logs(matrix, name)], metric) for name in matrix.arms}
     return {name: points for name, points in found.items() if points is not None}
 
 
-def _logs(matrix: Matrix, method: str) -> list[Path]:
-    cells = [matrix.cell(method, seed) for seed in range(matrix.n_seeds)]
+def _logs(matrix: Matrix, arm: str) -> list[Path]:
+    cells = [matrix.cell(arm, seed) for seed in range(matrix.n_seeds)]
     return [cell.directory.metrics for cell in cells if cell.finished]
 
 
-def _title(matrix: Matrix, method: str) -> str:
-    done = len(_logs(matrix, method))
-    return method if done == matrix.n_seeds else f"{method} ({done} of {matrix.n_seeds} seeds)"
+def _title(matrix: Matrix, arm: str) -> str:
+    done = len(_logs(matrix, arm))
+    return arm if done == matrix.n_seeds else f"{arm} ({done} of {matrix.n_seeds} seeds)"
 
 
 def _draw(panel: Axes, line: Curve, colour: str) -> None:

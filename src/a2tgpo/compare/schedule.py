@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,11 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from a2tgpo.compare.matrix import Cell, Matrix
 from a2tgpo.compare.run_process import RunProcess
 
-_PROGRAM = (sys.executable, "-m", "a2tgpo.cli")
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
-def run_cells(matrix: Matrix, jobs: int, console: Console, program: Sequence[str] = _PROGRAM) -> list[Cell]:
+def run_cells(matrix: Matrix, jobs: int, console: Console, program: Sequence[str]) -> list[Cell]:
     """Run all cells that have not finished, in order, `jobs` at a time; return the failed ones.
 
     Ctrl-C asks each run to keep a checkpoint and waits for that; a second one stops them at once.

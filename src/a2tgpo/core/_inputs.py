@@ -1,4 +1,4 @@
-"""What every public function does with its arguments first: check them, and leave half precision.
+"""Check the arguments of every public function, and leave half precision.
 
 Shapes and dtypes are known to the host and always raise. Values live on the device: reading them would stall
 a GPU once per call, so on CUDA a wrong value trips an asynchronous device assertion with the same rule, which
@@ -86,5 +86,5 @@ def check_values(name: str, tensor: Tensor, holds: Bool[Tensor, "*any"], rule: s
 
 
 def full_precision(tensor: Tensor) -> Float[Tensor, "*any"]:
-    """The tensor in float32, whatever it came in; float64 stays, for checks that need more digits."""
+    """Return the tensor in float32, whatever it came in; float64 stays, for checks that need more digits."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -1,7 +1,8 @@
-"""Clipping: how far a turn may move from the old policy, and what happens to its gradient beyond."""
+"""Clip: bound how far a turn may move from the old policy, and say what happens to its gradient beyond."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -18,7 +19,7 @@ Upper = Literal["clip", "keep_gradient"]
 def clip_scale(
     normalized: Float[Tensor, "B T"], is_process: Bool[Tensor, "B T"], *, beta: float = 0.3
 ) -> Float[Tensor, "B T"]:
-    """c = 1 + β(2σ(ĝ) − 1) on process turns, 1 elsewhere (A²TGPO, arXiv 2605.06200).
+    """Return c = 1 + β(2σ(ĝ) − 1) on process turns, 1 elsewhere (A²TGPO, arXiv 2605.06200).
 
     Args:
         normalized: ĝ, the normalised gains.
@@ -44,15 +45,38 @@ def clipped_objective(
     low: Float[Tensor, "B S"],
     high: Float[Tensor, "B S"],
     upper: Upper,
+    dual_clip: float | None,
 ) -> Float[Tensor, "B S"]:
-    """min(s·Â, clip(s, low, high)·Â) with s = exp(log_ratio).
+    """Return min(s·Â, clip(s, low, high)·Â) with s = exp(log_ratio), and at least dual_clip·Â where Â < 0.
 
     With `upper="keep_gradient"` a ratio above `high` still counts as `high`, but as high·s/sg(s), sg stopping
     the gradient: the gradient is high·Â·∇log s, bounded and not 0. This is AEPO's clipping (arXiv 2510.14545).
+
+    For a positive factor k the objective of k·Â is k times that of Â: advantages of one sign may be summed first.
     """
     s = log_ratio.exp()
     bounded = s.clamp(low, high)
     if upper == "keep_gradient":
         one = (log_ratio - log_ratio.detach()).exp()
         bounded = torch.where(s > high, high * one, bounded)
-    return torch.minimum(s * advantage, bounded * advantage)
+    objective = torch.minimum(s * advantage, bounded * advantage)
+    if dual_clip is None:
+        return objective
+    return torch.where(advantage < 0, torch.maximum(objective, dual_clip * advantage), objective)
+
+
+def held_back(
+    log_ratio: Float[Tensor, "B S"],
+    advantages: Sequence[Float[Tensor, "B S"]],
+    low: Float[Tensor, "B S"],
+    high: Float[Tensor, "B S"],
+    dual_clip: float | None,
+) -> tuple[Bool[Tensor, "B S"], Bool[Tensor, "B S"]]:
+    """Mark where an upper bound, and where the lower one, holds the gradient of one of the `advantages` back."""
+    s = log_ratio.exp()
+    up = torch.stack([advantage > 0 for advantage in advantages]).any(dim=0)
+    down = torch.stack([advantage < 0 for advantage in advantages]).any(dim=0)
+    above = (s > high) & up
+    if dual_clip is not None:
+        above = above | ((s > dual_clip) & down)
+    return above, (s < low) & down

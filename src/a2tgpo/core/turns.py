@@ -1,4 +1,4 @@
-"""Turns: runs of tokens the policy wrote, and the moves between per-turn and per-token values."""
+"""Find turns, runs of tokens the policy wrote, and move values between turns and tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def turn_ids(model_mask: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
-    """The turn each token belongs to: the 0-based index of its maximal run of model tokens.
+    """Return the turn each token belongs to: the 0-based index of its maximal run of model tokens.
 
     Args:
         model_mask: True on tokens the policy wrote, False on observations and padding.
@@ -37,7 +37,7 @@ def to_tokens(per_turn: Float[Tensor, "B T"], turn_ids: Int[Tensor, "B L"]) -> F
 
 
 def keep_turns(turn_ids: Int[Tensor, "B L"], kept: Bool[Tensor, "B T"]) -> Int[Tensor, "B L"]:
-    """The turn of each token of the `kept` turns, -1 on all others.
+    """Return the turn of each token of the `kept` turns, -1 on all others.
 
     Raises:
         ValueError: mismatched shapes, or a turn that `kept` has no column for.
@@ -54,7 +54,7 @@ def turn_sum(per_token: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"], n_tu
 
 
 def turn_mean(per_token: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"], n_turns: int) -> Float[Tensor, "B T"]:
-    """Mean of a per-token value over each of `n_turns` turns; 0 for a turn without tokens.
+    """Return the mean of a per-token value over each of `n_turns` turns; 0 for a turn without tokens.
 
     Raises:
         ValueError: mismatched shapes, or a turn past `n_turns`.

@@ -1,1 +1,1 @@
-"""Questions to train and evaluate on: files and Hub data sets, and the generated world."""
+"""Give questions to train and evaluate on: files and Hub data sets, and the generated world."""

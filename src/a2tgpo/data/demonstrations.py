@@ -45,18 +45,23 @@ class Imperfection:
 
 
 def demonstrate_hops(
-    n: int, seed: int = 0, hops: Sequence[int] = (1, 2, 3), imperfection: Imperfection | None = None
+    n: int,
+    seed: int = 0,
+    hops: Sequence[int] = (1, 2, 3),
+    imperfection: Imperfection | None = None,
+    correlation: float = 0.0,
 ) -> Iterator[Demonstration]:
     """Yield `n` demonstrations, the hop counts in turn, in worlds of their own that no question is ever asked about.
 
-    Each search is for a name and answered by BM25 over the passages of the world.
+    Each search is for a name and answered by BM25 over the passages of the world, which has regions where `correlation`
+    is above 0 (see `World`).
 
     Raises:
         DataError: a hop count below 1 or too long for a small world.
     """
     rng = random.Random(seed)
     for first in range(0, n, _DEMONSTRATIONS_PER_WORLD):
-        world = World.generate(rng.getrandbits(63), _ENTITIES_PER_WORLD, 0)
+        world = World.generate(rng.getrandbits(63), _ENTITIES_PER_WORLD, 0, correlation)
         agent = _ScriptedAgent(world, rng, imperfection or Imperfection())
         for index in range(first, min(n, first + _DEMONSTRATIONS_PER_WORLD)):
             (chain,) = world.chains(rng, "train", (hops[index % len(hops)],), 1)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import codecs
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from pyarrow import ArrowException
 
 from a2tgpo.errors import DataError
-from a2tgpo.files import read_jsonl
+from a2tgpo.files import parse_json, read_jsonl
+from a2tgpo.gold import gold_aliases, is_missing, plain_value, read_aliases
 
 _FEATURES = datasets.Features(
     {
@@ -26,6 +26,7 @@ _FEATURES = datasets.Features(
     }
 )
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+_ID_COLUMNS = ("id", "_id", "question_id")
 _SPLIT_NAMES = ("train", "dev", "validation", "test")
 
 # A row and where it stands, for error messages: "questions.jsonl, line 3".
@@ -40,10 +41,11 @@ def load_questions(
 ) -> datasets.Dataset:
     """Load questions with their accepted answers.
 
-    A row has a `question`, its answers in `golden_answers` (FlashRAG), `answer`, or
-    `reward_model.ground_truth.target` (Search-R1), one or a list of them, and may have `id`, `hops`, and
-    `dataset` or `data_source`. Search-R1 files merge data sets whose ids repeat, so there the id becomes
-    `data_source/id`; a row without an id gets its number, counted from 1.
+    A row has a `question` (in verl's files, `extra_info.question`) and its answers in `golden_answers` (FlashRAG),
+    `answer` (with MuSiQue's `answer_aliases`), or `reward_model.ground_truth` (Search-R1), read by `gold_aliases`. It
+    may have `id`, `_id` (HotpotQA, 2Wiki) or `question_id` (TriviaQA), `hops`, `supporting_ids`, and `dataset` or
+    `data_source`. Search-R1 files merge data sets whose ids repeat, so there the id becomes `data_source/id`; a row
+    without an id gets its number, counted from 1. MuSiQue's rows with `answerable: false` are left out.
 
     Args:
         source: a .jsonl, .jsonl.gz, .json or .parquet file; a folder with one such file per split; or a data
@@ -68,7 +70,9 @@ def load_questions(
     columns: set[str] = set()
     for number, (place, row) in enumerate(rows, start=1):
         columns.update(row)
-        if any(_plain(row.get(column)) != value for column, value in conditions.items()):
+        if any(plain_value(row.get(column)) != value for column, value in conditions.items()):
+            continue
+        if plain_value(row.get("answerable")) is False:
             continue
         question = _question_row(row, place, default_name, number)
         earlier = place_of_id.setdefault(question["id"], place)
@@ -107,7 +111,7 @@ def _split_file(folder: Path, split: str) -> Path:
 def _file_rows(path: Path) -> _Rows:
     if path.suffix == ".parquet":
         return _numbered(path, _parquet_rows(path))
-    if path.suffix == ".json" and path.read_bytes().lstrip()[:1] == b"[":
+    if path.suffix == ".json" and path.read_bytes().removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
         return _numbered(path, _array_rows(path))
     if path.name.endswith(_SUFFIXES):
         return ((f"{path}, line {number}", row) for number, row in read_jsonl(path, DataError))
@@ -125,8 +129,8 @@ def _parquet_rows(path: Path) -> Iterator[Any]:
 
 def _array_rows(path: Path) -> Iterator[Any]:
     try:
-        return iter(json.loads(path.read_bytes()))
-    except ValueError as failure:
+        return iter(parse_json(path.read_bytes()))
+    except (ValueError, RecursionError) as failure:
         raise DataError(f"{path}: not JSON ({failure}); write an array of objects") from failure
 
 
@@ -150,63 +154,72 @@ def _numbered(source: object, rows: Any) -> _Rows:
 
 
 def _question_row(row: dict[str, Any], place: str, default_name: str, number: int) -> dict[str, Any]:
-    origin = row.get("data_source")
-    identifier = str(number if row.get("id") is None else row["id"])
+    origin = _optional_text(row, "data_source", place)
+    identifier = _identifier(row, number, place)
     place = f'{place} (id "{identifier}")'
-    question = row.get("question")
-    if not isinstance(question, str) or not question.strip():
-        raise DataError(f'{place}: "question" is {question!r}; give every row a question')
     return {
         "id": f"{origin}/{identifier}" if origin else identifier,
-        "question": question.strip(),
+        "question": _question(row, place),
         "answer": _answers(row, place),
         "hops": _hops(row.get("hops"), place),
-        "dataset": str(row.get("dataset") or origin or default_name),
-        "supporting_ids": [str(identifier) for identifier in _plain(row.get("supporting_ids")) or ()],
+        "dataset": _optional_text(row, "dataset", place) or origin or default_name,
+        "supporting_ids": _supporting_ids(row, place),
     }
 
 
+def _identifier(row: dict[str, Any], number: int, place: str) -> str:
+    found = (plain_value(row.get(name)) for name in _ID_COLUMNS)
+    value = next((value for value in found if not is_missing(value)), number)
+    return _id_text(value, '"id"', place)
+
+
+def _optional_text(row: dict[str, Any], name: str, place: str) -> str | None:
+    value = plain_value(row.get(name))
+    return None if is_missing(value) or value == "" else _id_text(value, f'"{name}"', place)
+
+
+def _id_text(value: object, name: str, place: str) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+        raise DataError(f"{place}: {name} is {value!r}; it must be a text or a whole number")
+    return str(value)
+
+
+def _question(row: dict[str, Any], place: str) -> str:
+    question, extra = row.get("question"), row.get("extra_info")
+    if question is None and isinstance(extra, dict):
+        question = extra.get("question")
+    if not isinstance(question, str) or not question.strip():
+        raise DataError(f'{place}: "question" is {question!r}; give every row a question')
+    return question.strip()
+
+
 def _answers(row: dict[str, Any], place: str) -> list[str]:
-    found = next((row[name] for name in ("golden_answers", "answer") if row.get(name) is not None), None)
-    if found is None:
-        found = _search_r1_target(row)
-    if found is None:
+    reward_model = row.get("reward_model")
+    truth = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
+    columns = (plain_value(value) for value in (row.get("golden_answers"), row.get("answer"), truth))
+    stated = next((value for value in columns if not is_missing(value)), None)
+    if stated is None:
         raise DataError(
             f'{place}: no answer among the columns {sorted(row)}; add "golden_answers", a list of the accepted answers'
         )
-    found = _plain(found)
-    texts = [_answer_text(value, place) for value in (found if isinstance(found, list) else [found])]
-    answers = list(dict.fromkeys(text for text in texts if text))
-    if not answers:
-        raise DataError(f"{place}: the answers {found!r} are empty; give at least one, or remove the row")
-    return answers
+    return list(dict.fromkeys([*gold_aliases(stated, place), *read_aliases(row.get("answer_aliases"), place)]))
 
 
-def _search_r1_target(row: dict[str, Any]) -> Any:
-    reward_model = row.get("reward_model")
-    truth = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
-    return truth.get("target") if isinstance(truth, dict) else truth
-
-
-def _answer_text(value: object, place: str) -> str:
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # a column of whole numbers with gaps is stored as floats
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    raise DataError(f"{place}: the answer {value!r} is neither text nor a number; write it as text")
+def _supporting_ids(row: dict[str, Any], place: str) -> list[str]:
+    value = plain_value(row.get("supporting_ids"))
+    if is_missing(value):
+        return []
+    if not isinstance(value, (list, tuple)):
+        raise DataError(f'{place}: "supporting_ids" is {value!r}; give a list of ids')
+    return [_id_text(plain_value(item), '"supporting_ids"', place) for item in value]
 
 
 def _hops(value: Any, place: str) -> int | None:
-    value = _plain(value)
-    if value is None or value != value:  # NaN: how a number column marks a gap
+    value = plain_value(value)
+    if is_missing(value):
         return None
-    if isinstance(value, (int, float)) and value == int(value) and value > 0:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value) and value > 0:
         return int(value)
     raise DataError(f'{place}: "hops" is {value!r}; give a whole number from 1, or leave it out')
-
-
-def _plain(value: Any) -> Any:
-    """Turn NumPy arrays and scalars, as parquet and formatted data sets hold them, into plain Python values."""
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value

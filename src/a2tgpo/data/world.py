@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from a2tgpo.data.names import Namer
+from a2tgpo.data.names import REGIONS, Namer
 from a2tgpo.errors import DataError
 from a2tgpo.retrieval.corpus import Passage
 
@@ -33,7 +33,8 @@ _ATTEMPTS_PER_QUESTION = 200
 class Entity:
     """Hold a person, place or organisation.
 
-    `facts` maps each relation of its kind to the id of one entity of its split.
+    `facts` maps each relation of its kind to the id of one entity of its split. `region` is the number of the region
+    whose beginning its name has; None in a world without regions.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Entity:
     kind: str
     split: str
     facts: Mapping[str, str]
+    region: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,29 +68,45 @@ class Chain:
 
 
 class World:
-    """Hold entities of two splits that share no name, no fact and no question, in one corpus."""
+    """Hold entities of two splits that share no name, no fact and no question, in one corpus.
 
-    def __init__(self, entities: Sequence[Entity]) -> None:
+    With a `correlation` above 0 the world has regions, as the real one: the names of a region begin alike, and a fact
+    leads to the entity's own region with that probability (people mostly work where they were born), else anywhere. So
+    a passage on the way to an answer makes some answers likelier than others; `ideal_reader` says by how much.
+    """
+
+    def __init__(self, entities: Sequence[Entity], correlation: float = 0.0) -> None:
         self.entities = tuple(entities)
+        self.correlation = correlation
         self._by_id = {entity.id: entity for entity in self.entities}
         self._by_split = {split: [e for e in self.entities if e.split == split] for split in SPLITS}
 
     @classmethod
-    def generate(cls, seed: int, n_train: int = 400, n_eval: int = 200) -> World:
+    def generate(cls, seed: int, n_train: int = 400, n_eval: int = 200, correlation: float = 0.0) -> World:
         """Draw a world of `n_train` + `n_eval` entities from `seed`: half people, a quarter each places, organisations.
 
+        Args:
+            seed: the same seed and numbers give the same world on every machine.
+            n_train: entities of the training split.
+            n_eval: entities of the evaluation split.
+            correlation: from 0, a world without regions, to 1, in which no fact leads out of a region. Passages say
+                most between: at 1 the name in the question has said it all.
+
         Raises:
-            DataError: fewer than 8 entities in a split that is not empty (a relation needs two of each kind to choose
-                from), or so many that the names run out.
+            DataError: a correlation outside [0, 1]; fewer than 8 entities in a split that is not empty (a relation
+                needs two of each kind to choose from); or so many that the names run out, which with regions is
+                beyond some 1,000 entities.
         """
+        if not 0 <= correlation <= 1:
+            raise DataError(f"correlation={correlation}: a probability is from 0 to 1")
         rng = random.Random(seed)
         namer = Namer(rng)
         entities: list[Entity] = []
         for split, size in zip(SPLITS, (n_train, n_eval), strict=True):
             if size and size < 8:
                 raise DataError(f"n_{split}={size}: a split needs at least 8 entities, or 0 for none")
-            entities += _draw_split(rng, namer, split, size, first=len(entities))
-        return cls(entities)
+            entities += _draw_split(rng, namer, split, size, first=len(entities), correlation=correlation)
+        return cls(entities, correlation)
 
     def __getitem__(self, entity_id: str) -> Entity:
         return self._by_id[entity_id]
@@ -171,22 +189,37 @@ class World:
         ]
 
 
-def _draw_split(rng: random.Random, namer: Namer, split: str, size: int, first: int) -> list[Entity]:
+def _draw_split(
+    rng: random.Random, namer: Namer, split: str, size: int, first: int, correlation: float
+) -> list[Entity]:
     kinds = [kind for kind, share in _SHARES.items() for _ in range(int(share * size))]
     kinds += ["person"] * (size - len(kinds))
     ids = [f"e{first + index}" for index in range(size)]
     pool = {kind: [i for i, k in zip(ids, kinds, strict=True) if k == kind] for kind in _SHARES}
+    regions = _regions(rng, pool) if correlation else {}
     name = {"person": namer.person, "organisation": namer.organisation, "place": namer.place}
+
+    def lead_from(entity_id: str, target: str) -> str:
+        others = [other for other in pool[target] if other != entity_id]
+        if correlation and rng.random() < correlation:
+            others = [other for other in others if regions[other] == regions[entity_id]]
+        return rng.choice(others)
+
     return [
         Entity(
             id=entity_id,
-            name=name[kind](),
+            name=name[kind](REGIONS[regions[entity_id]] if correlation else ()),
             kind=kind,
             split=split,
-            facts={
-                relation: rng.choice([other for other in pool[target] if other != entity_id])
-                for relation, target in RELATIONS[kind].items()
-            },
+            facts={relation: lead_from(entity_id, target) for relation, target in RELATIONS[kind].items()},
+            region=regions.get(entity_id),
         )
         for entity_id, kind in zip(ids, kinds, strict=True)
     ]
+
+
+def _regions(rng: random.Random, pool: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Give each entity a region, in turn, so that each has two of every kind or more: a fact may stay in it."""
+    n_regions = max(1, min(len(REGIONS), min(map(len, pool.values())) // 2))
+    drawn = rng.sample(range(len(REGIONS)), n_regions)
+    return {entity_id: drawn[index % n_regions] for ids in pool.values() for index, entity_id in enumerate(ids)}

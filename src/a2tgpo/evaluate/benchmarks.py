@@ -1,8 +1,9 @@
-"""The paper's seven benchmarks, from the Hub or from a user's own files."""
+"""Name and load the paper's seven benchmarks, from the Hub or from a user's own files."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,17 @@ from a2tgpo.errors import RecipeError
 
 HUB = "RUC-NLPIR/FlashRAG_datasets"
 """FlashRAG's data sets on the Hub; each benchmark is a configuration of it."""
+
+GROUPS: dict[str, dict[str, str]] = {
+    "multi-hop": {
+        "hotpotqa": "HotpotQA",
+        "2wikimultihopqa": "2Wiki",
+        "musique": "MuSiQue",
+        "bamboogle": "Bamboogle",
+    },
+    "single-hop": {"nq": "NQ", "triviaqa": "TriviaQA", "popqa": "PopQA"},
+}
+"""The paper's benchmarks: group -> name -> heading, in the order of its Table 1."""
 
 SPLITS = {
     "hotpotqa": "dev",
@@ -26,7 +38,7 @@ Search-R1 and the work after it do the same."""
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Questions under a name; `source` is a file, a folder or a Hub data set (`load_questions`)."""
+    """Name questions; `source` is a file, a folder or a Hub data set (`load_questions`)."""
 
     name: str
     source: str
@@ -58,7 +70,7 @@ def _parse(part: str) -> Benchmark:
 def load_benchmark(
     benchmark: Benchmark, *, n_questions: int | None, only_answerable: bool, seed: int
 ) -> list[dict[str, Any]]:
-    """Its questions in the source's order, as `load_questions` makes them, all named after the benchmark.
+    """Load its questions in the source's order, as `load_questions` makes them, all named after the benchmark.
 
     Args:
         benchmark: which.
@@ -77,3 +89,15 @@ def load_benchmark(
     if n_questions is not None and n_questions < len(rows):
         rows = [rows[index] for index in sorted(random.Random(seed).sample(range(len(rows)), n_questions))]
     return [row | {"dataset": benchmark.name} for row in rows]
+
+
+def place(benchmark: str) -> tuple[str, str]:
+    """Return its group, "others" for an unknown one, and its name in tables."""
+    known = ((group, names[benchmark]) for group, names in GROUPS.items() if benchmark in names)
+    return next(known, ("others", benchmark))
+
+
+def in_order(benchmarks: Collection[str]) -> list[str]:
+    """Return benchmarks in the order of `GROUPS`, unknown ones after them by name."""
+    known = [name for names in GROUPS.values() for name in names if name in benchmarks]
+    return known + sorted(set(benchmarks) - set(known))

@@ -1,23 +1,41 @@
-"""One answered question with its scores: the record that runs, recipes, comparisons and reports share."""
+"""Hold what is asked and the scored answer to it: the records that policies, runs, recipes and reports share."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from a2tgpo.errors import DataError
-from a2tgpo.evaluate.containment import contains_answer
-from a2tgpo.evaluate.f1 import f1_score
 from a2tgpo.files import new_file, read_jsonl
-from a2tgpo.text_match import exact_match
+from a2tgpo.text_match import contains_answer, exact_match, f1_score
+
+Key = tuple[str, str, int]
+"""Benchmark, question id, sample: what is asked once in a run."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Hold one question to be answered once; `sample` counts the answers to the same question from 0."""
+
+    row: dict[str, Any]
+    sample: int = 0
+
+    @property
+    def key(self) -> Key:
+        return self.row["dataset"], self.row["id"], self.sample
+
+    def seed(self, base: int) -> int:
+        """Return a seed of its own, the same in every run with seed `base`."""
+        return int.from_bytes(hashlib.sha256(repr((base, *self.key)).encode()).digest()[:4], "big") >> 1
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was predicted for a question, how good it is, how the rollout went.
+    """Hold what was predicted for a question, how good it is, how the rollout went.
 
     Attributes:
         answer: accepted answers, all aliases.
@@ -67,7 +85,7 @@ class Outcome:
         sample: int = 0,
     ) -> Outcome:
         """Score `prediction` for a question of `load_questions`."""
-        answers = list(row["answer"])
+        answers, scored = list(row["answer"]), prediction or None  # an empty answer is right about nothing
         return cls(
             id=row["id"],
             question=row["question"],
@@ -75,9 +93,9 @@ class Outcome:
             hops=row["hops"],
             dataset=row["dataset"],
             prediction=prediction,
-            correct=exact_match(prediction, answers),
-            f1=f1_score(prediction, answers),
-            contains=contains_answer(prediction, answers),
+            correct=exact_match(scored, answers),
+            f1=f1_score(scored, answers),
+            contains=contains_answer(scored, answers),
             termination=termination,
             reason=reason,
             searches=searches,
@@ -89,8 +107,18 @@ class Outcome:
         )
 
 
+class Policy(Protocol):
+    """Answer questions.
+
+    `done` gets one outcome for each of `asked`, in any order, as soon as it is there. A failure of one question is an
+    outcome that says so; what stops everything is raised, after which the outcomes already given still count.
+    """
+
+    def answer(self, asked: Sequence[Asked], done: Callable[[Outcome], None]) -> None: ...
+
+
 def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """One JSON line per outcome; the file appears only when it is whole."""
+    """Write one JSON line per outcome; the file appears only when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for outcome in outcomes:
@@ -98,7 +126,7 @@ def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
 
 
 def read_outcomes(path: Path) -> list[Outcome]:
-    """The outcomes in a file of one JSON line each.
+    """Read the outcomes in a file of one JSON line each.
 
     Raises:
         DataError: a line is none; names it.

@@ -7,26 +7,26 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from a2tgpo.evaluate.intervals import Proportion
 from a2tgpo.evaluate.outcome import Outcome
+from a2tgpo.evaluate.statistics import Proportion
 from a2tgpo.rollout.agent import SearchAgent
-from a2tgpo.rollout.backend import Backend
+from a2tgpo.rollout.engine import GenerationEngine
 from a2tgpo.rollout.types import Rollout, Termination
 
 
 def evaluate_questions(
     agent: SearchAgent,
-    backend: Backend,
+    engine: GenerationEngine,
     questions: Sequence[dict[str, Any]],
     *,
     batch_size: int = 64,
     progress: Callable[[int], object] = lambda done: None,
 ) -> list[Outcome]:
-    """One rollout per question, in order; `progress` is told how many more are done."""
+    """Return one outcome per question, in order; `progress` is told how many more are done."""
     outcomes: list[Outcome] = []
     for start in range(0, len(questions), batch_size):
         rows = questions[start : start + batch_size]
-        rollouts = agent.run([row["question"] for row in rows], backend)
+        rollouts = agent.run([row["question"] for row in rows], engine)
         decoded = [agent.tokenizer.decode(rollout.completion_ids) for rollout in rollouts]
         outcomes += [_outcome(row, r, text) for row, r, text in zip(rows, rollouts, decoded, strict=True)]
         progress(len(rows))
@@ -50,7 +50,7 @@ def _outcome(row: dict[str, Any], rollout: Rollout, text: str) -> Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """Scores of a set of outcomes. A rollout that the tool failed counts as wrong and in `terminations`."""
+    """Summarise a set of outcomes. A rollout that the tool failed counts as wrong and in `terminations`."""
 
     exact_match: Proportion
     by_hops: dict[int, Proportion]
@@ -71,7 +71,7 @@ class Summary:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Plain numbers, with intervals."""
+        """Return plain numbers, with intervals."""
         return {
             "exact_match": _as_json(self.exact_match),
             "by_hops": {str(hop): _as_json(share) for hop, share in self.by_hops.items()},

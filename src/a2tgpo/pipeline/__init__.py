@@ -1,0 +1,37 @@
+"""From rollouts to the loss, for any engine: torch, `core`, `methods` and `signals`, never trl, accelerate or verl.
+
+    RolloutBatch ── collect_signals ── TurnSignals ── assign_credit ── BatchCredit ── LossInputs.of ── turn_loss
+
+    batch             ids, masks, turns and turn boundaries, computed once
+    turn_signals      likelihood or process signal, entropies, shared turns, observations
+    credit            one credit for the rollouts of all processes
+    loss              per-token inputs that survive an engine's shuffling and sharding, and the loss
+    microbatches      which rollouts share a forward
+    dynamic_sampling  zero-variance groups replaced
+    metrics, rollout_log   what is logged
+    collective        what an engine has to provide
+
+The engines are in `a2tgpo.integrations`.
+"""
+
+from a2tgpo.pipeline.batch import RolloutBatch, TaskRow, concat_prompt_completion
+from a2tgpo.pipeline.collective import Collective, SingleProcess
+from a2tgpo.pipeline.credit import BatchCredit, add_overlong_penalty, assign_credit
+from a2tgpo.pipeline.loss import LossInputs, TurnLoss, turn_loss
+from a2tgpo.pipeline.turn_signals import TurnSignals, collect_signals
+
+__all__ = [
+    "BatchCredit",
+    "Collective",
+    "LossInputs",
+    "RolloutBatch",
+    "SingleProcess",
+    "TaskRow",
+    "TurnLoss",
+    "TurnSignals",
+    "add_overlong_penalty",
+    "assign_credit",
+    "collect_signals",
+    "concat_prompt_completion",
+    "turn_loss",
+]

@@ -1,52 +1,48 @@
-"""Credit of a generation batch over all processes.
+"""Give every turn of a batch its credit.
 
-A prompt's rollouts may lie on several processes, so whatever a credit rule reads is gathered before any group
-statistic is taken; each process then keeps its own rows.
+A prompt's rollouts may lie in several processes, so whatever a credit rule reads is joined before any group statistic
+is taken; each process then keeps its own rows.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from a2tgpo.core import TurnBatch, count_once, information_gain
-from a2tgpo.pipeline.prefix_tree import renumbered
-from a2tgpo.signals.answer_likelihood.boundaries import Boundaries
+from a2tgpo.core import SharedCredit, TurnBatch, information_gain, overlong_penalty, share_turns
+from a2tgpo.methods import Method
+from a2tgpo.pipeline.anchor_states import number_states
+from a2tgpo.pipeline.batch import RolloutBatch
+from a2tgpo.pipeline.collective import Collective
+from a2tgpo.pipeline.prefix_tree import renumber_nodes
+from a2tgpo.pipeline.turn_signals import TurnSignals
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from a2tgpo.integrations.trl.config import A2TGPOConfig
+    from jaxtyping import Bool, Float, Int
 
 
-@dataclass(frozen=True)
-class LocalTurns:
-    """What this process knows of the turns of its B rollouts, T turns at most.
-
-    `has_tokens` is False where no token of the rollout may be trained on. The others are there where the method reads
-    them: the answer likelihood at each boundary or the process signal of each turn; the tree of each rollout and the
-    sampled turn (`node`) behind each of its turns; the entropy of each turn.
-    """
-
-    boundaries: Boundaries
-    has_tokens: Bool[Tensor, " B"]
-    likelihood: Float[Tensor, "B T+1"] | None = None
-    signal: Float[Tensor, "B T"] | None = None
-    tree: Int[Tensor, " B"] | None = None
-    node: Int[Tensor, "B T"] | None = None
-    entropy: Float[Tensor, "B T"] | None = None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BatchCredit:
-    """Per-turn quantities of B rollouts, T turns at most.
+    """Hold what each turn of B rollouts, T turns at most, was given and from what.
 
-    `valid` is False for a rollout that teaches nothing: the tool failed it, or TRL masked it as truncated. `likelihood`
-    and `gain` are None where the method reads none; `owned` (see `core.count_once`) where rollouts share no turn.
+    Two rollouts of one prompt under A²TGPO; the first searched, gained .5 and was right, the second answered at once:
+
+        outcome          [1, 0]
+        gain             [[.5, 0], [0, 0]]
+        normalized_gain  [[0, 0], [0, 0]]           a turn group of one has no spread
+        advantage        [[1, 1], [−1, 0]]          R̂ = ±1 and no process credit; 0 on padding
+        clip_scale       [[1, 1], [1, 1]]
+
+    Attributes:
+        likelihood, gain: None where the method reads none.
+        valid: False for a rollout that is excluded from the loss and from every statistic: its tool failed, or no
+            reward applied to it. One that the engine masks, as truncated, stays in its prompt's baseline.
+        advantage: of the rollout itself, also on turns that it shares.
+        shared: the credit of turns that several rollouts share, in the row that carries them in the loss; None where
+            rollouts share no turn.
     """
 
     likelihood: Float[Tensor, "B T+1"] | None
@@ -58,82 +54,96 @@ class BatchCredit:
     normalized_gain: Float[Tensor, "B T"]
     advantage: Float[Tensor, "B T"]
     clip_scale: Float[Tensor, "B T"]
-    owned: Bool[Tensor, "B T"] | None = None
+    shared: SharedCredit | None = None
 
-    def local(self, process_index: int) -> BatchCredit:
-        """The rows of one process (each holds equally many, in order)."""
-        rows = slice(process_index * self._rows_per_process, (process_index + 1) * self._rows_per_process)
-        own: dict[str, Any] = {}
-        for name in (f.name for f in fields(self) if f.name[0] != "_"):
-            value = getattr(self, name)
-            own[name] = None if value is None else value[rows]
-        return BatchCredit(**own)
+    def rows(self, start: int, stop: int) -> BatchCredit:
+        """Return rollouts `start` to `stop`, exclusive."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        if (shared := values.pop("shared")) is not None:
+            shared = SharedCredit(*(value[start:stop] for value in shared))
+        cut = {name: value[start:stop] for name, value in values.items() if value is not None}
+        return replace(self, **cut, shared=shared)
 
-    _rows_per_process: int = 0
+    def local(self, collective: Collective) -> BatchCredit:
+        """Return the rollouts of this process."""
+        n_rows = len(self.outcome) // collective.size
+        return self.rows(collective.rank * n_rows, (collective.rank + 1) * n_rows)
 
 
 def assign_credit(
-    accelerator: Accelerator,
-    turns: LocalTurns,
-    outcome: Float[Tensor, " global_B"],
-    group_size: int,
-    args: A2TGPOConfig,
-    state: Int[Tensor, "global_B T"] | None = None,
+    batch: RolloutBatch,
+    signals: TurnSignals,
+    rewards: Float[Tensor, " B"],
+    method: Method,
+    collective: Collective,
+    *,
+    normalized_outcome: Float[Tensor, " B"] | None = None,
 ) -> BatchCredit:
-    """Gather the local `turns` and give every turn of the global batch its credit by `args.chosen`.
+    """Give every turn of all processes its credit by `method`.
 
     Args:
-        outcome: weighted rewards of the global batch; NaN where no reward function scored the rollout.
-        group_size: rollouts per prompt, consecutive in the global batch.
-        state: see `TurnBatch`.
+        rewards: the outcome of each rollout of this process; NaN where no reward applied.
+        normalized_outcome: R̂ of each, where an engine compares outcomes in a way of its own.
+
+    Returns:
+        The credit of the joined batch; `local` of it has this process's rows.
     """
-
-    def everywhere(rows: Tensor | None, padding: int = 0) -> Any:
-        if rows is None:
-            return None
-        return accelerator.gather(
-            accelerator.pad_across_processes(rows, dim=1, pad_index=padding) if rows.dim() > 1 else rows
-        )
-
-    is_process = everywhere(turns.boundaries.is_process.long()).bool()
-    valid = everywhere(turns.has_tokens.long()).bool() & ~torch.isnan(outcome)
-    likelihood, gain = everywhere(turns.likelihood), everywhere(turns.signal)
+    boundaries = batch.boundaries
+    outcome = collective.gather(rewards)
+    is_process = collective.gather(boundaries.is_process.long()).bool()
+    valid = ~collective.gather(batch.failed.long()).bool() & ~outcome.isnan()
+    likelihood, gain, entropy, tree = (
+        None if rows is None else collective.gather(rows)
+        for rows in (signals.likelihood, signals.value, signals.entropy, signals.tree)
+    )
     if likelihood is not None:
         gain = information_gain(likelihood, is_process)
-    batch = TurnBatch(
+    turns = TurnBatch(
         gain=torch.zeros_like(is_process, dtype=torch.float32) if gain is None else gain,
         is_process=is_process,
         outcome=outcome,
-        group=torch.arange(len(outcome), device=outcome.device) // group_size,
-        n_turns=everywhere(turns.boundaries.n_turns),
-        counted=_counted(is_process, gain, args),
+        group=torch.arange(len(outcome), device=outcome.device) // batch.group_size,
+        n_turns=collective.gather(boundaries.n_turns),
         valid=valid,
-        state=state,
-        tree=everywhere(turns.tree),
-        entropy=everywhere(turns.entropy),
+        state=_states(batch, signals, collective, method.state_similarity),
+        tree=tree,
+        entropy=entropy,
+        normalized_outcome=None if normalized_outcome is None else collective.gather(normalized_outcome),
     )
-    credit, owned = args.chosen.credit(batch), None
-    if turns.node is not None:
-        node = renumbered(everywhere(turns.node, padding=-1))
-        credit, owned = count_once(credit, node, batch.group, valid)
+    credit, shared = method.credit(turns), None
+    if signals.node is not None:
+        node = renumber_nodes(collective.gather(signals.node, padding=-1))
+        n_tokens = collective.gather(batch.model_mask.sum(dim=1))
+        by_rollout = method.aggregate == "rollout"
+        shared = share_turns(credit, node, turns.group, valid, n_tokens=n_tokens if by_rollout else None)
     return BatchCredit(
         likelihood=likelihood,
         gain=gain,
         is_process=is_process,
-        n_turns=batch.n_turns,
+        n_turns=turns.n_turns,
         outcome=outcome,
         valid=valid,
-        owned=owned,
+        shared=shared,
         **credit._asdict(),
-        _rows_per_process=len(turns.has_tokens),
     )
 
 
-def _counted(is_process: Bool[Tensor, "B T"], gain: Float[Tensor, "B T"] | None, args: A2TGPOConfig) -> Tensor:
-    """Process turns whose gain enters the credit: all but those the authors' code leaves out, where asked for."""
-    counted = is_process.clone()
-    if args.skip_first_gain:
-        counted[:, 0] = False
-    if args.drop_zero_gains and gain is not None:
-        counted &= gain != 0
-    return counted
+def add_overlong_penalty(
+    rewards: Float[Tensor, " B"], batch: RolloutBatch, method: Method, max_completion_length: int
+) -> Float[Tensor, " B"]:
+    """Add the method's penalty for length, if it has one, to the rewards (DAPO, arXiv 2503.14476)."""
+    if method.overlong is None:
+        return rewards
+    buffer = max(1, int(method.overlong * max_completion_length))
+    lengths = batch.completion_mask.sum(dim=1)
+    return rewards + overlong_penalty(lengths, max_length=max_completion_length, buffer=buffer)
+
+
+def _states(
+    batch: RolloutBatch, signals: TurnSignals, collective: Collective, similarity: float
+) -> Int[Tensor, "global_B T"] | None:
+    if signals.observations is None:
+        return None
+    everywhere = collective.gather_objects(signals.observations)
+    n_columns = max(1, *map(len, everywhere))
+    return number_states(everywhere, batch.group_size, n_columns, similarity).to(batch.turn_ids.device)

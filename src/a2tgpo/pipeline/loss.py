@@ -1,95 +1,196 @@
-"""The loss of one micro-batch of an update, from the credit its turns were given when it was generated."""
+"""The loss of one micro-batch, from the credit its turns were given when they were generated.
+
+BatchCredit ── LossInputs.of ── [B, L] per token ── shuffled, packed, sharded by the engine ── turn_loss
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from a2tgpo.core import keep_turns, kl_penalty, policy_loss, rollout_mean, turn_ids
+from a2tgpo.core import kl_penalty, policy_loss, rollout_mean, turn_ids
+from a2tgpo.methods import Method
+from a2tgpo.pipeline.collective import Collective
+from a2tgpo.pipeline.credit import BatchCredit
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
-
-    from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
-    from a2tgpo.pipeline.credit import BatchCredit
-
-_DIAGNOSTICS = ("clipped_low", "clipped_high", "ratio_mean", "approx_kl")
-"""Fields of `PolicyLoss` that are logged as `loss/NAME`."""
+    from jaxtyping import Bool, Float, Int
 
 
-class UpdateLoss(NamedTuple):
-    """The loss, divided as TRL's accumulation wants it; what is logged of it; and what the rollout log keeps."""
+@dataclass(frozen=True, eq=False)
+class LossInputs:
+    """Hold what the loss reads of B rollouts beside log-probabilities: one number per token, so that an engine may
+    shuffle, pack, pad and shard rows without knowing of turns.
+
+    Two rollouts; the first wrote a search turn of two tokens, read an observation of one, and answered in one token:
+
+        turn_ids      [[0, 0, −1, 1], [0, −1, −1, −1]]     −1 on tokens that are excluded from the loss
+        advantage     [[.8, .8, 0, 1], [−1, 0, 0, 0]]      of the token's turn
+        clip_scale    [[1.1, 1.1, 1, 1], [1, 1, 1, 1]]     of the token's turn
+        n_turns       2                                    turns of any rollout at most, on the CPU
+        n_tokens      4.                                   what a token mean divides by; 0 until the engine knows it
+
+    Attributes:
+        n_tokens: tokens of the update that the micro-batch belongs to, a shared one once for each rollout through it,
+            divided by the processes whose gradients are averaged. Read by methods that average over tokens.
+        negative, weight: only where rollouts share turns: the negative part of the advantage, of which `advantage` is
+            then the positive one, and in how many rollouts each token counts, 0 where another row carries it (owner
+            mask); see `core.SharedCredit`.
+    """
+
+    turn_ids: Int[Tensor, "B L"]
+    advantage: Float[Tensor, "B L"]
+    clip_scale: Float[Tensor, "B L"]
+    n_turns: Int[Tensor, ""]
+    n_tokens: Float[Tensor, ""]
+    negative: Float[Tensor, "B L"] | None = None
+    weight: Float[Tensor, "B L"] | None = None
+
+    @classmethod
+    def of(cls, credit: BatchCredit, model_mask: Bool[Tensor, "B L"]) -> LossInputs:
+        """Spread this process's `credit` over the tokens that the policy wrote; rollouts not valid are left out."""
+        ids, shared = turn_ids(model_mask & credit.valid[:, None]), credit.shared
+        n_turns, n_tokens = torch.tensor(credit.advantage.size(1)), torch.zeros((), device=ids.device)
+        if shared is None:
+            advantage, scale = _of_turn(credit.advantage, ids, 0.0), _of_turn(credit.clip_scale, ids, 1.0)
+            return cls(ids, advantage, scale, n_turns, n_tokens)
+        return cls(
+            ids,
+            _of_turn(shared.positive, ids, 0.0),
+            _of_turn(shared.clip_scale, ids, 1.0),
+            n_turns,
+            n_tokens,
+            negative=_of_turn(shared.negative, ids, 0.0),
+            weight=_of_turn(shared.weight, ids, 0.0),
+        )
+
+    @property
+    def token_weight(self) -> Float[Tensor, "B L"]:
+        """Count each token: 1 on the policy's, or in how many rollouts it counts."""
+        return (self.turn_ids >= 0).float() if self.weight is None else self.weight
+
+    def columns(self) -> dict[str, Tensor]:
+        """Return the tensors under the names they have among an engine's columns."""
+        found = {column: getattr(self, name) for name, column in _COLUMNS.items()}
+        return {column: value for column, value in found.items() if value is not None}
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Any]) -> LossInputs:
+        """Read them back from an engine's columns.
+
+        An advantage that a user put in place of ours may also be one number per rollout, `[B]`.
+        """
+        given = {name: columns[column] for name, column in _COLUMNS.items() if column in columns}
+        found = cls(**given)
+        if found.advantage.dim() == 1:
+            return replace(found, advantage=found.advantage[:, None].expand(found.turn_ids.shape))
+        return found
+
+    def over_tokens(self, n_tokens: Float[Tensor, ""]) -> LossInputs:
+        """Return the same inputs for an update of `n_tokens` tokens."""
+        return replace(self, n_tokens=n_tokens)
+
+
+_COLUMNS = {
+    "turn_ids": "turn_ids",
+    "advantage": "advantages",
+    "clip_scale": "turn_clip_scale",
+    "n_turns": "turn_columns",
+    "n_tokens": "turn_update_tokens",
+    "negative": "turn_negative_advantages",
+    "weight": "turn_weight",
+}
+"""Field of `LossInputs` -> name of an engine's column; `advantages` is the name that TRL and verl have for it."""
+
+TOKEN_COLUMNS = tuple(_COLUMNS[name] for name in ("turn_ids", "advantage", "clip_scale", "negative", "weight"))
+"""Engine columns that are [B, L] and must be cut, padded and shuffled as the tokens are."""
+
+
+def tokens_per_process(inputs: Sequence[LossInputs], collective: Collective) -> Float[Tensor, ""]:
+    """Count the tokens of all `inputs` in all processes and divide by the processes: gradients are averaged over
+    these."""
+    here = torch.stack([one.token_weight.sum() for one in inputs]).sum()
+    return collective.gather(here[None]).sum() / collective.size
+
+
+class TurnLoss(NamedTuple):
+    """The loss of a micro-batch with its gradient, and what is logged of it.
+
+    A method that averages over rollouts gives the mean over the micro-batch's; one that averages over tokens gives the
+    sum divided by `LossInputs.n_tokens`, so that micro-batches of an update add up.
+    """
 
     loss: Float[Tensor, ""]
-    diagnostics: dict[str, Tensor]
+    diagnostics: dict[str, Float[Tensor, ""]]
     log_ratio: Float[Tensor, "B L"]
     clipped_turns: Bool[Tensor, "B T"]
 
 
-def loss_fields(trainer: A2TGPOTrainer, credit: BatchCredit, model_mask: Bool[Tensor, "B L"]) -> dict[str, Tensor]:
-    """What `update_loss` reads of a generation batch beside TRL's tensors, from this process's `credit`: the turn of
-    each token that teaches, advantage and clip scale of the turns, and what counts in sums over tokens."""
-    ids = turn_ids(model_mask & credit.valid[:, None])
-    counted = ids if credit.owned is None else keep_turns(ids, credit.owned)
-    fields = {
-        "turn_ids": ids,
-        "counted_ids": counted,
-        "turn_advantages": credit.advantage,
-        "turn_clip_scale": credit.clip_scale,
-    }
-    if credit.owned is not None:
-        fields["turn_owned"] = credit.owned
-    if trainer.method.aggregate == "token":
-        fields["n_tokens"] = trainer.accelerator.gather((counted >= 0).sum()).sum()
-    return fields
-
-
-def update_loss(
-    trainer: A2TGPOTrainer, inputs: dict[str, Any], logps: Float[Tensor, "B L"], entropies: Float[Tensor, "B L"]
-) -> UpdateLoss:
-    """The method's loss on `inputs`, one micro-batch of TRL's tensors and `loss_fields`, with TRL's KL penalty.
+def turn_loss(
+    logps: Float[Tensor, "B L"],
+    old_logps: Float[Tensor, "B L"],
+    inputs: LossInputs,
+    method: Method,
+    *,
+    token_weight: Float[Tensor, "B L"] | None = None,
+    ref_logps: Float[Tensor, "B L"] | None = None,
+    kl_beta: float = 0.0,
+    kl_bias_correction: bool = False,
+) -> TurnLoss:
+    """Compute `core.policy_loss` of `method` and, with `kl_beta`, the penalty for leaving the reference policy.
 
     Args:
-        logps: log-probabilities of the completion's tokens under the policy, with gradient.
-        entropies: of the policy at those tokens, in nats.
+        logps: under the policy, with gradient; anything off the policy's tokens.
+        old_logps: under the policy that wrote the tokens.
+        token_weight: see `core.policy_loss`.
+        ref_logps: under the reference policy; needed with `kl_beta`.
+        kl_bias_correction: weigh the penalty by π/π_old, see `core.kl_penalty`.
     """
-    # There are none where the policy that learns is the one that wrote: the ratio is then 1.
-    old_logps = inputs.get("old_per_token_logps", logps.detach())
-    # TRL has one for each token or one for the rollout, where vLLM generates and is corrected for.
-    importance = inputs.get("importance_sampling_ratio")
-    result = policy_loss(
+    ids, n_turns = inputs.turn_ids, int(inputs.n_turns)
+    penalty = None
+    if kl_beta != 0.0:
+        assert ref_logps is not None, "a KL penalty needs the reference's log-probabilities"
+        penalty = kl_beta * kl_penalty(logps, ref_logps, ids, old_logps if kl_bias_correction else None)
+    found = policy_loss(
         logps,
         old_logps,
-        inputs["turn_ids"],
-        inputs["turn_advantages"],
-        inputs["turn_clip_scale"],
-        n_tokens=_tokens_of_update(trainer, inputs),
-        owned=inputs.get("turn_owned"),
-        token_weight=importance.expand_as(logps) if importance is not None else None,
-        **trainer.method.loss_options,
+        ids,
+        _per_turn(inputs.advantage, ids, n_turns),
+        _per_turn(inputs.clip_scale, ids, n_turns),
+        n_tokens=inputs.n_tokens.clamp(min=1) if method.aggregate == "token" else None,
+        token_weight=token_weight,
+        negative=None if inputs.negative is None else _per_turn(inputs.negative, ids, n_turns),
+        turn_weight=None if inputs.weight is None else _per_turn(inputs.weight, ids, n_turns),
+        penalty=penalty,
+        **method.loss_options,
     )
-    diagnostics = {f"loss/{name}": getattr(result, name) for name in _DIAGNOSTICS}
-    accumulation = trainer.current_gradient_accumulation_steps if trainer.model.training else 1.0
-    # A sum over tokens is divided by those of the whole update already.
-    loss = result.loss / (accumulation if trainer.method.aggregate == "rollout" else 1.0)
-    if trainer.beta != 0.0:
-        sampled_by = old_logps if trainer.args.use_bias_correction_kl else None
-        kl = kl_penalty(logps, inputs["ref_per_token_logps"], inputs["turn_ids"], sampled_by)
-        penalty = rollout_mean(kl, inputs["counted_ids"])
-        loss = loss + trainer.beta * penalty / accumulation
-        diagnostics["kl"] = penalty
-    written = inputs["turn_ids"] >= 0
-    diagnostics["entropy"] = (entropies * written).sum() / written.sum().clamp(min=1)
-    return UpdateLoss(loss, diagnostics, logps.detach() - old_logps, result.clipped_turns)
+    diagnostics = {
+        "loss/clipped_low": found.clipped_low,
+        "loss/clipped_high": found.clipped_high,
+        "loss/ratio_mean": found.ratio_mean,
+        "loss/approx_kl": found.approx_kl,
+        "clip_ratio/low_mean": found.clipped_low,
+        "clip_ratio/high_mean": found.clipped_high,
+        "clip_ratio/region_mean": found.clipped_low + found.clipped_high,
+        "clip_ratio/low_min": found.clipped_low_by_rollout.min(),
+        "clip_ratio/high_max": found.clipped_high_by_rollout.max(),
+    }
+    if penalty is not None:
+        counted = torch.where(inputs.token_weight > 0, ids, -1)
+        diagnostics["kl"] = rollout_mean(penalty.detach() / kl_beta, counted)
+    return TurnLoss(found.loss, diagnostics, logps.detach() - old_logps, found.clipped_turns)
 
 
-def _tokens_of_update(trainer: A2TGPOTrainer, inputs: dict[str, Any]) -> Tensor | None:
-    """What the sum over this micro-batch's tokens is divided by, so that the gradients of an update's micro-batches and
-    processes add up, after their mean over processes, to that of the mean over all tokens of the update."""
-    if trainer.method.aggregate != "token":
-        return None
-    tokens: Tensor = inputs["n_tokens"].clamp(min=1).float() / trainer.accelerator.num_processes
-    if trainer.model.training:
-        tokens = tokens * trainer.current_gradient_accumulation_steps / trainer.args.steps_per_generation
-    return tokens.clamp(min=1)
+def _of_turn(per_turn: Tensor, turn_ids: Int[Tensor, "B L"], elsewhere: float) -> Tensor:
+    return torch.where(turn_ids >= 0, per_turn.gather(1, turn_ids.clamp(min=0)), elsewhere)
+
+
+def _per_turn(per_token: Tensor, turn_ids: Int[Tensor, "B L"], n_turns: int) -> Tensor:
+    """Return the value that the tokens of each turn share, [B, T]; 0 for a turn without tokens."""
+    # Other tokens write into a column of their own, which is cut off.
+    column = torch.where(turn_ids >= 0, turn_ids, n_turns)
+    return per_token.new_zeros(len(per_token), n_turns + 1).scatter(1, column, per_token)[:, :n_turns]

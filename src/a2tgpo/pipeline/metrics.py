@@ -1,21 +1,22 @@
-"""What is logged of every batch: credit by depth, and how the rollouts went."""
+"""Log numbers of every batch: credit by depth, and the course of the rollouts."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from a2tgpo.pipeline.collective import Collective
 from a2tgpo.pipeline.credit import BatchCredit
 from a2tgpo.rollout.types import Rollout, Termination
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+_ENDINGS: list[Termination] = [ending for ending in Termination if ending is not Termination.MODEL_FAILED]
+"""Only a server fails while it generates, and only evaluations ask one."""
 
 
 def credit_metrics(credit: BatchCredit) -> dict[str, float]:
-    """Means over the valid rollouts of the global batch, depth k counted from 1; gains where the method reads them.
+    """Average over the valid rollouts of the joined batch, depth k counted from 1; gains where the method reads them.
 
     `gain/turn_k`, `gain_normalized/turn_k`, `advantage/turn_k`: over rollouts that have turn k (a process turn for the
     gains). `gain_std/turn_k`: spread before normalisation. `clip_scale/mean`, `clip_scale/std`: over process turns.
@@ -46,28 +47,25 @@ def credit_metrics(credit: BatchCredit) -> dict[str, float]:
     return metrics
 
 
-def rollout_metrics(accelerator: Accelerator, inputs: list[dict[str, Any]], credit: BatchCredit) -> dict[str, float]:
-    """Searches per rollout, format rate and the share of each ending, over all processes.
+def rollout_metrics(records: Sequence[Rollout | None], credit: BatchCredit, collective: Collective) -> dict[str, float]:
+    """Count searches per rollout, the format rate and the share of each ending, over all processes.
 
-    Only `TagRollout` types its endings; for TRL's own tool loop a search is a process turn and TRL counts the rest.
+    Only our agent loop types its endings; for another loop a search is a process turn, and the engine counts the rest.
     """
     metrics = {"rollout/searches": credit.is_process.sum(dim=1).float().mean().item()}
-    rollouts: list[Rollout] = [row["rollout"] for row in inputs if isinstance(row.get("rollout"), Rollout)]
-    if not rollouts:
+    known = [record for record in records if record is not None]
+    if not known:
         return metrics
-    # Only a server fails while it generates, and only evaluations ask one.
-    endings: list[Termination] = [ending for ending in Termination if ending is not Termination.MODEL_FAILED]
-    counts = torch.zeros(len(endings) + 1, device=accelerator.device)
-    for rollout in rollouts:
-        assert rollout.termination is not None
-        counts[endings.index(rollout.termination)] += 1
-        counts[-1] += len(rollout.calls)
-    counts = accelerator.reduce(counts, reduction="sum")
-    total = counts[:-1].sum()
-    shares = (counts[:-1] / total).tolist()
-    metrics |= {f"rollout/{ending.value}": share for ending, share in zip(endings, shares, strict=True)}
+    counts = torch.zeros(1, len(_ENDINGS) + 1, device=credit.outcome.device)
+    for record in known:
+        assert record.termination is not None, "a rollout was handed over before it ended"
+        counts[0, _ENDINGS.index(record.termination)] += 1
+        counts[0, -1] += len(record.calls)
+    *endings, calls = collective.gather(counts).sum(dim=0).tolist()
+    total = sum(endings)
+    metrics |= {f"rollout/{ending.value}": n / total for ending, n in zip(_ENDINGS, endings, strict=True)}
     metrics["rollout/format_rate"] = metrics[f"rollout/{Termination.ANSWERED.value}"]
-    metrics["rollout/searches"] = (counts[-1] / total).item()
+    metrics["rollout/searches"] = calls / total
     return metrics
 
 

@@ -1,37 +1,45 @@
-"""Which rollouts of an update share a forward, and the columns it runs over: TRL pads them all to the longest."""
+"""Choose which rollouts of an update share a forward, and the columns it runs over: engines pad all to the longest."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from a2tgpo.pipeline.collective import Collective
+from a2tgpo.pipeline.loss import TOKEN_COLUMNS, LossInputs, tokens_per_process
 from a2tgpo.signals.answer_likelihood.trajectories import ALIGNMENT
 
 if TYPE_CHECKING:
     from jaxtyping import Int
 
-_BY_TOKEN = (
+Columns = dict[str, Any]
+"""A micro-batch as engines pass it about: tensors and lists by name, rollouts first."""
+
+_TRIMMED = (
     "completion_ids",
     "completion_mask",
     "old_per_token_logps",
     "ref_per_token_logps",
+    "sampling_per_token_logps",
     "importance_sampling_ratio",
-    "turn_ids",
-    "counted_ids",
+    *TOKEN_COLUMNS,
 )
-"""What the loss reads token by token, `[B, L]` each; TRL's importance may be `[B, 1]`."""
+"""Columns that the loss reads token by token, `[B, L]` each; an importance may be `[B, 1]`."""
 
 
-def by_length(micro_batches: Sequence[dict[str, Any]], per_update: int) -> list[dict[str, Any]]:
+def sort_by_length(micro_batches: Sequence[Columns], per_update: int) -> list[Columns]:
     """Move rollouts between the micro-batches of an update, so that those of similar length share a forward.
 
-    The gradient of the update is the same sum over the same rollouts. `per_update` is the number of consecutive
-    micro-batches whose rollouts are exchanged; it divides their number.
+    The gradient of the update is the same sum over the same rollouts.
+
+    Args:
+        per_update: consecutive micro-batches whose rollouts are exchanged; divides their number.
     """
-    sorted_batches: list[dict[str, Any]] = []
+    sorted_batches: list[Columns] = []
     for start in range(0, len(micro_batches), per_update):
         update = micro_batches[start : start + per_update]
         sizes = [len(one["completion_mask"]) for one in update]
@@ -42,24 +50,44 @@ def by_length(micro_batches: Sequence[dict[str, Any]], per_update: int) -> list[
     return sorted_batches
 
 
-def without_padding(inputs: dict[str, Any]) -> dict[str, Any]:
-    """`inputs`, one micro-batch, without the last columns, which only pad.
+def count_tokens_by_update(micro_batches: Sequence[Columns], per_update: int, collective: Collective) -> list[Columns]:
+    """Return the micro-batches with the tokens of the update that each belongs to, which a token mean divides by.
 
-    They are cut in multiples of `ALIGNMENT`, as scoring does. Left padding stays, because positions count it.
+    Args:
+        per_update: consecutive micro-batches that feed one update.
+        collective: the processes that share each update.
     """
-    length = inputs["completion_mask"].size(1)
-    longest = max(int(_n_columns(inputs).amax()), 1)
-    kept = length - (length - longest) // ALIGNMENT * ALIGNMENT
-    return inputs | {name: inputs[name][:, :kept] for name in _BY_TOKEN if inputs.get(name) is not None}
+    counted: list[Columns] = []
+    for start in range(0, len(micro_batches), per_update):
+        update = micro_batches[start : start + per_update]
+        inputs = [LossInputs.from_columns(one) for one in update]
+        n_tokens = tokens_per_process(inputs, collective)
+        counted += [one | of.over_tokens(n_tokens).columns() for one, of in zip(update, inputs, strict=True)]
+    return counted
 
 
-def _n_columns(inputs: dict[str, Any]) -> Int[Tensor, " B"]:
-    """Columns of each completion up to its last token."""
-    return inputs["completion_mask"].sum(dim=1)
+def trim_padding(micro_batch: Columns, multiple_of: int | None = None) -> Columns:
+    """Return `micro_batch` without the last columns, which only pad.
+
+    They are cut in multiples of `ALIGNMENT`, as scoring does, and of `multiple_of`, which an engine pads to. Left
+    padding stays, because positions count it.
+    """
+    step = math.lcm(ALIGNMENT, multiple_of or 1)
+    length = micro_batch["completion_mask"].size(1)
+    longest = max(int(_n_columns(micro_batch).amax()), 1)
+    kept = length - (length - longest) // step * step
+    present = [name for name in _TRIMMED if micro_batch.get(name) is not None]
+    # An advantage of the user's own may be one number per rollout.
+    return micro_batch | {name: micro_batch[name][:, :kept] for name in present if micro_batch[name].dim() > 1}
+
+
+def _n_columns(micro_batch: Columns) -> Int[Tensor, " B"]:
+    """Count the columns of each completion up to its last token."""
+    return micro_batch["completion_mask"].sum(dim=1)
 
 
 def _join(values: list[Any]) -> Any:
-    """Rows of all micro-batches; what has none is the same in each."""
+    """Join the rows of all micro-batches; what has no rows is the same in each."""
     first = values[0]
     if isinstance(first, Tensor):
         return torch.cat(values) if first.ndim else first

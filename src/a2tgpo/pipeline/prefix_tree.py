@@ -1,9 +1,9 @@
-"""Which rollouts of a prompt share turns, as tensors."""
+"""Tell which rollouts of a prompt share turns, as tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,33 +14,34 @@ if TYPE_CHECKING:
     from jaxtyping import Int
 
 
-def family(
-    rows: Sequence[Mapping[str, Any]], n_turns: Int[Tensor, " B"], n_columns: int
+def shared_turns(
+    records: Sequence[Rollout | None], n_turns: Int[Tensor, " B"], n_columns: int
 ) -> tuple[Int[Tensor, " B"], Int[Tensor, "B T"]]:
-    """The tree of each row's rollout, and the sampled turn behind each of its turns, −1 past its last.
+    """Return the prefix tree of each rollout, and the sampled turn behind each of its turns, −1 past its last.
 
     Args:
-        n_turns: the turns that TRL's masks leave of each rollout: all, or none of one that it counts as truncated.
+        records: the agent loop's record of each rollout.
+        n_turns: turns that the batch's masks leave of each rollout: all, or none of one that counts as truncated.
+        n_columns: T.
 
     Raises:
-        ValueError: a row without our record of its rollout.
+        ValueError: a rollout without a record.
     """
-    tree = torch.zeros(len(rows), dtype=torch.long)
-    node = torch.full((len(rows), n_columns), -1)
-    for row, (fields, left) in enumerate(zip(rows, n_turns.tolist(), strict=True)):
-        rollout = fields.get("rollout")
-        if not isinstance(rollout, Rollout):
+    tree = torch.zeros(len(records), dtype=torch.long)
+    node = torch.full((len(records), n_columns), -1)
+    for row, (record, left) in enumerate(zip(records, n_turns.tolist(), strict=True)):
+        if record is None:
             raise ValueError(
-                f"row {row} has rollout={rollout!r}: this method needs to know which turns rollouts share; pass "
+                f"rollout {row} has no record of the turns it shares, which this method needs; pass "
                 "rollout_func=TagRollout(...) with the method's sampling"
             )
-        tree[row] = rollout.tree
-        node[row, :left] = torch.tensor(rollout.nodes[:left], dtype=torch.long)
+        tree[row] = record.tree
+        node[row, :left] = torch.tensor(record.nodes[:left], dtype=torch.long)
     return tree.to(n_turns.device), node.to(n_turns.device)
 
 
-def renumbered(node: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """The same sampled turns under numbers below B·T, which a batch whose columns were masked can exceed."""
+def renumber_nodes(node: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Number the sampled turns below B·T, which those of a batch whose columns were masked can exceed."""
     sampled = node >= 0
     _, number = node[sampled].unique(return_inverse=True)
     return torch.full_like(node, -1).masked_scatter(sampled, number)

@@ -1,102 +1,121 @@
-"""What the credit rule reads of this process's rollouts, from TRL's tensors."""
+"""Collect whatever a method's credit rule reads of each turn, beside the outcome."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor
-from trl import GRPOTrainer
-from trl.models.utils import disable_gradient_checkpointing
 
 from a2tgpo.core import turn_mean
-from a2tgpo.integrations.trl.checks import gold_aliases
-from a2tgpo.pipeline.anchor_states import observation_states
-from a2tgpo.pipeline.credit import LocalTurns
-from a2tgpo.pipeline.outcome import tool_failed
-from a2tgpo.pipeline.prefix_tree import family
-from a2tgpo.pipeline.segments import segments
-from a2tgpo.signals import transcripts, turn_numbers
-from a2tgpo.signals.answer_likelihood import Boundaries, Scores, find_boundaries
+from a2tgpo.methods import Method
+from a2tgpo.pipeline.batch import RolloutBatch, Segment
+from a2tgpo.pipeline.prefix_tree import shared_turns
+from a2tgpo.rollout.types import Rollout
+from a2tgpo.signals import ProcessSignal, Transcript, transcripts, turn_numbers
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
-
-    from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
-
-
-def local_turns(
-    trainer: A2TGPOTrainer,
-    inputs: list[dict[str, Any]],
-    output: dict[str, Any],
-    model_mask: Bool[Tensor, "B L"],
-    turn_ids: Int[Tensor, "B L"],
-    scores: Scores | None,
-) -> LocalTurns:
-    """Turn boundaries and whatever else `trainer.method` reads of each rollout or turn."""
-    boundaries = scores.boundaries if scores is not None else trl_boundaries(trainer, output, model_mask)
-    n_columns = boundaries.is_process.size(1)
-    fields: dict[str, Tensor] = {} if scores is None else {"likelihood": scores.likelihood}
-    if trainer.method.signal and scores is None:
-        assert callable(trainer._signal)
-        tensors = {name: output[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
-        answers = [gold_aliases(row, i) if row.get("answer") else [] for i, row in enumerate(inputs)]
-        made = transcripts(trainer._tokenizer, boundaries, **tensors, model_mask=model_mask, answers=answers)
-        fields["signal"] = turn_numbers(trainer._signal, made).to(model_mask.device)
-    if "entropy" in trainer.method.credit.reads:
-        fields["entropy"] = turn_mean(_entropies(trainer, output), turn_ids, n_columns)
-    if trainer.method.shares_turns:
-        fields["tree"], fields["node"] = family(inputs, boundaries.n_turns, n_columns)
-    teaches = model_mask.any(dim=1) & ~torch.tensor(tool_failed(inputs), device=model_mask.device)
-    return LocalTurns(boundaries, teaches, **fields)
+    from jaxtyping import Float, Int
+    from transformers import PreTrainedTokenizerBase
 
 
-def global_states(
-    trainer: A2TGPOTrainer, output: dict[str, Any], turn_ids: Int[Tensor, "B L"], group_size: int
-) -> Int[Tensor, "global_B T"]:
-    """The observation each turn of the global batch started from, numbered within its prompt."""
-    lengths = output["completion_mask"].sum(dim=1).tolist()
-    observations = []
-    for ids, turns, length in zip(output["completion_ids"].tolist(), turn_ids.tolist(), lengths, strict=True):
-        runs = segments(ids[:length], turns[:length])
-        before = ["", *(trainer._tokenizer.decode(run.ids) for run in runs if run.turn < 0)]
-        n_turns = max(turns[:length], default=-1) + 1
-        observations.append(before[:n_turns])
-    everywhere = gather_object(observations)
-    n_columns = max(1, *map(len, everywhere))
-    return observation_states(everywhere, group_size, n_columns, trainer.args.state_similarity).to(turn_ids.device)
+@dataclass(frozen=True, eq=False)
+class TurnSignals:
+    """Hold the signals of B rollouts of one process, T turns at most; what the method does not read is None.
+
+    Two rollouts of one prompt, the first with a search that made the answer likelier:
+
+        likelihood    [[.1, .6, 0], [.1, 0, 0]]     after the prompt and after each observation, [B, T+1]
+        value         None                          instead of a likelihood: one number per process turn
+        entropy       [[.9, .2], [.3, 0]]           mean over each turn's tokens, in nats
+        tree, node    [0, 1], [[0, 1], [2, −1]]     prefix tree of each rollout, sampled turn behind each turn
+        observations  [["", "[1] Kelo …"], [""]]    text before each turn, from which anchor states are numbered
+    """
+
+    likelihood: Float[Tensor, "B T+1"] | None = None
+    value: Float[Tensor, "B T"] | None = None
+    entropy: Float[Tensor, "B T"] | None = None
+    tree: Int[Tensor, " B"] | None = None
+    node: Int[Tensor, "B T"] | None = None
+    observations: list[list[str]] | None = None
 
 
-def whole(output: dict[str, Any]) -> tuple[Int[Tensor, "B S"], Int[Tensor, "B S"]]:
-    """Ids and mask of prompt and completion side by side."""
-    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
-    return ids, torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
+def collect_signals(
+    batch: RolloutBatch,
+    method: Method,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    likelihood: Float[Tensor, "B T+1"] | None = None,
+    process_signal: ProcessSignal | None = None,
+    turn_rewards: bool = False,
+    entropies: Float[Tensor, "B L"] | None = None,
+) -> TurnSignals:
+    """Collect what `method` reads of `batch`.
+
+    Args:
+        tokenizer: the policy's, which decodes what signals and anchor states read as text.
+        likelihood: the gold answer's at each turn boundary, where gains are read from the policy or a reference.
+        process_signal: numbers the turns where there is no `likelihood`.
+        turn_rewards: the environment numbered the turns, by its own rewards.
+        entropies: of the policy at each completion token, in nats, for methods that read them.
+
+    Raises:
+        SignalError: `process_signal` gave no usable number for a turn.
+        ValueError: rollouts without records, of a method that needs to know which turns they share, or whose turns an
+            environment rewarded.
+    """
+    n_columns, device = batch.boundaries.is_process.size(1), batch.model_mask.device
+    value = entropy = tree = node = observations = None
+    if method.signal and turn_rewards:
+        value = environment_rewards(batch.records, n_columns).to(device)
+    elif method.signal and likelihood is None:
+        assert process_signal is not None, "a method that reads gains needs a likelihood or a process signal"
+        value = turn_numbers(process_signal, _transcripts(batch, tokenizer)).to(device)
+    if "entropy" in method.credit.reads:
+        assert entropies is not None, "this method reads entropies"
+        entropy = turn_mean(entropies, batch.turn_ids, n_columns)
+    if method.shares_turns:
+        tree, node = shared_turns(batch.records, batch.boundaries.n_turns, n_columns)
+    if "state" in method.credit.reads:
+        observations = [_before_each_turn(segments, tokenizer) for segments in batch.segments()]
+    return TurnSignals(likelihood, value, entropy, tree, node, observations)
 
 
-def trl_boundaries(trainer: A2TGPOTrainer, output: dict[str, Any], model_mask: Bool[Tensor, "B L"]) -> Boundaries:
-    """The turn boundaries of TRL's batch."""
-    eos = trainer._tokenizer.eos_token_id
-    return find_boundaries(
-        output["prompt_mask"],
-        output["completion_ids"],
-        output["completion_mask"],
-        model_mask,
-        end_ids=() if eos is None else (eos,),
+def environment_rewards(records: Sequence[Rollout | None], n_columns: int) -> Float[Tensor, "B T"]:
+    """Return the environment's reward of each turn, 0 where it gave none.
+
+    Raises:
+        ValueError: a rollout without a record, of which nobody knows the rewards.
+    """
+    rewards = torch.zeros(len(records), n_columns)
+    for row, record in enumerate(records):
+        if record is None:
+            raise ValueError(
+                f"rollout {row} has no record of its turns' rewards, which process_signal='environment' reads; pass "
+                "rollout_func=TagRollout(Agent(...)) over an environment whose step returns rewards"
+            )
+        given = [reward or 0.0 for reward in record.turn_rewards[:n_columns]]
+        rewards[row, : len(given)] = torch.tensor(given)
+    return rewards
+
+
+def _transcripts(batch: RolloutBatch, tokenizer: PreTrainedTokenizerBase) -> list[Transcript]:
+    return transcripts(
+        tokenizer,
+        batch.boundaries,
+        batch.prompt_ids,
+        batch.prompt_mask,
+        batch.completion_ids,
+        batch.completion_mask,
+        batch.model_mask,
+        [task.answers for task in batch.tasks],
     )
 
 
-@torch.no_grad()
-def _entropies(trainer: A2TGPOTrainer, output: dict[str, Any]) -> Float[Tensor, "B L"]:
-    """In nats, under the policy that wrote the tokens: one more pass."""
-    with disable_gradient_checkpointing(trainer.model, trainer.args.gradient_checkpointing_kwargs):
-        _, entropies, _ = GRPOTrainer._get_per_token_logps_and_entropies(
-            trainer,
-            trainer.model,
-            *whole(output),
-            output["completion_ids"].size(1),
-            batch_size=trainer.rows_per_forward,
-            compute_entropy=True,
-        )
-    assert entropies is not None
-    return entropies
+def _before_each_turn(segments: list[Segment], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the observation before each turn, nothing before the first."""
+    turns = [segment for segment in segments if segment.turn >= 0]
+    observed = [tokenizer.decode(segment.ids) for segment in segments if segment.turn < 0]
+    return ["", *observed][: len(turns)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from a2tgpo.errors import RecipeError
+from a2tgpo.files import new_file
 from a2tgpo.report.pack import plain
 from a2tgpo.report.series import Arm, Figure, Series
 
@@ -16,28 +17,40 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-_COLUMNS = ("figure", "runs", "series", "x", "y", "low", "high")
+_NUMBERS = ("y", "low", "high", "least", "most", "mean", "n")
+_COLUMNS = ("figure", "runs", "series", "x", *_NUMBERS)
 
 
 def write_json(path: Path, figures: list[Figure], arms: list[Arm]) -> None:
     """Write `{"runs": [[name, ...], ...], "figures": [...]}`; a series' `arm` is an index into `runs`."""
     data = {
-        "runs": [[run.name for run in arm.runs] for arm in arms],
+        "runs": [[plain(run.name) for run in arm.runs] for arm in arms],
         "figures": [plain(asdict(figure)) for figure in figures],
     }
-    path.write_text(json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    with new_file(path) as unfinished:
+        text = json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False)
+        unfinished.write_text(f"{text}\n", encoding="utf-8")
 
 
 def write_csv(path: Path, figures: list[Figure], arms: list[Arm]) -> None:
-    """Write one row a point, columns `figure, runs, series, x, y, low, high`; empty where there is no number."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    """Write one row a point, columns `figure, runs, series, x` and a series' numbers; empty where there is none.
+
+    A text that a spreadsheet would read as a formula begins with an apostrophe.
+    """
+    with new_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
         for figure in figures:
             for series in figure.series:
                 empty = [None] * len(series.x)
-                points = zip(series.x, series.y, series.low or empty, series.high or empty, strict=True)
-                writer.writerows([figure.id, arms[series.arm].name, series.label, *plain(point)] for point in points)
+                points = zip(series.x, *(getattr(series, name) or empty for name in _NUMBERS), strict=True)
+                names = [figure.id, arms[series.arm].name, series.label]
+                writer.writerows([_cell(value) for value in (*names, *point)] for point in points)
+
+
+def _cell(value: Any) -> Any:
+    value = plain(value)
+    return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@")) else value
 
 
 def write_png(folder: Path, figures: list[Figure], arms: list[Arm]) -> None:
@@ -57,7 +70,8 @@ def write_png(folder: Path, figures: list[Figure], arms: list[Arm]) -> None:
             axes = canvas.subplots()
             _DRAW[figure.kind](axes, figure, series, arms)
             axes.set_title(figure.title, loc="left")
-            canvas.savefig(folder / f"{name}.png")
+            with new_file(folder / f"{name}.png") as unfinished:
+                canvas.savefig(unfinished, format="png")
 
 
 def _panels(figure: Figure, arms: list[Arm]) -> dict[str, list[Series]]:
@@ -76,9 +90,42 @@ def _lines(axes: Axes, figure: Figure, series: list[Series], arms: list[Arm]) ->
         (drawn,) = axes.plot(line.x, values, label=_name(line, arms), marker="o" if len(line.x) < 9 else None)
         if line.low is not None and line.high is not None:
             axes.fill_between(line.x, line.low, line.high, alpha=0.15, color=drawn.get_color(), linewidth=0)
-    if figure.kind == "turns":
-        axes.set_xticks(max((line.x for line in series), key=len))
+    _label(axes, figure, series, arms)
+
+
+def _boxes(axes: Axes, figure: Figure, series: list[Series], arms: list[Arm]) -> None:
+    width = 0.8 / len(series)
+    for k, line in enumerate(series):
+        columns = zip(
+            line.x, *(getattr(line, name) for name in ("y", "low", "high", "least", "most", "mean")), strict=True
+        )
+        boxes = [
+            {"med": y, "q1": low, "q3": high, "whislo": least, "whishi": most, "mean": mean}
+            for _, y, low, high, least, most, mean in columns
+        ]
+        places = [x + (k - (len(series) - 1) / 2) * width for x in line.x]
+        drawn = axes.bxp(
+            boxes, positions=places, widths=0.8 * width, showfliers=False, showmeans=True, manage_ticks=False
+        )
+        for part in drawn["boxes"]:
+            part.set_color(f"C{k}")
+        drawn["boxes"][0].set_label(_name(line, arms))
+    axes.set_xticks(max((line.x for line in series), key=len))
+    _label(axes, figure, series, arms)
+
+
+def _histogram(axes: Axes, figure: Figure, series: list[Series], arms: list[Arm]) -> None:
+    width = 0.8 / len(series)
+    for k, line in enumerate(series):
+        places = [x + (k - (len(series) - 1) / 2) * width for x in line.x]
+        axes.bar(places, [y or 0.0 for y in line.y], width=width, label=_name(line, arms))
+    axes.set_xticks(max((line.x for line in series), key=len))
+    _label(axes, figure, series, arms)
+
+
+def _label(axes: Axes, figure: Figure, series: list[Series], arms: list[Arm]) -> None:
     axes.set_xlabel(figure.x)
+    axes.set_ylabel(figure.y)
     if any(_name(line, arms) for line in series):
         axes.legend(frameon=False)
 
@@ -104,4 +151,4 @@ def _matrix(axes: Axes, figure: Figure, series: list[Series], arms: list[Arm]) -
     axes.figure.colorbar(mesh, ax=axes)
 
 
-_DRAW = {"steps": _lines, "turns": _lines, "parts": _bars, "matrix": _matrix}
+_DRAW = {"steps": _lines, "boxes": _boxes, "histogram": _histogram, "parts": _bars, "matrix": _matrix}

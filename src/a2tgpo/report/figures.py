@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from statistics import fmean
-
 from a2tgpo.report.series import Arm, Figure
-from a2tgpo.report.step_figures import LOGGED, envelope, logged, per_batch, step_time
-from a2tgpo.report.turn_figures import BY_TURN, by_turn, similarity
+from a2tgpo.report.step_figures import LOGGED, by_hops, envelope, lengths, logged, per_batch, rewards, step_time
+from a2tgpo.report.turn_figures import BY_TURN, by_turn, similarity, tool_calls
 
 SECTIONS = {
     "Outcome": ("reward", "exact_match", "likelihood", "searches", "format", "length"),
+    "Depth": ("right_by_hops", "searches_by_hops"),
     "Credit": ("gain_raw", "gain_normalized", "gain_accumulated", "advantage", "similarity"),
     "Update": ("entropy", "clipped", "kl", "grad_norm", "step_time"),
 }
@@ -19,24 +18,36 @@ SECTIONS = {
 def figures_of(arms: list[Arm]) -> list[Figure]:
     """Return every figure that has data, in the order of `SECTIONS`."""
     figures = [
+        rewards(arms),
         *(logged(arms, *row) for row in LOGGED),
         per_batch(
             arms,
             "exact_match",
             "Exact match in training",
-            "Share of the batch's rollouts whose answer matches a gold alias after SQuAD normalisation.",
-            {"": lambda rollouts: fmean(rollout.correct for rollout in rollouts)},
+            "Share of the batch's rollouts whose answer matches a gold alias after SQuAD normalisation; questions "
+            "without a gold answer are left out.",
+            "share of rollouts",
+            lambda rollout: float(rollout.correct) if rollout.answer else None,
         ),
-        per_batch(
+        lengths(arms),
+        by_hops(
             arms,
-            "length",
-            "Response length",
-            "Tokens per rollout: what the policy wrote, and the whole context after the prompt.",
-            {
-                "policy": lambda rollouts: fmean(rollout.n_policy_tokens for rollout in rollouts),
-                "with results": lambda rollouts: fmean(rollout.n_tokens for rollout in rollouts),
-            },
+            "right_by_hops",
+            "Right answers by hops",
+            "Exact match in training by how many facts the answer rests on.",
+            "share of rollouts",
+            lambda rollout: float(rollout.correct) if rollout.answer else None,
         ),
+        by_hops(
+            arms,
+            "searches_by_hops",
+            "Tool calls by hops",
+            "Mean number of tool calls by how many facts the answer rests on: a policy that becomes shallow makes "
+            "fewer where more are needed.",
+            "tool calls",
+            lambda rollout: float(len(rollout.calls)),
+        ),
+        tool_calls(arms),
         envelope(arms),
         *(by_turn(arms, *row) for row in BY_TURN),
         step_time(arms),

@@ -1,48 +1,15 @@
-"""Read logged rollouts, lines of `rollouts/step_NNNNNN.jsonl`, and what the update made of them."""
+"""Hold a logged rollout as the report reads it: plain texts and lists, empty where the log has nothing."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from a2tgpo.gold import read_aliases
+from a2tgpo.pipeline.rollout_log import LoggedCall, LoggedSegment, RolloutRecord, UpdateRecord
 from a2tgpo.text_match import exact_match
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Hold a run of tokens by one author: the policy's turn (from 0), or the environment (−1)."""
-
-    turn: int
-    text: str
-    ids: list[int]
-
-
-def _floats(values: list[Any] | None) -> list[float]:
-    return [float(value) for value in values or ()]
-
-
-@dataclass(frozen=True)
-class Update:
-    """Hold one line of `updates_NNNNNN.jsonl`: how the update at `step` saw the rollout in line `row`.
-
-    Per turn the ratio s and whether the bound held its gradient back; per policy token, in order, log π/π_old.
-    """
-
-    row: int
-    step: int
-    ratio: list[float]
-    clipped: list[bool]
-    log_ratio: list[float]
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Update:
-        return cls(
-            int(record["row"]),
-            int(record["step"]),
-            _floats(record["ratio"]),
-            [bool(clipped) for clipped in record["clipped"]],
-            _floats(record.get("log_ratio")),
-        )
 
 
 @dataclass(frozen=True)
@@ -58,18 +25,18 @@ class Rollout:
     """Hold what was said and what each turn earned; lists are per turn, those of the gains per process turn.
 
     A method without gains logs none, and a signal other than information gain no likelihoods. `clip_low` and
-    `clip_high` bound the ratio.
+    `clip_high` bound the ratio. `file` (below the run) and `line` (from 1) say where the record stands.
     """
 
     group: int
     id: str
     question: str
     answer: list[str]
-    segments: list[Segment]
+    segments: list[LoggedSegment]
     termination: str | None
     reason: str
     prediction: str | None
-    queries: list[str]
+    calls: list[LoggedCall]
     reward: float | None
     valid: bool
     likelihood: list[float]
@@ -78,30 +45,40 @@ class Rollout:
     advantage: list[float]
     clip_low: list[float]
     clip_high: list[float]
+    hops: int | None = None
+    file: str = field(default="", compare=False)
+    line: int = field(default=0, compare=False)
     terms: Terms | None = field(default=None, compare=False)
-    update: Update | None = field(default=None, compare=False)
+    update: UpdateRecord | None = field(default=None, compare=False)
 
     @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Rollout:
-        answer, prompt = record["answer"], record["prompt"]
+    def of(cls, record: RolloutRecord, file: str = "", line: int = 0) -> Rollout:
+        """Take over a record of the log.
+
+        Raises:
+            ValueError, TypeError: a value that is not of its kind.
+        """
         return cls(
-            group=int(record["group"]),
-            id=str(record.get("id") or ""),
-            question=prompt if isinstance(prompt, str) else str(prompt[-1]["content"]),
-            answer=[answer] if isinstance(answer, str) else list(map(str, answer or ())),
-            segments=[Segment(int(s["turn"]), str(s["text"]), list(s["ids"])) for s in record["segments"]],
-            termination=record.get("termination"),
-            reason=str(record.get("reason") or ""),
-            prediction=record.get("prediction"),
-            queries=[str(call["query"]) for call in record.get("calls") or []],
-            reward=None if record["reward"] is None else float(record["reward"]),
-            valid=bool(record["valid"]),
-            likelihood=_floats(record.get("likelihood")),
-            gain=_floats(record.get("gain")),
-            normalized_gain=_floats(record.get("normalized_gain")),
-            advantage=_floats(record["advantage"]),
-            clip_low=_floats(record["clip_low"]),
-            clip_high=_floats(record["clip_high"]),
+            group=int(record.group),
+            id="" if record.id is None else str(record.id),
+            question=_question(record.prompt),
+            answer=read_aliases(record.answer, f"rollout {record.id!r}"),
+            segments=record.segments,
+            termination=None if record.termination is None else str(record.termination),
+            reason=str(record.reason or ""),
+            prediction=None if record.prediction is None else str(record.prediction),
+            calls=record.calls,
+            reward=None if record.reward is None else float(record.reward),
+            valid=bool(record.valid),
+            likelihood=record.likelihood or [],
+            gain=record.gain or [],
+            normalized_gain=record.normalized_gain or [],
+            advantage=record.advantage,
+            clip_low=record.clip_low,
+            clip_high=record.clip_high,
+            hops=None if record.hops is None else int(record.hops),
+            file=file,
+            line=line,
         )
 
     @property
@@ -110,10 +87,16 @@ class Rollout:
 
     @property
     def correct(self) -> bool:
-        """Return exact match where the rollout's answer is logged, otherwise a reward above 0."""
-        if self.termination is None:
+        """Return exact match where there is a gold answer and our loop read the rollout's, else a reward above 0."""
+        if self.termination is None or not self.answer:
             return self.reward is not None and self.reward > 0
         return exact_match(self.prediction, self.answer)
+
+    @property
+    def finite(self) -> bool:
+        """Tell whether every number that credit is made of is one."""
+        numbers = [*self.likelihood, *self.gain, *self.normalized_gain, *self.advantage]
+        return all(map(math.isfinite, numbers)) and (self.reward is None or math.isfinite(self.reward))
 
     @property
     def n_policy_tokens(self) -> int:
@@ -133,3 +116,26 @@ class Batch:
 
     step: int
     rollouts: list[Rollout]
+
+    def groups(self) -> Iterator[tuple[int, list[Rollout]]]:
+        """Yield the rollouts of each prompt, in order."""
+        found: dict[int, list[Rollout]] = {}
+        for rollout in self.rollouts:
+            found.setdefault(rollout.group, []).append(rollout)
+        yield from found.items()
+
+
+def finite(values: Iterable[float | None]) -> list[float]:
+    """Return the values that are numbers."""
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def _question(prompt: Any) -> str:
+    """Return the text of a prompt, of a chat that of its last message; empty where an environment owns the prompt."""
+    if isinstance(prompt, list):
+        prompt = prompt[-1] if prompt else None
+    if isinstance(prompt, dict):
+        prompt = prompt.get("content")
+    if isinstance(prompt, list):
+        prompt = "".join(str(part.get("text", "")) if isinstance(part, dict) else str(part) for part in prompt)
+    return "" if prompt is None else str(prompt)

@@ -12,13 +12,16 @@ import json
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from statistics import fmean, pstdev
 from typing import Any
 
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.evaluate.questions import Summary
+from a2tgpo.evaluate.statistics import Difference
+from a2tgpo.files import whole_text
+from a2tgpo.redact import redact
 from a2tgpo.report.logged_rollout import Batch, Rollout
 from a2tgpo.report.run_data import RunData
+from a2tgpo.report.turn_groups import turn_groups
 
 DISAGREE = 0.1
 """A rise or fall of the gold answer's likelihood over a rollout that its outcome should have followed."""
@@ -33,7 +36,7 @@ class Blocks:
     def add(self, name: str, value: Any) -> str:
         """Pack `value` under `name` and return the name."""
         text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        self.packed[name] = base64.b64encode(gzip.compress(text.encode(errors="replace"), 6, mtime=0)).decode()
+        self.packed[name] = base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
         return name
 
     @property
@@ -42,33 +45,39 @@ class Blocks:
 
 
 def plain(value: Any) -> Any:
-    """Return `value` as strict JSON: six digits of a float, null for one that is not finite."""
+    """Return `value` as strict JSON without secrets: six digits of a float, null for one that is not finite, U+FFFD for
+    half a surrogate pair."""
+    if isinstance(value, str):
+        return redact(whole_text(value))
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {plain(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         # Token ids are most of a page; a list of integers needs no look at each.
         return value if value and all(type(item) is int for item in value) else [plain(item) for item in value]
     # A recipe may hold what YAML reads as a date.
-    return value if value is None or isinstance(value, str | int) else str(value)
+    return value if value is None or isinstance(value, int) else plain(str(value))
 
 
 def pack_rollouts(run: RunData, number: int, shown: list[Batch], blocks: Blocks) -> None:
     """Pack an index of all rollouts shown, a block of texts per batch, and the texts of single tokens."""
     index: list[dict[str, Any]] = []
     groups: dict[str, Any] = {}
+    files: list[str] = []
     used: set[int] = set()
     for batch in shown:
         seen: Counter[int] = Counter()
         for row, rollout in enumerate(batch.rollouts):
             seen[rollout.group] += 1
+            if rollout.file not in files:
+                files.append(rollout.file)
             place = {"step": batch.step, "row": row, "number": seen[rollout.group]}
-            index.append(place | _numbers(rollout))
-        groups |= {f"{batch.step}/{group}": stats for group, stats in _turn_groups(batch).items()}
+            index.append(place | {"file": files.index(rollout.file), "line": rollout.line} | _numbers(rollout))
+        groups |= {f"{batch.step}/{group}": list(map(asdict, at)) for group, at in turn_groups(batch).items()}
         blocks.add(f"texts-{number}-{batch.step}", _texts(batch))
         used |= {token for rollout in batch.rollouts for segment in rollout.segments for token in segment.ids}
-    blocks.add(f"index-{number}", {"rollouts": index, "groups": groups})
+    blocks.add(f"index-{number}", {"rollouts": index, "groups": groups, "files": files})
     if run.token_texts is not None:
         blocks.add(f"tokens-{number}", {token: run.token_texts(token) for token in sorted(used)})
 
@@ -81,15 +90,17 @@ def _numbers(rollout: Rollout) -> dict[str, Any]:
         "id": rollout.id,
         "question": rollout.question,
         "answer": rollout.answer,
+        "hops": rollout.hops,
         "termination": rollout.termination,
         "reason": rollout.reason,
         "prediction": rollout.prediction,
-        "queries": rollout.queries,
         "reward": rollout.reward,
         "valid": rollout.valid,
         "correct": rollout.correct,
+        "finite": rollout.finite,
         "disagrees": rollout.valid and (rise < -DISAGREE if rollout.correct else rise > DISAGREE),
         "tokens": [rollout.n_policy_tokens, rollout.n_tokens],
+        "calls": len(rollout.calls),
         "likelihood": rollout.likelihood,
         "gain": rollout.gain,
         "normalized": rollout.normalized_gain,
@@ -99,19 +110,6 @@ def _numbers(rollout: Rollout) -> dict[str, Any]:
         "low": rollout.clip_low,
         "high": rollout.clip_high,
         "update": {"step": update.step, "ratio": update.ratio, "clipped": update.clipped} if update else None,
-    }
-
-
-def _turn_groups(batch: Batch) -> dict[int, list[dict[str, float]]]:
-    """Return number, mean and population standard deviation of each group's gains at each depth."""
-    gains: dict[int, dict[int, list[float]]] = {}
-    for rollout in batch.rollouts:
-        depths = gains.setdefault(rollout.group, {})
-        for depth, gain in enumerate(rollout.gain if rollout.valid else ()):
-            depths.setdefault(depth, []).append(gain)
-    return {
-        group: [{"n": len(at), "mean": fmean(at), "std": pstdev(at)} for _, at in sorted(depths.items())]
-        for group, depths in gains.items()
     }
 
 
@@ -125,6 +123,7 @@ def _texts(batch: Batch) -> dict[str, Any]:
     return {
         "segments": [{"text": text, "ids": list(ids)} for text, ids in number],
         "rollouts": rollouts,
+        "calls": [[asdict(call) for call in rollout.calls] for rollout in batch.rollouts],
         "log_ratio": [rollout.update.log_ratio if rollout.update else [] for rollout in batch.rollouts],
     }
 
@@ -133,4 +132,23 @@ def pack_evaluation(outcomes: list[Outcome], name: str, blocks: Blocks, *, texts
     """Pack outcomes, with or without the texts of their rollouts, and return their summary."""
     left_out = {} if texts else {"text": "The texts of all evaluated questions would make this page too large."}
     blocks.add(name, [asdict(outcome) | left_out for outcome in outcomes])
-    return {"block": name, "n": len(outcomes), **Summary.of(outcomes).as_json()}
+    return {
+        "block": name,
+        "n": len(outcomes),
+        "gold": any(o.answer for o in outcomes),
+        **Summary.of(outcomes).as_json(),
+    }
+
+
+def flips(first: list[Outcome], second: list[Outcome]) -> dict[str, Any] | None:
+    """Compare two evaluations on the questions of both: their difference, and the p of the paired t test."""
+    theirs = {(outcome.dataset, outcome.id, outcome.sample): outcome.correct for outcome in second}
+    pairs = [
+        (float(theirs[key]), float(outcome.correct))
+        for outcome in first
+        if (key := (outcome.dataset, outcome.id, outcome.sample)) in theirs
+    ]
+    if not pairs:
+        return None
+    difference = Difference.between(*zip(*pairs, strict=True))
+    return {"n": len(pairs), **asdict(difference.mean), "p": difference.p}

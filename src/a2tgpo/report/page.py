@@ -11,31 +11,42 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import a2tgpo
 from a2tgpo.report.figures import SECTIONS, figures_of
+from a2tgpo.report.health import Finding, endings, findings
 from a2tgpo.report.logged_rollout import Batch
-from a2tgpo.report.pack import DISAGREE, Blocks, pack_evaluation, pack_rollouts
+from a2tgpo.report.opening import choose_opening
+from a2tgpo.report.pack import DISAGREE, Blocks, flips, pack_evaluation, pack_rollouts, plain
 from a2tgpo.report.run_data import RunData
 from a2tgpo.report.series import arms_of
+from a2tgpo.report.step_figures import every_metric
+from a2tgpo.report.turn_groups import NOISE, normalises_in_turn_groups
 
 TEXT_BYTES = 7_000_000
 """Most that the packed texts of a page may take, so that it opens at once and travels by mail."""
 
-_STYLES = ("uplot/uPlot.min", "base", "run", "explorer", "evaluation", "narrow")
+_STYLES = ("uplot/uPlot.min", "base", "run", "explorer", "trace", "evaluation", "narrow")
 _SCRIPTS = (
-    *("dom", "data", "charts", "bars", "run", "explorer", "list", "rollout", "tokens", "group", "evaluation"),
-    "main",  # the others define, this one runs
+    *("dom", "characters", "data", "charts", "boxes", "bars", "metrics", "start", "run", "filters", "explorer", "list"),
+    *("trace", "turns", "record", "rollout", "tokens", "group", "pair", "evaluation"),
 )
+_LAST = "main"  # the others define, this one runs
 
 
-def render_page(runs: list[RunData], max_rollouts: int) -> str:
-    """Render the page of `runs`, with `max_rollouts` rollouts at most to read; figures use all of them."""
+def render_page(runs: list[RunData], max_rollouts: int, *, stamp: str | None = None) -> str:
+    """Render the page of `runs`, with `max_rollouts` rollouts at most to read; figures use all of them.
+
+    A page with a `stamp` asks the server it came from whether there is a newer one.
+    """
     arms = arms_of(runs)
     blocks = Blocks()
     evaluations = _evaluations(runs, blocks)
-    steps = _rollouts(runs, max_rollouts, TEXT_BYTES - blocks.size, blocks)
+    shown = _rollouts(runs, max_rollouts, TEXT_BYTES - blocks.size, blocks)
+    blocks.add("metrics", {name: [asdict(line) for line in lines] for name, lines in every_metric(arms).items()})
     report = {
         "disagree": DISAGREE,
+        "noise": NOISE,
         "arms": [{"name": arm.name, "runs": [run.name for run in arm.runs]} for arm in arms],
-        "runs": [_run(*parts) for parts in zip(runs, evaluations, steps, strict=True)],
+        "runs": [_run(*parts) for parts in zip(runs, evaluations, shown, strict=True)],
+        "flips": _flips(runs),
         "sections": list(SECTIONS.items()),
         "figures": [asdict(figure) for figure in figures_of(arms)],
     }
@@ -44,12 +55,13 @@ def render_page(runs: list[RunData], max_rollouts: int) -> str:
         loader=PackageLoader("a2tgpo.report", "assets"), autoescape=True, undefined=StrictUndefined
     )
     return environment.get_template("page.html.j2").render(
-        title=", ".join(run.name for run in runs),
+        title=plain(", ".join(run.name for run in runs)),
         made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         version=a2tgpo.__version__,
+        stamp=stamp,
         style="\n".join(_asset(f"{name}.css") for name in _STYLES),
         library=_asset("uplot/uPlot.iife.min.js"),
-        script="\n".join(_asset(f"{name}.js") for name in _SCRIPTS),
+        script="\n".join(_asset(f"{name}.js") for name in (*_SCRIPTS, *(["watch"] if stamp else []), _LAST)),
         blocks=blocks.packed,
     )
 
@@ -75,8 +87,16 @@ def _evaluations(runs: list[RunData], blocks: Blocks) -> list[dict[str, Any]]:
     return summaries
 
 
-def _rollouts(runs: list[RunData], max_rollouts: int, budget: int, blocks: Blocks) -> list[list[int]]:
-    """Pack as many rollouts as `max_rollouts` and `budget` bytes admit; return the steps chosen of each run."""
+def _flips(runs: list[RunData]) -> dict[str, Any]:
+    """Compare every two evaluations of the page, by their keys there."""
+    every = {
+        f"{number}.{name}": outcomes for number, run in enumerate(runs) for name, outcomes in run.evaluations.items()
+    }
+    return {f"{a}/{b}": flips(every[a], every[b]) for i, a in enumerate(every) for j, b in enumerate(every) if i != j}
+
+
+def _rollouts(runs: list[RunData], max_rollouts: int, budget: int, blocks: Blocks) -> list[list[Batch]]:
+    """Pack as many rollouts as `max_rollouts` and `budget` bytes admit; return the batches chosen of each run."""
     limit = max_rollouts
     while True:
         packed = Blocks()
@@ -87,7 +107,7 @@ def _rollouts(runs: list[RunData], max_rollouts: int, budget: int, blocks: Block
             break
         limit = min(limit, sum(run.n_rollouts for run in runs)) * budget * 9 // (packed.size * 10)
     blocks.packed |= packed.packed
-    return [[batch.step for batch in batches] for batches in chosen]
+    return chosen
 
 
 def choose(batches: list[Batch], limit: int) -> list[Batch]:
@@ -107,19 +127,37 @@ def _first_groups(batch: Batch, limit: int) -> Batch:
     return Batch(batch.step, batch.rollouts[:cut])
 
 
-def _run(run: RunData, evaluations: dict[str, Any], steps: list[int]) -> dict[str, Any]:
+def _run(run: RunData, evaluations: dict[str, Any], shown: list[Batch]) -> dict[str, Any]:
+    n_shown = sum(len(batch.rollouts) for batch in shown)
+    found = [*findings(run)]
+    if n_shown < run.n_rollouts:
+        text = (
+            f"this page holds {n_shown:,} of the {run.n_rollouts:,} rollouts made ({len(shown)} of {len(run.batches)} "
+            "batches, evenly over the run; --max_rollouts asks for more); figures use all of them"
+        )
+        found.append(Finding("note", text))
+    opening = choose_opening(shown)
+    rollouts = [rollout for batch in run.batches for rollout in batch.rollouts]
     return {
         "name": run.name,
         "finished": run.finished,
-        "step": max([0, *(row["step"] for row in run.metrics)]),
+        "step": run.step,
         "max_steps": run.config.get("max_steps"),
-        "model": str(run.config.get("model_name_or_path", "")),
+        "model": str(run.config.get("model_name_or_path") or ""),
+        "method": str(run.config.get("method") or "a2tgpo") if run.config else "",
         "seed": run.config.get("seed"),
         "n_rollouts": run.n_rollouts,
+        "n_shown": n_shown,
         "n_batches": len(run.batches),
-        "steps": steps,
+        "steps": [batch.step for batch in shown],
         "has_tokens": run.token_texts is not None,
-        "notices": run.notices,
+        "signal": run.signal,
+        "in_logarithms": run.in_logarithms,
+        "turn_groups": normalises_in_turn_groups(run),
+        "gold": any(rollout.answer for rollout in rollouts),
+        "findings": [asdict(finding) for finding in found],
+        "endings": endings(run),
+        "opening": asdict(opening) if opening else None,
         "config": run.config,
         "evaluations": evaluations,
     }

@@ -7,6 +7,7 @@ what a run has not written yet.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ import yaml
 from a2tgpo.errors import DataError
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.files import UNFINISHED
-from a2tgpo.pipeline.update_log import updates_of
-from a2tgpo.report.logged_rollout import Batch, Rollout, Update
+from a2tgpo.pipeline.rollout_log import RolloutRecord, UpdateRecord, updates_file
+from a2tgpo.redact import redact_settings, remember_secrets, secrets_in
+from a2tgpo.report.logged_rollout import Batch, Rollout
 from a2tgpo.run.directory import RunDirectory
 
 _ROLLOUTS = re.compile(r"step_(\d+)(?:\.rank(\d+))?\.jsonl")
@@ -46,8 +48,28 @@ class RunData:
         return RunDirectory(self.path).finished
 
     @property
+    def step(self) -> int:
+        """Return the last step logged, 0 before the first."""
+        return max([0, *(row["step"] for row in self.metrics)])
+
+    @property
     def n_rollouts(self) -> int:
         return sum(len(batch.rollouts) for batch in self.batches)
+
+    @property
+    def in_logarithms(self) -> bool:
+        """Tell whether likelihoods are mean log-probabilities, which lie below 0, and not probabilities."""
+        return any(v < 0 for batch in self.batches for rollout in batch.rollouts for v in rollout.likelihood)
+
+    @property
+    def signal(self) -> str:
+        """Name what judges the turns: "gain" where likelihoods were scored, "" where nothing does."""
+        rollouts = [rollout for batch in self.batches for rollout in batch.rollouts]
+        if any(rollout.likelihood for rollout in rollouts):
+            return "gain"
+        if not any(rollout.gain for rollout in rollouts):
+            return ""
+        return "step reward" if self.config.get("process_signal") == "reward_model" else "turn signal"
 
 
 def read_runs(paths: list[Path]) -> list[RunData]:
@@ -73,7 +95,7 @@ def _read_run(path: Path, name: str) -> RunData:
     for file in sorted((path / "eval").glob("*.jsonl"), key=lambda file: (file.stem.startswith("after"), file.stem)):
         if file.name.startswith(UNFINISHED):
             continue
-        if outcomes := list(_lines(file, lambda row: Outcome(**row), run.notices)):
+        if outcomes := list(_lines(file, _outcome, run.notices)):
             run.evaluations[file.stem] = outcomes
     run.token_texts = _token_texts(path, run.notices)
     return run
@@ -94,31 +116,49 @@ def _config(path: Path, notices: list[str]) -> dict[str, Any]:
         return {}
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
-    except yaml.YAMLError as error:
+        json.dumps(config, default=str, skipkeys=True)  # refuses a value that holds itself
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         notices.append(f"config.yaml cannot be read: {str(error).splitlines()[0]}")
         return {}
-    return config if isinstance(config, dict) else {}
+    if not isinstance(config, dict):
+        return {}
+    named = {str(key): value for key, value in config.items()}
+    remember_secrets(secrets_in(named))
+    return redact_settings(named)
 
 
-def _lines(path: Path, parse: Callable[[dict[str, Any]], T], notices: list[str]) -> Iterator[T]:
-    """Yield what `parse` makes of each line; lines that are no such record are counted in `notices`."""
+def _lines(path: Path, parse: Callable[[str, int], T], notices: list[str]) -> Iterator[T]:
+    """Yield what `parse` makes of each line and its number, from 1; lines that are no such record are counted."""
     if not path.exists():
         return
     broken = 0
     # Bytes that are cut in the middle of a character belong to the broken last line.
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            yield parse(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            yield parse(line, number)
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, IndexError, RecursionError):
             broken += 1
     if broken:
         lines = "1 line could not be read and is" if broken == 1 else f"{broken} lines could not be read and are"
         notices.append(f"{path.parent.name}/{path.name}: {lines} left out")
 
 
-def _metrics_row(row: dict[str, Any]) -> dict[str, Any]:
+def _outcome(line: str, _: int) -> Outcome:
+    outcome = Outcome(**json.loads(line))
+    texts = (outcome.id, outcome.question, outcome.dataset, outcome.termination, outcome.text, *outcome.answer)
+    numbers = (outcome.searches, outcome.policy_tokens, outcome.total_tokens, outcome.hops or 0)
+    if not (isinstance(outcome.correct, bool) and all(isinstance(text, str) for text in texts)):
+        raise TypeError("not an outcome")
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        raise TypeError("not an outcome")
+    return outcome
+
+
+def _metrics_row(line: str, _: int) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads(line)
     return row | {"step": int(row["step"])}
 
 
@@ -136,11 +176,13 @@ def _batches(folder: Path, notices: list[str]) -> list[Batch]:
 
 
 def _rollouts(file: Path, notices: list[str]) -> list[Rollout]:
-    rollouts = list(_lines(file, Rollout.from_record, notices))
+    name = f"{file.parent.name}/{file.name}"
+    rollouts = list(_lines(file, lambda line, number: Rollout.of(RolloutRecord.from_line(line), name, number), notices))
+    by_line = {rollout.line - 1: rollout for rollout in rollouts}
     # Written later, by the update steps the batch was used in; the last use of a rollout wins.
-    for update in _lines(updates_of(file), Update.from_record, notices):
-        if update.row < len(rollouts):
-            rollouts[update.row].update = update
+    for update in _lines(updates_file(file), lambda line, _: UpdateRecord.from_line(line), notices):
+        if update.row in by_line:
+            by_line[update.row].update = update
     return rollouts
 
 
@@ -157,5 +199,13 @@ def _token_texts(root: Path, notices: list[str]) -> Callable[[int], str] | None:
         except Exception as error:  # the library raises nothing narrower
             notices.append(f"{file.parent.name}/{file.name} cannot be read: {error}")
         else:
-            return lambda token: tokenizer.decode([token], skip_special_tokens=False)
+            return lambda token: _decode(tokenizer, token)
     return None
+
+
+def _decode(tokenizer: Any, token: int) -> str:
+    """Return the text of `token`; empty where no vocabulary can hold it."""
+    try:
+        return str(tokenizer.decode([token], skip_special_tokens=False))
+    except OverflowError:
+        return ""

@@ -7,14 +7,16 @@ from typing import Any, Literal
 
 from a2tgpo.report.run_data import RunData
 
-Kind = Literal["steps", "turns", "parts", "matrix"]
+Kind = Literal["steps", "boxes", "histogram", "parts", "matrix"]
 
 
 @dataclass(frozen=True)
 class Series:
-    """Hold one line, row of bars or row of a matrix. `arm` is the index of the runs it belongs to.
+    """Hold one line, row of boxes, bars or row of a matrix. `arm` is the index of the runs it belongs to.
 
-    `low` and `high`, where given, bound a band whose meaning the figure's caption tells. None is a gap.
+    `low` and `high`, where given, bound a band that the figure's caption explains, of a box its quartiles. `least`
+    and `most` are the ends of a box's whiskers, `mean` the mean beside its median `y`, `n` how many values a box or bar
+    holds. None is a gap.
     """
 
     arm: int
@@ -23,17 +25,25 @@ class Series:
     y: list[float | None]
     low: list[float | None] | None = None
     high: list[float | None] | None = None
+    least: list[float | None] | None = None
+    most: list[float | None] | None = None
+    n: list[int] | None = None
+    mean: list[float | None] | None = None
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Hold a figure. `kind`: over steps, over turn indices, seconds by part, or a matrix of turn by turn."""
+    """Hold a figure. `kind`: lines over steps, boxes over turns, a histogram, seconds by part, or a matrix of turns.
+
+    `x` and `y` name the axes, `y` with its unit.
+    """
 
     id: str
     title: str
     caption: str
     kind: Kind
     x: str
+    y: str
     series: list[Series] = field(default_factory=list)
 
 

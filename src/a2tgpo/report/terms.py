@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from a2tgpo.core import accumulate, normalize_outcome, turn_credit
+from a2tgpo.core import accumulate, normalize_outcome
+from a2tgpo.core.groups import Std
+from a2tgpo.methods import METHODS
 from a2tgpo.report.logged_rollout import Batch, Rollout, Terms
 from a2tgpo.report.run_data import RunData
 
@@ -19,24 +20,29 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class CreditSettings:
-    """Hold the recipe keys credit depends on; core's defaults stand where a recipe leaves them to the method."""
+    """Hold what credit depends on: the recipe's keys, and the method's own values where a recipe says nothing."""
 
     gamma: float
     alpha: float
+    rescale: bool
+    std: Std
     skip_first_gain: bool
     drop_zero_gains: bool
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> CreditSettings:
-        credit = inspect.signature(turn_credit).parameters
+        method = METHODS.get(str(config.get("method") or "a2tgpo"))
+        credit = method.credit if method else None
 
-        def number(key: str, parameter: str) -> float:
+        def number(key: str, name: str) -> float:
             value = config.get(key)
-            return float(credit[parameter].default if value is None else value)
+            return float(value if isinstance(value, int | float) else getattr(credit, name, 1.0))
 
         return cls(
             gamma=number("turn_gamma", "gamma"),
             alpha=number("gain_alpha", "alpha"),
+            rescale=bool(getattr(credit, "rescale", True)),
+            std=getattr(credit, "std", "population"),
             skip_first_gain=bool(config.get("skip_first_gain", False)),
             drop_zero_gains=bool(config.get("drop_zero_gains", False)),
         )
@@ -48,8 +54,9 @@ def add_terms(run: RunData) -> None:
     Another credit rule, or a batch that is not whole yet, is shown without terms and not with wrong ones.
     """
     settings = CreditSettings.of(run.config)
-    for batch in run.batches:
-        _add_to(batch, settings)
+    if 0 <= settings.gamma <= 1:
+        for batch in run.batches:
+            _add_to(batch, settings)
     unexplained = sum(rollout.terms is None for batch in run.batches for rollout in batch.rollouts)
     if unexplained:
         run.notices.append(
@@ -70,11 +77,12 @@ def _add_to(batch: Batch, settings: CreditSettings) -> None:
         counted &= gain != 0
     number = {group: i for i, group in enumerate(dict.fromkeys(rollout.group for rollout in rollouts))}
     rewards = [float("nan") if rollout.reward is None else rollout.reward for rollout in rollouts]
-    process = accumulate(normalized, is_process, gamma=settings.gamma, counted=counted)
+    process = accumulate(normalized, is_process, gamma=settings.gamma, rescale=settings.rescale, counted=counted)
     outcome = normalize_outcome(
         torch.tensor(rewards),
         torch.tensor([number[rollout.group] for rollout in rollouts]),
         valid=torch.tensor([r.valid and math.isfinite(reward) for r, reward in zip(rollouts, rewards, strict=True)]),
+        std=settings.std,
     )
     expected = settings.alpha * process + outcome[:, None]
     for i, rollout in enumerate(rollouts):

@@ -14,7 +14,7 @@ from a2tgpo.retrieval.bm25 import BM25Ranker
 from a2tgpo.retrieval.corpus import corpus_fingerprint
 from a2tgpo.retrieval.dense import build_faiss
 from a2tgpo.retrieval.encoder import Encoder, record_probe
-from a2tgpo.retrieval.manifest import IndexFolder, Manifest
+from a2tgpo.retrieval.manifest import IndexFolder, Manifest, checksums
 from a2tgpo.retrieval.passage_store import PassageStore, passages_bar
 from a2tgpo.retrieval.settings import IndexSettings
 from a2tgpo.retrieval.vectors import AdoptedVectors, encode_corpus
@@ -112,4 +112,4 @@ def _build(corpus: Path, at: IndexFolder, manifest: Manifest, faiss_index: Path 
                 build_faiss(settings.dense.faiss_type, encode_corpus(store, encoder, at.shards), at.vectors)
         used = replace(settings.dense, query_prefix=encoder.query_prefix, passage_prefix=encoder.passage_prefix)
         manifest = replace(manifest, settings=replace(settings, dense=used), dimension=encoder.dimension)
-    return replace(manifest, n_passages=len(store), n_bytes=store.n_bytes, finished=True)
+    return replace(manifest, n_passages=len(store), n_bytes=store.n_bytes, finished=True, checksums=checksums(at))

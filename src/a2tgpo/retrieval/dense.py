@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from a2tgpo.errors import IndexMismatch, RecipeError
+from a2tgpo.errors import IndexMismatch, RecipeError, needs_extra
 from a2tgpo.files import new_file
 from a2tgpo.retrieval.encoder import Encoder
 from a2tgpo.retrieval.passage_store import passages_bar
@@ -161,11 +161,9 @@ def check_sizes(index: faiss.Index, n_passages: int, dimension: int, path: Path)
 
 
 def import_faiss() -> Any:
-    """Return faiss, or raise a RecipeError that says how to install it."""
-    try:
+    """Return faiss, or raise a MissingExtra that says how to install it."""
+    with needs_extra("dense", "dense retrieval"):
         import faiss
-    except ImportError as failure:
-        raise RecipeError("dense retrieval needs faiss: pip install 'a2tgpo[dense]'") from failure
     return faiss
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from a2tgpo.errors import IndexMismatch, RecipeError
+from a2tgpo.errors import IndexMismatch, RecipeError, needs_extra
 from a2tgpo.files import new_file
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.retrieval.manifest import IndexFolder
@@ -23,6 +23,7 @@ _GPU_BATCH, _CPU_BATCH = 128, 8  # a small batch stays in a core's cache: a thir
 _PROBE = "Who wrote the book that the film of 1939 is based on?"
 # A cosine. With MiniLM bfloat16 leaves a probe at 0.9999 and a prefix changes it to 0.98 or less.
 _SAME_PROBE = 0.995
+_SAFE_MAJOR = 6  # sentence-transformers 5 imports modules of a local folder unasked
 
 
 class Encoder:
@@ -42,19 +43,24 @@ class Encoder:
         probe: the vectors of one fixed sentence as a query and as a passage; other weights or prefixes give others.
 
     Raises:
-        RecipeError: sentence-transformers is missing.
-        IndexMismatch: the model cannot be loaded.
+        MissingExtra: sentence-transformers is missing.
+        RecipeError: it is one that imports the code of whoever wrote the model's files.
+        IndexMismatch: the model cannot be loaded, or only with code of its own.
     """
 
     def __init__(self, settings: DenseSettings) -> None:
-        try:
+        with needs_extra("dense", "dense retrieval"):
             import torch
-            from sentence_transformers import SentenceTransformer
-        except ImportError as failure:
-            raise RecipeError("dense retrieval needs sentence-transformers: pip install 'a2tgpo[dense]'") from failure
+            from sentence_transformers import SentenceTransformer, __version__
+        if int(__version__.partition(".")[0]) < _SAFE_MAJOR:
+            raise RecipeError(
+                f"sentence-transformers {__version__} imports whatever module a model's files name; "
+                "pip install 'a2tgpo[dense]' brings one that does not"
+            )
         try:
-            self.model = SentenceTransformer(settings.encoder)
-        except (OSError, ValueError) as failure:
+            # An index names its encoder, and an index may be somebody else's: none of its code is run.
+            self.model = SentenceTransformer(settings.encoder, trust_remote_code=False)
+        except (OSError, ValueError, ImportError, AttributeError) as failure:
             raise IndexMismatch(
                 f"the encoder {settings.encoder!r} cannot be loaded ({failure}); give the folder or Hub name of a "
                 "sentence-transformers model"

@@ -1,4 +1,4 @@
-"""Run `a2tgpo index CORPUS --backend bm25|dense|hybrid -o INDEX`."""
+"""Run `a2tgpo index CORPUS --backend bm25|dense|hybrid -o INDEX` and `a2tgpo index --verify INDEX`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,12 @@ def add_index_command(commands: Any) -> None:
         epilog="The same command again goes on where it was stopped.",
         allow_abbrev=False,
     )
-    command.add_argument("corpus", metavar="CORPUS", help='JSONL, plain or gzipped, of {"id", "contents"}')
-    command.add_argument("--backend", choices=("bm25", "dense", "hybrid"), required=True)
-    command.add_argument("-o", "--output_dir", type=Path, required=True, metavar="INDEX", help="folder of the index")
+    command.add_argument("corpus", metavar="CORPUS", nargs="?", help='JSONL, plain or gzipped, of {"id", "contents"}')
+    command.add_argument("--backend", choices=("bm25", "dense", "hybrid"))
+    command.add_argument("-o", "--output_dir", type=Path, metavar="INDEX", help="folder of the index")
+    command.add_argument(
+        "--verify", type=Path, metavar="INDEX", help="build nothing: read every file of an index and check its SHA-256"
+    )
     command.add_argument("--title_weight", type=int, help="BM25: how often a title counts (default: 1)")
     command.add_argument(
         "--encoder", help="dense: Hub name or folder of a sentence-transformers model (default: intfloat/e5-base-v2)"
@@ -51,7 +54,7 @@ def add_index_command(commands: Any) -> None:
 
 
 def run_index(arguments: argparse.Namespace, overrides: list[str], console: Console) -> int:
-    """Build the index, or what is missing of it, and say what it is.
+    """Build the index, or what is missing of it, and say what it is; or verify one.
 
     Raises:
         CorpusError, IndexMismatch, RecipeError: see `build_index`; or an argument that does not fit the back end.
@@ -61,6 +64,11 @@ def run_index(arguments: argparse.Namespace, overrides: list[str], console: Cons
 
     if overrides:
         raise RecipeError(f"`a2tgpo index` does not know {' '.join(overrides)!r}; see a2tgpo index --help")
+    if arguments.verify is not None:
+        return _verify(arguments, console)
+    for name, shown in (("corpus", "CORPUS"), ("backend", "--backend"), ("output_dir", "-o INDEX")):
+        if getattr(arguments, name) is None:
+            raise RecipeError(f"`a2tgpo index` needs {shown}; see a2tgpo index --help")
     settings = _settings(arguments)
     if arguments.faiss_index is not None and settings.dense is None:
         raise RecipeError("--faiss_index: a bm25 index has no vectors; use --backend dense or hybrid")
@@ -74,6 +82,18 @@ def run_index(arguments: argparse.Namespace, overrides: list[str], console: Cons
         prefixes = f"query prefix {dense.query_prefix!r}, passage prefix {dense.passage_prefix!r}"
         built += f"; {dense.faiss_type}, {manifest.dimension} dimensions, {prefixes}"
     console.print(built, highlight=False, soft_wrap=True, markup=False)
+    return 0
+
+
+def _verify(arguments: argparse.Namespace, console: Console) -> int:
+    from a2tgpo.retrieval.manifest import verify
+
+    if arguments.corpus is not None or arguments.output_dir is not None:
+        raise RecipeError("--verify builds nothing: give the folder of an index, and neither CORPUS nor -o")
+    n_files = verify(arguments.verify)
+    console.print(
+        f"{arguments.verify}: {n_files} files are what was built", highlight=False, soft_wrap=True, markup=False
+    )
     return 0
 
 

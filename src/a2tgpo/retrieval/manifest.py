@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -69,6 +70,7 @@ class Manifest:
         finished: whether the folder can be opened.
         words: which rules found the words that BM25 counts, see `words.WORDS_VERSION`.
         versions: of the packages that built it. For the record: other ones may read it.
+        checksums: SHA-256 of every file below the folder by its path there, once finished; see `verify`.
     """
 
     settings: IndexSettings
@@ -79,6 +81,7 @@ class Manifest:
     finished: bool = False
     words: str = WORDS_VERSION
     versions: dict[str, str] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, settings: IndexSettings, corpus_sha256: str) -> Manifest:
@@ -112,6 +115,40 @@ class Manifest:
             f"{folder} has format {found} and this version of a2tgpo reads {_FORMAT}; "
             "delete the folder and build the index again"
         )
+
+
+def checksums(at: IndexFolder) -> dict[str, str]:
+    """Return the SHA-256 of every file of an index but its manifest, by its path in the folder; reads them whole."""
+    parts = (path for folder in (at.passages, at.bm25, at.dense) for path in sorted(folder.rglob("*")))
+    return {path.relative_to(at.root).as_posix(): _sha256(path) for path in parts if path.is_file()}
+
+
+def verify(folder: str | Path) -> int:
+    """Read every file of a finished index, compare its checksum with the manifest's, and return the number of files.
+
+    Raises:
+        IndexMismatch: the folder is no finished index, has no checksums, or a file is missing, new or not as it was
+            written; names it.
+    """
+    at = IndexFolder(Path(folder))
+    manifest = Manifest.read(at.root)
+    if not manifest.finished:
+        raise IndexMismatch(f"{folder} is not finished; run the same a2tgpo index command again, it goes on")
+    if not manifest.checksums:
+        raise IndexMismatch(f"{folder} was built before checksums were kept; build the index again to have them")
+    found = checksums(at)
+    differing = sorted(path for path, _ in manifest.checksums.items() ^ found.items())
+    if differing:
+        raise IndexMismatch(
+            f"{folder} is not what was built: {', '.join(dict.fromkeys(differing))} missing, new or changed; "
+            "delete the folder and build the index again"
+        )
+    return len(found)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from a2tgpo.errors import IndexMismatch
-from a2tgpo.files import new_folder
+from a2tgpo.files import new_folder, parse_json
 from a2tgpo.retrieval.corpus import Passage, repeated_id, stream_corpus
 
 _TEXT, _OFFSETS = "passages.jsonl", "offsets.npy"
@@ -60,8 +60,7 @@ class PassageStore(Sequence[Passage]):
             with (unfinished / _TEXT).open("wb") as text:
                 for _, passage in passages_bar("reading", stream_corpus(corpus)):
                     row = {"id": passage.id, "title": passage.title, "text": passage.text}
-                    # Half of a surrogate pair is no UTF-8; as an escape it is still JSON.
-                    line = json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+                    line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
                     text.write(line)
                     offsets.append(offsets[-1] + len(line))
                     id_hashes.append(hash(passage.id))
@@ -90,7 +89,7 @@ class PassageStore(Sequence[Passage]):
     def _read(self, position: int) -> Passage:
         begin, end = self._offsets[position], self._offsets[position + 1]
         try:
-            row = json.loads(self._text[begin:end].tobytes())
+            row = parse_json(self._text[begin:end].tobytes())
             return Passage(row["id"], row["title"], row["text"])
         except (ValueError, KeyError, TypeError) as failure:
             raise IndexMismatch(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +28,45 @@ class Retriever(Protocol):
     """
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]: ...
+
+
+def check_search(queries: Sequence[str], k: int) -> None:
+    """Raise ValueError for a k below 1, or one string in the place of a list."""
+    if k < 1:
+        raise ValueError(f"k={k}: must be at least 1")
+    if isinstance(queries, str):
+        raise ValueError(f"queries={queries!r} is one string; give a list of queries")
+
+
+def search_each(retriever: Retriever, queries: Sequence[str], k: int) -> Iterator[tuple[int, list[Hit] | Exception]]:
+    """Yield (position of a query, its hits or the exception that it met), as results arrive.
+
+    A retriever that knows which query failed says so in a method of its own, `search_each(queries, k)`, as
+    `HTTPRetriever` does. Any other is asked for all at once and, where that fails, for one after another, so that a
+    query which it cannot answer takes no other with it.
+    """
+    if own := getattr(retriever, "search_each", None):
+        yield from own(queries, k)
+        return
+    try:
+        found = retriever.search(queries, k)
+    except Exception as failure:
+        if len(queries) == 1:
+            yield 0, failure
+            return
+        for position, query in enumerate(queries):
+            try:
+                (hits,) = retriever.search([query], k)
+                yield position, hits
+            except Exception as own_failure:
+                yield position, own_failure
+        return
+    if len(found) != len(queries):
+        raise TypeError(
+            f"{type(retriever).__name__} returned {len(found)} results for {len(queries)} queries; "
+            "it must return one list per query"
+        )
+    yield from enumerate(found)
 
 
 Ranking = list[tuple[int, float]]
@@ -63,12 +102,10 @@ class PassageRetriever:
             queries: any number of query strings; a blank one has no hit.
             k: most hits per query, 1 or more; may exceed the number of passages.
         """
-        if k < 1:
-            raise ValueError(f"k={k}: must be at least 1")
-        if isinstance(queries, str):
-            raise ValueError(f"queries={queries!r} is one string; give a list of queries")
+        check_search(queries, k)
         rankings = self.ranker.rank(queries, k)
-        return [[Hit(self.passages[position], score) for position, score in ranking] for ranking in rankings]
+        found = ([Hit(self.passages[position], score) for position, score in ranking] for ranking in rankings)
+        return [[hit for hit in hits if not hit.passage.is_blank] for hits in found]
 
 
 class FusedRanker:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from a2tgpo.files import whole_text
 from a2tgpo.retrieval.corpus import Passage, passage_of
 from a2tgpo.retrieval.retriever import Hit
 
@@ -31,7 +32,8 @@ def write_result(found: Sequence[Sequence[Hit]], return_scores: bool) -> dict[st
 def read_result(answer: object, n_queries: int, k: int) -> list[list[Hit]]:
     """Read the hits of an answer with scores: one list per query, at most k hits each.
 
-    Documents of Search-R1's BM25 server carry no id; theirs becomes a hash of their contents.
+    Documents of Search-R1's BM25 server carry no id; theirs becomes a hash of their contents. Empty passages are left
+    out.
 
     Raises:
         ValueError: the answer has another form; says what is wrong and where.
@@ -45,7 +47,8 @@ def read_result(answer: object, n_queries: int, k: int) -> list[list[Hit]]:
     for number, row in enumerate(rows):
         if not isinstance(row, list) or len(row) > k:
             raise ValueError(f"result {number} is no list of at most {k} documents: {_short(row)}")
-        found.append([_hit(item, f"result {number}, document {rank}") for rank, item in enumerate(row)])
+        hits = (_hit(item, f"result {number}, document {rank}") for rank, item in enumerate(row))
+        found.append([hit for hit in hits if not hit.passage.is_blank])
     return found
 
 
@@ -55,14 +58,14 @@ def _hit(item: object, place: str) -> Hit:
         raise ValueError(f'{place} has no object "document": {_short(item)}')
     if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
         raise ValueError(f'{place}: "score" is {score!r}; it must be a finite number')
-    if "id" not in document and isinstance(contents := document.get("contents"), str):
-        document = {**document, "id": hashlib.sha256(contents.encode(errors="surrogatepass")).hexdigest()[:16]}
+    if not {"id", "_id"} & document.keys() and isinstance(contents := document.get("contents"), str):
+        document = {**document, "id": hashlib.sha256(contents.encode()).hexdigest()[:16]}
     return Hit(passage_of(document, place), float(score))
 
 
 def _document(passage: Passage) -> dict[str, Any]:
     title = passage.title.replace("\n", " ")  # a second line would be read as text
-    return {"id": passage.id, "contents": f'"{title}"\n{passage.text}'}
+    return {"id": whole_text(passage.id), "contents": whole_text(f'"{title}"\n{passage.text}')}
 
 
 def _short(value: object) -> str:

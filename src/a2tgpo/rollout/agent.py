@@ -1,113 +1,161 @@
-"""The agent loop: sample a turn, run its search, show the result, until every rollout has ended."""
+"""Run an agent: the policy writes turns, the environment answers them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from a2tgpo.environments.environment import Row
+from a2tgpo.environments.episodes import EnvironmentSource
+from a2tgpo.environments.search_environment import BatchedSearch, SearchEnvironment
 from a2tgpo.errors import DataError, ToolError
-from a2tgpo.retrieval.corpus import Passage
-from a2tgpo.rollout.backend import Backend, Continuation, Turn
-from a2tgpo.rollout.ending import judge_turn, tool_failure
-from a2tgpo.rollout.expansion import Chains, Expansion, check_groups
-from a2tgpo.rollout.groups import RolloutGroups
-from a2tgpo.rollout.observation import ObservationEncoder
-from a2tgpo.rollout.protocol import Search, parse_turn
-from a2tgpo.rollout.types import Rollout, Termination, ToolCall
+from a2tgpo.messages import warn_once
+from a2tgpo.pretrained import encode_chat
+from a2tgpo.rollout.engine import GenerationEngine
+from a2tgpo.rollout.groups import Chains, Expansion, RolloutGroups, check_groups, initial_places
+from a2tgpo.rollout.play import Play, RolloutLimits
+from a2tgpo.rollout.turn_protocol import TagProtocol, TurnProtocol, opens_thought
+from a2tgpo.rollout.types import Rollout, Termination
 
-BatchedSearch = Callable[[list[str]], list[list[Passage]]]
+logger = logging.getLogger(__name__)
+
+Prompt = str | list[dict[str, Any]]
+
+FAILED_BATCHES = 3
+"""Batches in a row in which every call failed, after which the environment counts as gone."""
 
 
-@dataclass(frozen=True)
-class RolloutLimits:
-    """Budgets of one rollout.
+MANY_CALLS = 8
+"""Calls of a batch that are warned of if all of them were refused."""
 
-    Args:
-        max_searches: tool calls; one more turn is left for the answer. The paper uses 6.
-        max_completion_tokens: everything after the prompt, observations included.
-        max_turn_tokens: one policy turn.
-        max_prompt_tokens: a longer prompt is an error in the data.
-        passage_tokens: one passage's text, longer ones are cut.
+
+@dataclass
+class ToolHealth:
+    """Count the calls of an agent's environment over its life.
+
+    Attributes:
+        calls: calls that were made.
+        refused: of those, the ones that the environment found impossible, which the policy reads and learns from.
+        failed: turns whose calls failed, which ended their rollouts.
+        failed_batches: batches in a row in which no call was answered.
     """
 
-    max_searches: int = 6
-    max_completion_tokens: int = 4096
-    max_turn_tokens: int = 512
-    max_prompt_tokens: int = 1024
-    passage_tokens: int = 160
-
-    def __post_init__(self) -> None:
-        for name in ("max_completion_tokens", "max_turn_tokens", "max_prompt_tokens", "passage_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1 token")
-        if self.max_searches < 0:
-            raise ValueError(f"max_searches={self.max_searches}: must be 0 (no tool) or more")
+    calls: int = 0
+    refused: int = 0
+    failed: int = 0
+    failed_batches: int = 0
 
 
-class SearchAgent:
-    """Runs rollouts of the tag protocol; the backend decides how many of them generate and search together.
+class Agent:
+    """Run rollouts in an environment; the engine decides how many of them generate and wait together.
 
     Args:
         tokenizer: the policy's, with a chat template.
-        search: batched search; raises `ToolError` when it fails.
+        environment: answers the policy: `EnvironmentPool(MyEnvironment)`, `SearchEnvironment(search)`, `MCPTools(…)`.
         limits: token and turn budgets.
-        system_prompt: prepended as a system message unless None.
+        system_prompt: prepended as a system message unless None or empty.
+        protocol: how turns call tools; None for the paper's tags, named after the environment's tools.
+        chat_template_kwargs: what the chat template takes besides the messages.
+
+    Attributes:
+        health: what became of the calls so far.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        search: BatchedSearch,
+        environment: EnvironmentSource,
         limits: RolloutLimits,
         system_prompt: str | None = None,
+        protocol: TurnProtocol | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
-        self.search = search
+        self.environment = environment
         self.limits = limits
         self.system_prompt = system_prompt
-        self.encode_observation = ObservationEncoder(tokenizer, limits.passage_tokens)
+        self.protocol = protocol or TagProtocol(tokenizer, environment.tools, limits.passage_tokens)
+        self.chat_template_kwargs = dict(chat_template_kwargs or {})
+        self.health = ToolHealth()
 
     def run(
         self,
-        prompts: Sequence[str | list[dict[str, str]]],
-        backend: Backend,
+        prompts: Sequence[Prompt],
+        engine: GenerationEngine,
         expansion: Expansion | None = None,
+        rows: Sequence[Row] | None = None,
+        template: Mapping[str, Any] | None = None,
     ) -> list[Rollout]:
-        """One rollout per prompt (text, or chat messages), in order.
+        """Make one rollout per prompt (text, or chat messages), in order.
 
         With an `expansion` the prompts come as groups of equal ones, and some rollouts branch off others of their
         group; without, all are independent and nodes and trees are told apart over the whole batch.
 
+        Args:
+            prompts: what the policy is asked.
+            engine: generates the turns.
+            expansion: which rollouts branch.
+            rows: of the data set, for the environment's `reset`; without them it gets the prompt alone.
+            template: what the chat template takes in this batch, beside `chat_template_kwargs` and before them.
+
         Raises:
             DataError: a prompt is longer than `max_prompt_tokens`.
-            ToolError: the tool failed in every rollout: it is down, and nothing can be learned from this batch.
-            ValueError: a group of unequal prompts.
+            RecipeError: there is no chat template, or it refuses a prompt.
+            ToolError: every call failed in the last `FAILED_BATCHES` batches: nothing can be learned from them.
+            ValueError: a group of unequal prompts, or rollouts branch in an environment that cannot be copied.
         """
+        branching = expansion is not None
         if expansion is None:
             expansion = Chains(max(1, len(prompts)))
         else:
             check_groups(prompts, expansion.group_size)
-        groups = RolloutGroups([self.encode_prompt(prompt) for prompt in prompts], expansion)
-        rollouts = groups.rollouts
+        rows = [{"prompt": prompt} for prompt in prompts] if rows is None else rows
+        episodes = self.environment.open(branching=branching)
+        try:
+            places = dict(enumerate(initial_places(len(prompts), expansion)))
+            shown = episodes.reset({number: rows[place] for number, place in places.items()})
+            failed = {number: error for number, error in shown.items() if isinstance(error, ToolError)}
+            prompt_ids: list[list[int]] = [[] for _ in prompts]
+            for number, place in places.items():
+                observed = shown[number]
+                text = observed if isinstance(observed, str) else None
+                prompt_ids[place] = self.encode_prompt(prompts[place], text, template)
+            groups = RolloutGroups(prompt_ids, expansion)
+            for rollout in groups.rollouts:
+                rollout.opened = opens_thought(self.tokenizer, rollout.prompt_ids)
+            play = Play(self.protocol, self.limits, self.tokenizer.eos_token_id, episodes, groups)
+            engine(play.start(failed), play, expansion.n_entropies)
+        finally:
+            episodes.close()
+        rollouts = groups.in_order()
+        self._note_health(play, rollouts)
+        return rollouts
 
-        def take_turns(turns: dict[int, Turn]) -> dict[int, Continuation]:
-            going = self._take_turns(rollouts, turns)
-            groups.name_turns(turns)
-            return going | {row: self._start(rollouts[row]) for row in groups.branch(turns)}
+    def encode_prompt(
+        self, prompt: Prompt, observed: str | None = None, template: Mapping[str, Any] | None = None
+    ) -> list[int]:
+        """Return the token ids of the prompt, through the chat template, up to where the policy writes.
 
-        backend([self._start(rollout) for rollout in rollouts], take_turns, expansion.n_entropies)
-        if rollouts and all(rollout.termination is Termination.TOOL_FAILED for rollout in rollouts):
-            raise ToolError(f"the search tool failed in all {len(rollouts)} rollouts: {rollouts[0].reason}")
-        return groups.in_order()
+        Args:
+            prompt: text, or chat messages.
+            observed: what the environment says first; it stands at the end of the last message.
+            template: what the chat template takes, beside `chat_template_kwargs` and before them.
 
-    def encode_prompt(self, prompt: str | list[dict[str, str]]) -> list[int]:
-        """Token ids of the prompt, through the chat template, up to where the policy writes."""
+        Raises:
+            DataError: the prompt is longer than `max_prompt_tokens`.
+            RecipeError: there is no chat template, or it refuses the prompt.
+        """
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        if self.system_prompt is not None and messages[0]["role"] != "system":
+        if self.system_prompt and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self.system_prompt}, *messages]
-        ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        if observed:
+            messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}{observed}"}
+        tools = {"tools": self.protocol.tool_schemas} if self.protocol.tool_schemas else {}
+        ids = encode_chat(self.tokenizer, messages, self.chat_template_kwargs | dict(template or {}) | tools)
         if len(ids) > self.limits.max_prompt_tokens:
             raise DataError(
                 f"prompt of {len(ids)} tokens is longer than max_prompt_tokens={self.limits.max_prompt_tokens}: "
@@ -116,71 +164,69 @@ class SearchAgent:
         return ids
 
     def encode_turn(self, text: str) -> list[int]:
-        """Token ids of a turn written by hand."""
+        """Return the token ids of a turn written by hand."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _start(self, rollout: Rollout) -> Continuation:
-        return Continuation(rollout.ids, self._turn_budget(rollout))
+    def _note_health(self, play: Play, rollouts: Sequence[Rollout]) -> None:
+        """Count the batch's calls; warn of failures, and raise once the environment is gone."""
+        failed = [rollout for rollout in rollouts if rollout.termination is Termination.TOOL_FAILED]
+        health = self.health
+        health.calls += play.n_calls
+        health.refused += play.n_refused
+        health.failed += play.n_failed
+        if failed and len(failed) == len(rollouts):
+            health.failed_batches += 1
+        elif play.n_calls:
+            health.failed_batches = 0
+        if health.failed_batches >= FAILED_BATCHES:
+            raise ToolError(
+                f"the environment failed in all rollouts of {health.failed_batches} batches in a row, the last "
+                f"{len(rollouts)} rollouts with: {failed[0].reason}"
+            )
+        if play.n_calls >= MANY_CALLS and play.n_refused == play.n_calls:
+            warn_once(
+                logger,
+                f"The environment refused all {play.n_calls} calls of a batch, and the policy learns from its words; "
+                "look at a rollout: is it the policy's fault or the tool's?",
+            )
+        if 2 * len(failed) > len(rollouts):
+            warn_once(
+                logger,
+                f"The environment failed in {len(failed)} of {len(rollouts)} rollouts of a batch, which are excluded "
+                f"from the loss; the first: {failed[0].reason}",
+            )
 
-    def _turn_budget(self, rollout: Rollout) -> int:
-        # One token is kept for the closing end-of-sequence token.
-        left = self.limits.max_completion_tokens - len(rollout.completion_ids) - 1
-        return max(1, min(left, self.limits.max_turn_tokens))
 
-    def _take_turns(self, rollouts: Sequence[Rollout], turns: dict[int, Turn]) -> dict[int, Continuation]:
-        """Append each row's turn, run the searches of all of them at once, and return what rows go on from."""
-        searching = {}
-        for row, turn in turns.items():
-            rollout = rollouts[row]
-            cut = len(turn.ids) >= self._turn_budget(rollout)
-            rollout.append(turn.ids, by_policy=True, logps=turn.logps)
-            query = self._take_turn(rollout, turn.ids, cut=cut)
-            if query is not None:
-                searching[row] = query
-        observed = self._observe([(rollouts[row], query) for row, query in searching.items()]) if searching else []
-        return {
-            row: Continuation(ids, self._turn_budget(rollouts[row]))
-            for row, ids in zip(searching, observed, strict=True)
-            if ids is not None
-        }
+class SearchAgent(Agent):
+    """Run rollouts of the paper's search agent: the tag protocol with one tool, `search`.
 
-    def _take_turn(self, rollout: Rollout, ids: list[int], *, cut: bool) -> str | None:
-        """Return the query of the turn just appended if it searches, end the rollout otherwise."""
-        action = parse_turn(self.tokenizer.decode(self._without_eos(ids)))
-        verdict = judge_turn(action, len(rollout.calls), self.limits.max_searches, cut=cut)
-        if isinstance(verdict, Search):
-            return verdict.query
-        rollout.answer = verdict.answer
-        rollout.end(verdict.termination, verdict.reason)
-        if verdict.termination is not Termination.OUT_OF_TOKENS:
-            self._close(rollout)
-        return None
+    Args:
+        tokenizer: the policy's, with a chat template.
+        search: batched search; raises `ToolError` when it fails.
+        limits: token and turn budgets.
+        system_prompt: prepended as a system message unless None or empty.
+        chat_template_kwargs: what the chat template takes besides the messages.
+    """
 
-    def _without_eos(self, ids: list[int]) -> list[int]:
-        return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        search: BatchedSearch,
+        limits: RolloutLimits,
+        system_prompt: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            tokenizer,
+            SearchEnvironment(search),
+            limits,
+            system_prompt,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+        self.search = search
 
-    def _close(self, rollout: Rollout) -> None:
-        # TRL reads a completion without an end-of-sequence token as truncated.
-        if rollout.completion_ids[-1] != self.tokenizer.eos_token_id:
-            rollout.append([self.tokenizer.eos_token_id], by_policy=False)
-
-    def _observe(self, searching: list[tuple[Rollout, str]]) -> list[list[int] | None]:
-        """Search for all queries at once; append and return each result, or None where its rollout ended instead."""
-        try:
-            results = self.search([query for _, query in searching])
-        except ToolError as error:
-            for rollout, query in searching:
-                failure = tool_failure(query, error)
-                rollout.end(failure.termination, failure.reason)
-            return [None] * len(searching)
-        return [self._show(*asked, passages) for asked, passages in zip(searching, results, strict=True)]
-
-    def _show(self, rollout: Rollout, query: str, passages: list[Passage]) -> list[int] | None:
-        rollout.calls.append(ToolCall(query, tuple(passage.id for passage in passages)))
-        observation = self.encode_observation(passages)
-        # The next turn needs room for at least one token and the end of sequence.
-        if len(rollout.completion_ids) + len(observation) + 2 > self.limits.max_completion_tokens:
-            rollout.end(Termination.OUT_OF_TOKENS, f"the result of search {query!r} does not fit")
-            return None
-        rollout.append(observation, by_policy=False)
-        return observation
+    @property
+    def encode_observation(self) -> Any:
+        """Return what renders and tokenises passages."""
+        assert isinstance(self.protocol, TagProtocol), "a search agent speaks in tags"
+        return self.protocol.encode

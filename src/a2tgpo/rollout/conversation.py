@@ -1,51 +1,69 @@
-"""Rollouts of one batch, each of whose tokens is read once."""
+"""Play the rollouts of one batch, each of whose tokens is read once."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from a2tgpo.rollout.answers import AnswerReader
-from a2tgpo.rollout.backend import Continuation, Turn
-from a2tgpo.rollout.evaluating import evaluating
-from a2tgpo.rollout.readings import cheapest_readings
-from a2tgpo.rollout.row import Row
-from a2tgpo.rollout.slots import Chunk, SlotCache
+from a2tgpo.rollout.answer_reader import AnswerReader
+from a2tgpo.rollout.decoding import Sampler, TurnEnd
+from a2tgpo.rollout.engine import Continuation, Turn, evaluating
+from a2tgpo.rollout.rows import Row, cheapest_readings
+from a2tgpo.rollout.slot_cache import Chunk, SlotCache
 from a2tgpo.signals.answer_likelihood.forward import no_router_logits
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from a2tgpo.rollout.kept_keys import KeptKeysBackend
-
 FORWARD_PRICE, FORWARD_PRICE_ON_CPU = 2048, 64
-"""What a forward takes however few its tokens, in tokens that could be read in that time. The CPU's was measured, on
+"""Price of a forward however few its tokens, in tokens that could be read in that time. The CPU's was measured, on
 0.7 M parameters; the other waits for a GPU."""
 
 TOKENS_PER_READING = 8192
 """Padded tokens of prompts and observations read in one forward."""
 
 
-class Conversation:
-    """One batch of a `KeptKeysBackend`, step by step. Row i of `rows` lives in slot i.
+@dataclass(frozen=True)
+class Decoding:
+    """Say how rows are written: the choice of a token, the end of a turn, and how many write and wait at a time.
 
-    `begin` and then `go_on` write until enough rows rest, and give their turns by number; nothing once all have ended.
+    Attributes:
+        sampler: draws the next token.
+        turn_ended: tells whether a turn's last token ends it.
+        n_slots: most rows that write at a time.
+        waiting_share: in [0, 1], share of the rows that may wait for the tool before they go on together.
+    """
+
+    sampler: Sampler
+    turn_ended: TurnEnd
+    n_slots: int
+    waiting_share: float
+
+
+class Conversation:
+    """Play one batch step by step. Row i of `rows` lives in slot i of the cache.
+
+    `begin` and then `go_on` write until enough rows have finished their turn, and give these by number; `rows` is empty
+    once all have ended.
     """
 
     def __init__(
         self,
-        backend: KeptKeysBackend,
+        model: PreTrainedModel,
+        decoding: Decoding,
         starts: Sequence[Continuation],
         n_entropies: int,
         reader: AnswerReader | None,
         cache: SlotCache,
     ) -> None:
-        self.backend, self.model, self.n_entropies = backend, backend.model, n_entropies
+        self.model, self.decoding, self.n_entropies = model, decoding, n_entropies
         self.reader, self.cache = reader, cache
         self.queue = deque(enumerate(starts))
         self.rows: list[Row] = []
@@ -55,26 +73,31 @@ class Conversation:
 
     @torch.no_grad()
     def begin(self) -> dict[int, Turn]:
-        """The first turns."""
+        """Write the first turns."""
         with evaluating(self.model):
             self._admit()
             self._read_unread()
             return self._next_turns()
 
     @torch.no_grad()
-    def go_on(self, answers: Mapping[int, Continuation]) -> dict[int, Turn]:
-        """Take what the environment says to the turns given last (see `TakeTurns`), and write the next."""
-        waiting = dict(answers)
+    def go_on(self, answers: Mapping[int, Continuation | None]) -> dict[int, Turn]:
+        """Take what the environment says to the turns given so far (see `TakeTurns`), and write the next.
+
+        Returns nothing while every row that is left waits for its tool.
+        """
+        answered = dict(answers)
         with evaluating(self.model):
             for row in self.rows:
-                if row.resting and row.number in waiting:
-                    row.go_on(waiting.pop(row.number))
-                elif row.resting:
+                if row.asked and row.number in answered:
+                    if (answer := answered.pop(row.number)) is not None:
+                        row.go_on(answer)
+                elif row.asked:
                     row.ended = True
             if self.reader is not None and (ended := [slot for slot, row in enumerate(self.rows) if row.ended]):
                 self.reader([self.rows[slot] for slot in ended], ended, self.cache, self.device)
             # New rows go first, and before the ended ones leave: they start from their keys.
-            self.queue.extendleft(reversed(waiting.items()))
+            begun = [(number, start) for number, start in answered.items() if start is not None]
+            self.queue.extendleft(reversed(begun))
             self._admit()
             for slot in reversed(range(len(self.rows))):
                 if self.rows[slot].ended:
@@ -84,10 +107,15 @@ class Conversation:
 
     def _next_turns(self) -> dict[int, Turn]:
         while self.rows:
-            resting = [row for row in self.rows if row.resting]
-            if resting and len(resting) >= self.backend.resting_share * len(self.rows):
-                return {row.number: Turn(row.turn, row.entropies) for row in resting}
-            writing = [slot for slot, row in enumerate(self.rows) if not row.resting]
+            waiting = [row for row in self.rows if row.waiting and not row.asked]
+            n_here = sum(not row.asked for row in self.rows)
+            if waiting and len(waiting) >= self.decoding.waiting_share * n_here:
+                for row in waiting:
+                    row.asked = True
+                return {row.number: Turn(row.turn, row.entropies) for row in waiting}
+            if n_here == 0:
+                return {}
+            writing = [slot for slot, row in enumerate(self.rows) if not row.waiting]
             # Some of the rows alone cost a copy of their keys.
             self._write(writing if 2 * len(writing) <= len(self.rows) else range(len(self.rows)))
         return {}
@@ -99,8 +127,8 @@ class Conversation:
             self.cache.copy(len(self.rows), slot, last.n_stored)
 
     def _admit(self) -> None:
-        """Give waiting rows a slot, and what keys there are of their first tokens."""
-        n_free = self.backend.n_slots - sum(not row.ended for row in self.rows)
+        """Give queued rows a slot, and the KV cache there is of their first tokens."""
+        n_free = self.decoding.n_slots - sum(not row.ended for row in self.rows)
         sources = [slot for slot, row in enumerate(self.rows) if row.n_stored]
         for _ in range(min(n_free, len(self.queue))):
             number, start = self.queue.popleft()
@@ -135,23 +163,23 @@ class Conversation:
             self._write(sorted(slots[i] for i in reading))
 
     def _write(self, slots: Sequence[int]) -> None:
-        """Forward the unread tokens of `slots` and append the next token to each row that does not rest."""
+        """Forward the unread tokens of `slots` and append the next token to each row that does not wait."""
         rows = [self.rows[slot] for slot in slots]
         for row, token, entropy in zip(rows, *self._draw(self._forward(rows, slots), rows), strict=True):
-            if row.resting:
+            if row.waiting:
                 continue
             if len(row.turn) < self.n_entropies:
                 row.entropies.append(entropy)
             row.n_stored = len(row.context)
             row.context.append(token)
-            row.resting = len(row.turn) >= row.budget or self.backend.turn_ended(row.turn)
+            row.waiting = len(row.turn) >= row.budget or self.decoding.turn_ended(row.turn)
 
     def _draw(self, logits: Float[Tensor, "R V"], rows: list[Row]) -> tuple[list[int], list[float]]:
-        """The next token of each row, with its entropy where one of them is asked for."""
+        """Draw the next token of each row, with its entropy where one of them is asked for."""
         contexts = [row.context for row in rows]
         if self.n_entropies and any(len(row.turn) < self.n_entropies for row in rows):
-            return self.backend.sampler.with_entropies(logits, contexts)
-        return self.backend.sampler(logits, contexts), [math.nan] * len(rows)
+            return self.decoding.sampler.with_entropies(logits, contexts)
+        return self.decoding.sampler(logits, contexts), [math.nan] * len(rows)
 
     def _forward(self, rows: list[Row], slots: Sequence[int]) -> Float[Tensor, "R V"]:
         chunk = Chunk.pack([row.unread for row in rows], [row.n_stored for row in rows], slots, self.device)

@@ -1,4 +1,4 @@
-"""A scripted rollout, tokenised exactly as a sampled one would be."""
+"""Tokenise scripted rollouts exactly as sampled ones."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from a2tgpo.environments.environment import Action
 from a2tgpo.errors import DataError
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.protocol import answer_turn, search_turn
+from a2tgpo.rollout.turn_protocol import opens_thought
 from a2tgpo.rollout.types import Rollout
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """One demonstrated search: what is thought, what is asked, what the tool returned."""
+    """Hold one demonstrated search: the thought, the query, and what the tool returned."""
 
     thought: str
     query: str
@@ -24,7 +26,7 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A question, the searches that lead to its answer, and the answer given (right or not)."""
+    """Hold a question, the searches that lead to its answer, and the answer given (right or not)."""
 
     question: str
     lookups: tuple[Lookup, ...]
@@ -32,19 +34,23 @@ class Demonstration:
 
 
 def encode_demonstration(agent: SearchAgent, demonstration: Demonstration) -> dict[str, list[int]]:
-    """Token ids and the mask of what a policy would have written.
+    """Return token ids and mask of a rollout that a policy would have written.
 
     Turns and observations are tokenised one by one and concatenated, as in a rollout, so that supervised text and
     sampled text have the same token boundaries. Prompt, observations and the closing end-of-sequence token are masked.
+    A turn whose prompt opens the thought begins inside it.
 
     Returns:
         `input_ids` and `completion_mask` (1 on the policy's tokens), of equal length.
     """
     rollout = Rollout(agent.encode_prompt(demonstration.question))
+    opening = "<think> " if opens_thought(agent.tokenizer, rollout.prompt_ids) else ""
     for lookup in demonstration.lookups:
-        rollout.append(agent.encode_turn(search_turn(lookup.thought, lookup.query)), by_policy=True)
-        rollout.append(agent.encode_observation(lookup.passages), by_policy=False)
-    rollout.append(agent.encode_turn(answer_turn(demonstration.answer)), by_policy=True)
+        turn = search_turn(lookup.thought, lookup.query).removeprefix(opening)
+        rollout.append(agent.encode_turn(turn), by_policy=True)
+        seen = [(Action("search", lookup.query), lookup.passages)]
+        rollout.append(agent.protocol.show(seen, rollout.prompt_ids), by_policy=False)
+    rollout.append(agent.encode_turn(answer_turn(demonstration.answer).removeprefix(opening)), by_policy=True)
     rollout.append([agent.tokenizer.eos_token_id], by_policy=False)
     return {
         "input_ids": rollout.ids,
@@ -53,7 +59,7 @@ def encode_demonstration(agent: SearchAgent, demonstration: Demonstration) -> di
 
 
 def within(encoded: Sequence[dict[str, list[int]]], limits: RolloutLimits) -> list[dict[str, list[int]]]:
-    """Those that a rollout could have been: a cut one would teach to stop in mid-sentence, a longer one to overrun.
+    """Keep those that a rollout could have been: a cut one would teach to stop short, a longer one to overrun.
 
     Raises:
         DataError: none is left.

@@ -1,4 +1,4 @@
-"""How the rollouts of a prompt are made: the choices. `a2tgpo.rollout` carries them out."""
+"""Choose how the rollouts of a prompt are made; the rest of `a2tgpo.rollout` carries it out."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Independent:
-    """Every rollout of a prompt is sampled from the question on."""
+    """Sample every rollout of a prompt from the question on."""
 
 
 @dataclass(frozen=True)
-class Refill:
-    """Prompts whose rollouts all have the same reward are replaced by new ones (DAPO, arXiv 2503.14476).
+class DynamicSampling:
+    """Replace zero-variance groups (prompts whose rollouts all have one reward) by new ones (DAPO, arXiv 2503.14476).
 
     Attributes:
         max_batches: batches sampled at most, the first included, before a step goes on with what it has.
@@ -21,12 +21,12 @@ class Refill:
     max_batches: int = 10
 
     def __post_init__(self) -> None:
-        _at_least("max_batches", self.max_batches, 1, "1 samples no refill; Independent() says that")
+        _at_least("max_batches", self.max_batches, 1, "1 replaces nothing; Independent() says that")
 
 
 @dataclass(frozen=True)
 class Tree:
-    """M rollouts per prompt, then L rounds of N branches from random nodes of each (Tree-GRPO, arXiv 2509.21240).
+    """Sample M rollouts per prompt, then L rounds of N branches at random nodes of each (Tree-GRPO, arXiv 2509.21240).
 
     A node is the prompt, or a search with its result after which a turn was sampled. Every round draws the N nodes of
     a tree uniformly and with replacement among all it has by then, as the published code does; a branch is sampled anew
@@ -48,13 +48,13 @@ class Tree:
 
     @property
     def n_rollouts(self) -> int:
-        """Rollouts per prompt: M·(L·N + 1)."""
+        """Return the rollouts per prompt: M·(L·N + 1)."""
         return self.trees * (self.rounds * self.branches + 1)
 
 
 @dataclass(frozen=True)
 class EntropyBranch:
-    """Rollouts branch, more readily the less sure the policy is (AEPO, arXiv 2510.14545; ARPO, arXiv 2507.19849).
+    """Branch rollouts, more readily the less sure the policy is (AEPO, arXiv 2510.14545; ARPO, arXiv 2507.19849).
 
     Where a turn is followed by an observation, the rollout may branch there: each of `beam − 1` copies of it, prefix
     and result included, goes on by itself with probability
@@ -68,8 +68,11 @@ class EntropyBranch:
     AEPO's published code has this rule as (u + weight·(H − H₁))·(1 − damping·l) ≥ threshold, u uniform in [0, 1]; the
     paper has a constant for u. Three things differ. The code's H sums the entropies of 20 tokens over their ten
     likeliest successors and divides by the logarithm of the vocabulary's size, so that its weight of 0.2 is 0.34 per
-    nat of the mean with Qwen's vocabulary. Its l counts all branches of the prompt so far. And it sets `initial` anew
-    for each prompt, near half of all: ⌊k·σ((H_question − H_turns)/2)⌋ + 1 of k, from one more that it throws away.
+    nat of the mean with Qwen's vocabulary. Its l belongs to the prompt: the number of consecutive rounds of generation,
+    up to this one, in which any of the prompt's rollouts branched, back at 0 after a round in which none did. Ours
+    belongs to the path, because an engine that does not wait for the slowest rollout has no rounds. And it sets
+    `initial` anew for each prompt, near half of all: ⌊k·σ((H_question − H_turns)/2)⌋ + 1 of k, from one more that it
+    throws away.
 
     Attributes:
         initial: rollouts per prompt sampled from the question on; ARPO's scripts have 8 of 16.
@@ -98,14 +101,14 @@ class EntropyBranch:
                 raise ValueError(f"{name} is {getattr(self, name)}; pass a number between 0, {remedy}, and 1")
 
     def probability(self, rise: float, consecutive: int) -> float:
-        """p of a turn whose entropy is `rise` = H − H₁ nats above the first one's, `consecutive` = l."""
+        """Return p of a turn whose entropy is `rise` = H − H₁ nats above the first one's, `consecutive` = l."""
         kept = 1 - self.damping * consecutive
         if kept <= 0:
             return 0.0
         return min(1.0, max(0.0, 1 - self.threshold / kept + self.weight * rise))
 
 
-Sampling = Independent | Refill | Tree | EntropyBranch
+Sampling = Independent | DynamicSampling | Tree | EntropyBranch
 
 
 def check_group_size(sampling: Sampling, num_generations: int) -> None:

@@ -1,4 +1,4 @@
-"""What a rollout is: the tokens the policy and the environment wrote, and how it ended."""
+"""Record rollouts: the tokens that the policy and the environment wrote, and how each ended."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from itertools import pairwise
 
 
 class Termination(StrEnum):
-    """Why a rollout ended. Every way is counted; only ANSWERED keeps the format."""
+    """Say why a rollout ended. Every way is counted; only ANSWERED keeps the format."""
 
     ANSWERED = "answered"
     OUT_OF_TURNS = "out_of_turns"  # asked for another search with the tool-call budget spent
     OUT_OF_TOKENS = "out_of_tokens"  # the turn, or the next observation, does not fit the token budget
     MALFORMED = "malformed"  # a turn outside the protocol
+    ENVIRONMENT_DONE = "environment_done"  # the environment said that the episode is over
     TOOL_FAILED = "tool_failed"  # the tool raised or hung: not the policy's doing, so it earns no reward
     MODEL_FAILED = "model_failed"  # evaluation only: the server of the policy gave this question no answer
 
@@ -25,15 +26,28 @@ NOT_THE_POLICYS = (Termination.TOOL_FAILED, Termination.MODEL_FAILED)
 
 @dataclass(frozen=True)
 class ToolCall:
-    """One search: the query as written and the ids of the passages shown."""
+    """Record one call that was answered.
+
+    Attributes:
+        query: the arguments as the policy wrote them.
+        passage_ids: of the passages shown, where the answer is passages.
+        tool: the tool's name.
+        turn: the turn that made the call, from 0.
+        seconds: from the turn's end to its answer.
+        refused: the environment found the action impossible, and said so.
+    """
 
     query: str
-    passage_ids: tuple[str, ...]
+    passage_ids: tuple[str, ...] = ()
+    tool: str = "search"
+    turn: int = 0
+    seconds: float = 0.0
+    refused: bool = False
 
 
 @dataclass
 class Rollout:
-    """One conversation, token by token.
+    """Record one conversation, token by token.
 
     `completion_ids` holds everything after the prompt in order; `model_mask[i]` is 1 where the policy sampled
     token i and 0 where the environment wrote it (observations, the closing end-of-sequence token). Tokens are never
@@ -42,8 +56,14 @@ class Rollout:
     A rollout that branched off another one has that one's tokens up to there, by whomever they were written.
     `nodes[t]` names the sampled turn that is its turn t: rollouts of a prompt have the same number there if and only if
     they share the turn. `tree` numbers the prompt's trees from 0: rollouts of one tree grew from one first rollout.
+    `turn_rewards[t]` is what the environment gave for turn t, None where it gave nothing; `outcome` is its reward for
+    the whole episode, and `revealed_answer` the gold answer where only the environment knows it. `opened` says that the
+    prompt ends inside a thought, in which the policy's first turn begins.
+
     `logps` has, where an engine apart from the policy generates, the log-probability it gave each token of
     `completion_ids`, 0 for the environment's; elsewhere it is empty.
+    `turn_texts[t]` is turn t as the protocol read it: without the end-of-sequence token, with the `<think>` that the
+    prompt opened.
     """
 
     prompt_ids: list[int]
@@ -56,19 +76,27 @@ class Rollout:
     nodes: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     tree: int = 0
+    turn_rewards: list[float | None] = field(default_factory=list)
+    outcome: float | None = None
+    revealed_answer: str | list[str] | None = None
+    opened: bool = False
+    turn_texts: list[str] = field(default_factory=list)
 
     def before_turn(self, turn: int, tree: int) -> Rollout:
-        """A rollout of `tree` that stands where this one stood before its turn `turn`, 0 for the prompt alone."""
+        """Begin a rollout of `tree` that stands where this one stood before its turn `turn`, 0 for the prompt alone."""
         starts = [i for i, (last, own) in enumerate(pairwise([0, *self.model_mask])) if own > last]
         end = [*starts, len(self.completion_ids)][turn]
         return Rollout(
             self.prompt_ids,
             self.completion_ids[:end],
             self.model_mask[:end],
-            calls=self.calls[:turn],
+            calls=[call for call in self.calls if call.turn < turn],
             nodes=self.nodes[:turn],
             logps=self.logps[:end],
             tree=tree,
+            turn_rewards=self.turn_rewards[:turn],
+            opened=self.opened,
+            turn_texts=self.turn_texts[:turn],
         )
 
     def append(self, ids: list[int], *, by_policy: bool, logps: Sequence[float] = ()) -> None:
@@ -86,5 +114,5 @@ class Rollout:
 
     @property
     def ids(self) -> list[int]:
-        """The whole context: prompt and completion."""
+        """Return the whole context: prompt and completion."""
         return self.prompt_ids + self.completion_ids

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from a2tgpo.errors import RecipeError
+from a2tgpo.files import new_file
+from a2tgpo.redact import HIDDEN, redact_settings
 
 MODES = ("greedy", "sampled")
 """How a policy is evaluated, in the names of files and tables."""
-
-_TRAINER_STATE = "trainer_state.json"
-"""The file of a checkpoint that the Trainer writes last."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ class RunDirectory:
         return self.root / "eval" / f"{name}.jsonl"
 
     @property
+    def evaluation_settings(self) -> Path:
+        """Return the file that only the directory of an `a2tgpo eval RECIPE` has: what was asked of whom."""
+        return self.root / "eval" / "settings.json"
+
+    @property
     def finished(self) -> bool:
         """Tell whether the run wrote its final table, the last thing it does."""
         return self.summary.exists()
@@ -90,13 +96,8 @@ class RunDirectory:
                 "interrupted training with --resume_from_checkpoint true"
             )
 
-    def begin(self, config: dict[str, Any]) -> None:
-        """Write the configuration, once it is known that the run can start: from now on the directory holds a run."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(yaml.safe_dump(config, sort_keys=True, allow_unicode=True), encoding="utf-8")
-
-    def resume_point(self) -> str | None:
-        """Return the last complete checkpoint, or None where the run stopped before its first.
+    def check_begun(self) -> None:
+        """Refuse to go on where nothing began.
 
         Raises:
             RecipeError: there is no run here.
@@ -105,15 +106,39 @@ class RunDirectory:
             raise RecipeError(
                 f"output_dir={str(self.root)!r} holds no run to resume: leave out --resume_from_checkpoint"
             )
-        # A checkpoint that was cut off while it was written lacks the file that comes last.
-        states = self.checkpoints.glob(f"checkpoint-*/{_TRAINER_STATE}")
-        complete = [state.parent for state in states if _is_json(state)]
-        return str(max(complete, key=lambda folder: int(folder.name.split("-")[1]))) if complete else None
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Write the configuration, once it is known that the run can start: from now on the directory holds a run.
+
+        Secrets are left out of it, so that the file may be shown; whoever uses it as a recipe gives them again.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with new_file(self.config) as unfinished:
+            shown = _without_hidden(redact_settings(config))
+            unfinished.write_text(yaml.safe_dump(shown, sort_keys=True, allow_unicode=True), encoding="utf-8")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process out of the directory, which is made if need be, until the block ends.
+
+        Raises:
+            RecipeError: another process has it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.root / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise RecipeError(
+                f"output_dir={str(self.root)!r}: another process is running in it; wait for it, or choose another "
+                "--output_dir"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
 
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True
+def _without_hidden(settings: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in settings.items() if value != HIDDEN}
+    return {name: _without_hidden(value) if isinstance(value, Mapping) else value for name, value in kept.items()}

@@ -11,12 +11,12 @@ from rich.table import Table
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, set_seed
 
-from a2tgpo.evaluate.intervals import Proportion
 from a2tgpo.evaluate.outcome import Outcome, read_outcomes, write_outcomes
 from a2tgpo.evaluate.questions import Summary, evaluate_questions
+from a2tgpo.evaluate.statistics import Proportion
 from a2tgpo.rollout.agent import SearchAgent
+from a2tgpo.rollout.hf_generate_engine import transformers_engine
 from a2tgpo.rollout.protocol import STOP_STRINGS
-from a2tgpo.rollout.transformers_backend import transformers_backend
 from a2tgpo.run.directory import MODES
 from a2tgpo.tables import Rows, markdown_table, terminal_table
 
@@ -55,7 +55,7 @@ def _outcomes(
     if path.exists():
         return read_outcomes(path)
     set_seed(config.training.seed)
-    backend = transformers_backend(
+    backend = transformers_engine(
         model, agent.tokenizer, sampling_config(agent, config, mode), STOP_STRINGS, config.recipe.rows_per_generation
     )
     with torch.no_grad(), tqdm(total=len(questions), desc=path.stem.replace("_", " "), unit="question") as bar:

@@ -55,6 +55,10 @@ class Recipe:
     world_entities: int = field(
         default=600, metadata={"help": "Training entities of the generated world; evaluation has half as many."}
     )
+    world_correlation: float = field(
+        default=0.0,
+        metadata={"help": "Share of facts that stay in a region of the generated world; 0 = a world without regions."},
+    )
     hops: list[int] = field(default_factory=lambda: [1, 2, 3], metadata={"help": "Hop counts of generated questions."})
 
     passages_per_search: int = field(default=3, metadata={"help": "Passages shown per search."})
@@ -151,3 +155,8 @@ class RunConfig:
     def resumes(self) -> bool:
         """Tell whether an earlier run is to be continued, from its last checkpoint or a given one."""
         return str(self.training.resume_from_checkpoint).lower() not in ("none", "false")
+
+    def value(self, key: str) -> Any:
+        """Return the value of a key, given or not."""
+        parts = (self.recipe, self.training, self.model)
+        return next((getattr(part, key) for part in parts if hasattr(part, key)), self.given.get(key))

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from a2tgpo.errors import RecipeError, needs_extra
+from a2tgpo.redact import is_secret, remember_secrets, secrets_in
 from a2tgpo.run.recipe import Recipe, RunConfig
 from a2tgpo.run.recipe_keys import check_keys
 
@@ -31,6 +32,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     given = _read(path)
     flags = [flag[2:].split("=")[0].replace("-", "_") for flag in overrides if flag.startswith("--")]
     check_keys([*map(str, given), *flags])
+    remember_secrets([*secrets_in(given), *_secret_flags(overrides)])
     try:
         parser = _parser()
         for action in parser._actions:
@@ -43,6 +45,14 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
         raise RecipeError(f"recipe {name!r}: {error}") from error
     overridden = [flag if flag in values else flag.removeprefix("no_") for flag in flags]
     return RunConfig(recipe, training, model, given | {key: values[key] for key in overridden})
+
+
+def _secret_flags(overrides: Sequence[str]) -> Iterator[str]:
+    """Yield the values of flags such as `--hub_token X` and `--hub-token=X`."""
+    for flag, following in zip(overrides, [*overrides[1:], ""], strict=False):
+        name, equals, value = flag.partition("=")
+        if flag.startswith("--") and is_secret(name[2:].replace("-", "_")):
+            yield value if equals else following
 
 
 def packaged_recipes() -> dict[str, Path]:

@@ -48,7 +48,13 @@ class Task(ABC):
 
     def agent(self, tokenizer: PreTrainedTokenizerBase) -> SearchAgent:
         """Return the agent loop of this task for a policy's tokenizer."""
-        return SearchAgent(tokenizer, self.search, self.limits, self.config.recipe.system_prompt)
+        return SearchAgent(
+            tokenizer,
+            self.search,
+            self.limits,
+            self.config.recipe.system_prompt,
+            self.config.training.chat_template_kwargs,
+        )
 
     @abstractmethod
     def demonstrations(self, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -64,7 +70,9 @@ class GeneratedTask(Task):
 
     def __init__(self, config: RunConfig, directory: RunDirectory) -> None:
         recipe = config.recipe
-        world = World.generate(recipe.world_seed, recipe.world_entities, recipe.world_entities // 2)
+        world = World.generate(
+            recipe.world_seed, recipe.world_entities, recipe.world_entities // 2, recipe.world_correlation
+        )
         world.write_corpus(directory.corpus)
         super().__init__(config, BM25Retriever.from_passages(world.passages, title_weight=recipe.title_weight))
         train = world.questions("train", recipe.hops, recipe.n_train_questions or _TRAIN_QUESTIONS)
@@ -78,6 +86,7 @@ class GeneratedTask(Task):
             seed=self.config.training.seed,
             hops=recipe.warm_start_hops,
             imperfection=Imperfection(stops_early=recipe.stops_early, wrong_hop=recipe.wrong_hop),
+            correlation=recipe.world_correlation,
         )
         agent = self.agent(tokenizer)
         return [encode_demonstration(agent, demonstration) for demonstration in shown]

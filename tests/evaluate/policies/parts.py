@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from a2tgpo.evaluate.outcome import Outcome
-from a2tgpo.evaluate.policies.policy import Asked, Policy
+from a2tgpo.evaluate.outcome import Asked, Outcome, Policy
 from a2tgpo.retrieval.corpus import Passage
 
 PASSAGE = Passage("p1", "Kelo", "The mentor of Kelo is Bora. " * 40)

@@ -13,17 +13,16 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from a2tgpo.environments.search import SearchTool
-from a2tgpo.errors import RecipeError, ToolError
-from a2tgpo.evaluate.outcome import Outcome
-from a2tgpo.evaluate.policies.policy import Asked
+from a2tgpo.errors import MissingExtra, RecipeError, ToolError
+from a2tgpo.evaluate.benchmark_run import open_policy
+from a2tgpo.evaluate.eval_config import EvalConfig
+from a2tgpo.evaluate.outcome import Asked, Outcome
 from a2tgpo.evaluate.questions import evaluate_questions
-from a2tgpo.evaluate.run.config import EvalConfig
-from a2tgpo.evaluate.run.run import open_policy
 from a2tgpo.pretrained import EMBEDDED, resolve
 from a2tgpo.retrieval.source import open_retriever
 from a2tgpo.rollout.agent import SearchAgent
+from a2tgpo.rollout.hf_generate_engine import transformers_engine
 from a2tgpo.rollout.protocol import STOP_STRINGS
-from a2tgpo.rollout.transformers_backend import transformers_backend
 from tests.evaluate.policies.parts import asked, outcomes_of
 from tests.evaluate.world import WorldFiles, save_searching_policy
 
@@ -77,7 +76,7 @@ def test_a_checkpoint_answers_as_in_a_recipes_evaluation(world: WorldFiles, trai
     tokenizer = AutoTokenizer.from_pretrained(resolve(model_name), padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(resolve(model_name), dtype="float32")
     greedy = GenerationConfig(do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
-    backend = transformers_backend(model, tokenizer, greedy, STOP_STRINGS)
+    backend = transformers_engine(model, tokenizer, greedy, STOP_STRINGS)
     agent = SearchAgent(tokenizer, search(world), settings.limits)
     with torch.no_grad():
         expected = evaluate_questions(agent, backend, world.rows, batch_size=4)
@@ -108,13 +107,13 @@ def test_a_tool_that_fails_a_whole_batch_is_an_outcome_of_each_question() -> Non
         raise ToolError("index on fire")
 
     def searching(starts: Any, take_turns: Any, n_entropies: int = 0) -> None:
-        from a2tgpo.rollout.backend import Turn
+        from a2tgpo.rollout.engine import Turn
 
         ids = policy.agent.encode_turn("<think> a </think> <search> kelo </search>")
         take_turns({row: Turn(ids) for row in range(len(starts))})
 
     policy: Any = open_policy(settings, broken)
-    policy = replace(policy, backend=searching, batch_size=2)
+    policy = replace(policy, engine=searching, batch_size=2)
     outcomes = outcomes_of(policy, asked(3, samples=2))
     assert [(o.termination, o.sample) for o in outcomes] == [("tool_failed", 0), ("tool_failed", 1)] * 3
     assert "index on fire" in outcomes[0].reason
@@ -179,5 +178,5 @@ def test_vllm_answers_as_transformers_do(world: WorldFiles, trained: str, monkey
 def test_without_vllm_the_extra_is_named(world: WorldFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing library is the user's to install."""
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(RecipeError, match=r"a2tgpo\[vllm\]"):
+    with pytest.raises(MissingExtra, match=r"a2tgpo\[vllm\]"):
         open_policy(config(world, EMBEDDED, engine="vllm"), search(world))

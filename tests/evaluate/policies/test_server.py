@@ -12,10 +12,10 @@ import pytest
 pytest.importorskip("openai", reason="pip install 'a2tgpo[eval]'")
 
 from a2tgpo.errors import PolicyServerError, ToolError
-from a2tgpo.evaluate.policies import chat_client
-from a2tgpo.evaluate.policies.chat_client import OUTAGE, ChatClient
-from a2tgpo.evaluate.policies.dialogue import DIALOGUES
-from a2tgpo.evaluate.policies.server import ServerPolicy
+from a2tgpo.evaluate import chat_client
+from a2tgpo.evaluate.chat_client import OUTAGE, ChatClient
+from a2tgpo.evaluate.dialogue import DIALOGUES
+from a2tgpo.evaluate.server_policy import ServerPolicy
 from a2tgpo.rollout.agent import RolloutLimits
 from a2tgpo.rollout.protocol import INSTRUCTION
 from tests.evaluate.chat_server import (
@@ -113,6 +113,22 @@ def test_endings_are_those_of_training(protocol: str, script: list[Says], ending
         (outcome,) = outcomes_of(policy(server, protocol), asked(1))
     assert (outcome.termination, outcome.prediction, outcome.searches) == (ending, None, len(script) - 1)
     assert outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("script", "ending", "prediction"),
+    [
+        ([SEARCH, Says("<search> mitu "), Says("<answer> \\boxed{Bora} ")], "answered", "Bora"),
+        ([Says("<search> kelo "), Says("Well. <think> a </think> So: <answer> \\boxed{Bora} ")], "answered", "Bora"),
+        ([Says("<search> kelo "), Says("a </think> <answer> \\boxed{Bora} ")], "answered", "Bora"),
+        ([Says("<search> kelo "), Says("<answer> \\boxed{Bora} ")], "malformed", None),
+    ],
+)
+def test_the_format_is_that_of_the_response(script: list[Says], ending: str, prediction: str | None) -> None:
+    """In tags, one thought in any turn is enough, and an answer without any is none, as in training."""
+    with ChatServer(played(*script)) as server:
+        (outcome,) = outcomes_of(policy(server), asked(1))
+    assert (outcome.termination, outcome.prediction) == (ending, prediction)
 
 
 def test_the_budget_of_the_whole_answer_is_kept() -> None:

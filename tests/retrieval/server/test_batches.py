@@ -135,7 +135,7 @@ def test_a_client_that_hangs_up_is_not_searched_for() -> None:
         first = pool.submit(post, url, {"queries": ["first"]})
         retriever.started.wait(20)
         with pytest.raises(RetrieverError, match=r"timeout_s=0\.2"):
-            HTTPRetriever(url, timeout_s=0.2).search(["gone"], 1)
+            HTTPRetriever(url, timeout_s=0.2, retries=0).search(["gone"], 1)
         until(lambda: metrics(url).get('requests_total{status="499"}') == 1)
         second = pool.submit(post, url, {"queries": ["second"]})
         until(lambda: metrics(url)["queries_total"] == 3)

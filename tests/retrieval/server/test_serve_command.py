@@ -88,7 +88,7 @@ def test_missing_library_names_the_extra(
     monkeypatch.delitem(sys.modules, "a2tgpo.retrieval.server.app", raising=False)
     monkeypatch.setitem(sys.modules, "fastapi", None)
     assert main(["serve", str(index)]) == 2
-    assert "needs fastapi; pip install 'a2tgpo[server]'" in capsys.readouterr().err
+    assert "needs fastapi, which is not installed: pip install 'a2tgpo[server]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import is_peft_model
@@ -12,40 +13,46 @@ from datasets import Dataset
 from trl.trainer.utils import is_async_callable
 
 from a2tgpo.errors import DataError
+from a2tgpo.gold import gold_aliases, read_aliases
+from a2tgpo.methods import METHODS, Method
+from a2tgpo.rewards import exact_match_reward
+from a2tgpo.rollout.agent import Agent, SearchAgent
 
 if TYPE_CHECKING:
-    from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
+    from trl import GRPOConfig
+
     from a2tgpo.signals.answer_likelihood import AnswerScorer
 
+logger = logging.getLogger(__name__)
 
-def check_trainer(trainer: A2TGPOTrainer) -> None:
-    """Raise `ValueError` for a model this trainer cannot score, or rollouts its method cannot read."""
-    if trainer._is_vlm:
+
+def check_model(model: Any, *, is_multimodal: bool) -> None:
+    """Raise `ValueError` for a model whose turns cannot be scored."""
+    if is_multimodal:
         raise ValueError(
             "processing_class is a multimodal processor: answer likelihoods are read from text alone; "
             "pass a text model and its tokenizer"
         )
-    grown = getattr(trainer.rollout_func, "sampling", None)
-    if trainer.method.shares_turns and grown != trainer.method.sampling:
+    if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
         raise ValueError(
-            f"rollout_func grows {grown}: method {trainer.method.name!r} compares rollouts that share turns; pass "
-            f"rollout_func=TagRollout(agent, sampling={trainer.method.sampling})"
-        )
-    if is_peft_model(trainer.model) and trainer.model.active_peft_config.is_prompt_learning:
-        raise ValueError(
-            f"peft_config is a {type(trainer.model.active_peft_config).__name__}: the virtual tokens it puts before "
+            f"peft_config is a {type(model.active_peft_config).__name__}: the virtual tokens it puts before "
             "the text are in no mask, so that turns and their log-probabilities would not line up; use LoRA"
         )
-    if trainer.aux_loss_enabled:
+
+
+def check_rollouts(rollout_func: Any, method: Method) -> None:
+    """Raise `ValueError` where the rollouts share turns otherwise than the method expects."""
+    grown = getattr(rollout_func, "sampling", None)
+    if method.shares_turns and grown != method.sampling:
         raise ValueError(
-            f"router_aux_loss_coef={trainer.router_aux_loss_coef}: the load-balancing loss is not part of this "
-            "loss; set router_aux_loss_coef=0.0"
+            f"rollout_func grows {grown}: method {method.name!r} compares rollouts that share turns; pass "
+            f"rollout_func=TagRollout(agent, sampling={method.sampling})"
         )
 
 
-def check_logprobs(trainer: A2TGPOTrainer, logprobs: Any) -> None:
+def check_logprobs(logprobs: Any, *, corrects_vllm: bool) -> None:
     """Raise `ValueError` where TRL is to correct for another engine whose log-probabilities nobody gave."""
-    if logprobs is None and trainer.use_vllm and trainer.vllm_importance_sampling_correction:
+    if logprobs is None and corrects_vllm:
         raise ValueError(
             "rollout_func returned logprobs=None: with use_vllm=True TRL corrects for what vLLM drew otherwise than "
             "the policy; return vLLM's log-probability of each completion token (0 for the environment's), or set "
@@ -53,37 +60,91 @@ def check_logprobs(trainer: A2TGPOTrainer, logprobs: Any) -> None:
         )
 
 
-def check_answers(dataset: Any, scorer: AnswerScorer) -> None:
+def check_answers(dataset: Any, scorer: AnswerScorer, *, revealed: bool = False) -> None:
     """Raise `DataError` unless every row has an answer with tokens to score.
 
     Streamed data sets are checked batch by batch while training, since they cannot be read twice.
+
+    Args:
+        revealed: whether environments may name the answer instead of a column.
     """
     if isinstance(dataset, dict):
         for part in dataset.values():
-            check_answers(part, scorer)
+            check_answers(part, scorer, revealed=revealed)
         return
     if not isinstance(dataset, Dataset):
         return
     if "answer" not in dataset.column_names:
+        if revealed:
+            return
         raise DataError(
             f"the data set has columns {dataset.column_names} and no 'answer': information gain is the change in "
-            "the gold answer's probability; add a column 'answer' (text, or a list of aliases)"
+            "the gold answer's probability; add a column 'answer' (text, or a list of aliases), give environments an "
+            "attribute `answer`, judge turns by something else (turn_signal=, process_signal=), or take a method "
+            "without gains (method='grpo', 'dapo', 'gspo', 'gigpo')"
         )
     for row, answer in enumerate(dataset["answer"]):
-        for alias in gold_aliases({"answer": answer}, row):
+        for alias in read_aliases(answer, f"row {row}") if revealed else gold_aliases(answer, f"row {row}"):
             try:
                 scorer.scaffold.encode(scorer.tokenizer, alias)
             except ValueError as error:
                 raise DataError(f"row {row} has answer={answer!r}: {error}") from error
 
 
-def gold_aliases(row: Mapping[str, Any], number: int) -> list[str]:
-    """The aliases of a row's answer, canonical first; `DataError` where there is none."""
-    answer = row.get("answer")
-    aliases = [answer] if isinstance(answer, str) else list(answer or ())
-    if not aliases or not all(isinstance(alias, str) and alias.strip() for alias in aliases):
-        raise DataError(f"row {number} has answer={answer!r}: give at least one non-empty text, or drop the row")
-    return aliases
+def reveals_answers(rollout_func: Any, environment_factories: Mapping[str | None, Any] | None) -> bool:
+    """Return whether episodes may name their answer: an environment of ours, or one of TRL's with `answer`."""
+    if environment_factories is not None:
+        return any(_has_answer(factory) for factory in environment_factories.values())
+    agent = getattr(rollout_func, "agent", None)
+    return isinstance(agent, Agent) and not isinstance(agent, SearchAgent)
+
+
+def _has_answer(factory: Any) -> bool:
+    names = {*getattr(factory, "__annotations__", ()), *dir(factory)}
+    return "answer" in names or hasattr(factory(), "answer")
+
+
+def aliases_of_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the gold answers of each row, none for a row without."""
+    return [read_aliases(row.get("answer"), f"row {number}") for number, row in enumerate(rows)]
+
+
+def require_answers(rows: Sequence[Mapping[str, Any]], answers: Sequence[Sequence[str]]) -> None:
+    """Raise `DataError` for a row without a gold answer."""
+    for number, (row, found) in enumerate(zip(rows, answers, strict=True)):
+        if not found:
+            gold_aliases(row.get("answer"), f"row {number}")
+
+
+def check_traps(
+    dataset: Any, *, tools: Any, reward_funcs: Sequence[Any], scaffold: str, epsilon: float, method: Method
+) -> None:
+    """Raise `ValueError`, or warn, for what trains without a word and learns nothing.
+
+    Args:
+        tools: TRL's, called through the chat template.
+        reward_funcs: as the user gave them.
+        scaffold: `answer_scaffold`.
+        epsilon: lower clip bound in use.
+    """
+    if tools and isinstance(dataset, Dataset) and len(dataset) and isinstance(dataset[0].get("prompt"), str):
+        raise ValueError(
+            f"row 0 has the text prompt {dataset[0]['prompt'][:60]!r}, and tools= are called through the chat "
+            'template; give prompts as messages: [{"role": "user", "content": ...}]'
+        )
+    if exact_match_reward in reward_funcs and method.signal and "\\boxed{" not in scaffold:
+        raise ValueError(
+            f"answer_scaffold={scaffold!r} has no \\boxed{{}}, which exact_match_reward asks of every answer: the "
+            "reward would be −1 throughout, or the gain that of a sentence the reward forbids; write the scaffold as "
+            "the policy is to answer, or pass a reward of your own"
+        )
+    usual = METHODS[method.name].eps_low
+    if method.ratio == "turn" and epsilon > 10 * usual:
+        logger.warning(
+            "epsilon=%s is %.0f times that of method %r, whose ratio is a mean over a turn: hardly any turn will be "
+            "clipped. Leave epsilon out to train as published.",
+            *(epsilon, epsilon / usual, method.name),
+        )
 
 
 def refuse_nan(reward_funcs: Any) -> Any:
@@ -117,3 +178,23 @@ def _without_nan(function: Callable[..., Any], rewards: Iterable[float | None]) 
                 "it does not apply to"
             )
     return rewards
+
+
+def check_batch_size(n_prompts: int, args: GRPOConfig) -> None:
+    """Refuse a training set from which no batch can be drawn: TRL drops an incomplete one, and nothing is trained.
+
+    A generation batch takes `generation_batch_size / num_generations` different prompts.
+
+    Args:
+        n_prompts: rows of the training set.
+
+    Raises:
+        DataError: there are fewer; the message has the number needed.
+    """
+    needed = args.generation_batch_size // args.num_generations
+    if n_prompts < needed:
+        raise DataError(
+            f"{n_prompts} training prompts, and a batch takes {needed} (generation_batch_size="
+            f"{args.generation_batch_size} rollouts, num_generations={args.num_generations} of each): no update could "
+            f"be made. Give at least {needed}, or a smaller per_device_train_batch_size or steps_per_generation"
+        )

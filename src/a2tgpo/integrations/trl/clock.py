@@ -1,4 +1,4 @@
-"""Seconds by part of a step."""
+"""Time the parts of a step."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from transformers import TrainerCallback
 
 
 class StepClock(TrainerCallback):
-    """Adds up wall-clock seconds by part until they are taken for a log; as a callback it times the optimizer.
+    """Add up wall-clock seconds by part until they are taken for a log; as a callback, time the optimizer.
 
-    A device may still be busy when a part ends: its seconds are then those until the host went on.
+    A part that runs inside another is not counted to the outer one. A device may still be busy when a part ends: its
+    seconds are then those until the host went on.
     """
 
     def __init__(self) -> None:
         self._seconds: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        self._inside = [0.0]
         self._optimizer_start = 0.0
 
     def add(self, mode: str, part: str, seconds: float) -> None:
@@ -26,16 +28,26 @@ class StepClock(TrainerCallback):
         self._seconds[mode][part] += seconds
 
     @contextmanager
-    def measure(self, mode: str, part: str) -> Iterator[None]:
-        """Time what runs inside."""
+    def measure(self, mode: str, part: str | None) -> Iterator[None]:
+        """Time what runs inside; with None for `part`, only keep it out of the part around it."""
         start = time.perf_counter()
+        self._inside.append(0.0)
         try:
             yield
         finally:
-            self.add(mode, part, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            inside = self._inside.pop()
+            self._inside[-1] += seconds
+            if part is not None:
+                self.add(mode, part, seconds - inside)
+
+    def move(self, mode: str, seconds: float, part: str) -> None:
+        """Count `seconds` of the part being measured to `part`."""
+        self._inside[-1] += seconds
+        self.add(mode, part, seconds)
 
     def take(self, mode: str) -> dict[str, list[float]]:
-        """`seconds/PART` of everything since the last call."""
+        """Return `seconds/PART` of everything since the last call."""
         return {f"seconds/{part}": [seconds] for part, seconds in self._seconds.pop(mode, {}).items()}
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:

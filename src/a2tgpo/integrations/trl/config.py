@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from trl import GRPOConfig
 
 from a2tgpo.core.groups import Baseline
-from a2tgpo.methods import METHODS, Method
+from a2tgpo.integrations.trl.objective import AGGREGATES, check_options
+from a2tgpo.methods import METHODS, Method, resolve_method
 from a2tgpo.rollout.protocol import SCAFFOLD
 from a2tgpo.rollout.strategies import check_group_size
 from a2tgpo.signals.answer_likelihood.scorer import Alias, Likelihood
 from a2tgpo.signals.answer_likelihood.scorer import Method as GainMethod
 
-Signal = Literal["policy", "reference", "reward_model"]
+Signal = Literal["policy", "reference", "reward_model", "environment"]
 
 
 @dataclass
@@ -23,8 +24,8 @@ class A2TGPOConfig(GRPOConfig):
     """`GRPOConfig` with a method of the methods table, and the parameters of its credit.
 
     What is None takes the method's own value (`a2tgpo.methods.METHODS`); for A²TGPO, the default, that is the paper's.
-    Everything else is TRL's and means what it means there. An option of TRL's that our loss cannot honour raises
-    ValueError, here (`UNSUPPORTED` lists most of them) or in the trainer, which knows the model.
+    Everything else is TRL's and means what it means there. An option of TRL's that contradicts the method raises
+    ValueError, here (`objective.CONTRADICTIONS`) or in the trainer, which knows the model.
     """
 
     method: str = field(default="a2tgpo", metadata={"help": f"Row of the methods table: {', '.join(METHODS)}."})
@@ -37,7 +38,18 @@ class A2TGPOConfig(GRPOConfig):
     )
     epsilon: float | None = field(default=None, metadata={"help": "Lower clip bound ε_low; none = the method's."})
     epsilon_high: float | None = field(default=None, metadata={"help": "Upper clip bound ε_high; none = the method's."})
-    loss_type: str = field(default="grpo", metadata={"help": "Leave it: the method says how tokens are averaged."})
+    beta: float | None = field(
+        default=None,
+        metadata={"help": "Coefficient of the KL penalty towards the starting policy; none = the method's, 0 = none."},
+    )
+    loss_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the objective is divided by, as TRL names it: 'grpo' rollouts, 'dapo' the update's tokens, "
+            "'bnpo' a micro-batch's, 'dr_grpo' a constant; none = the method's. 'cispo', 'sapo', 'vespo' and 'luspo' "
+            "are TRL's own objectives, for methods with a token's or sequence's ratio."
+        },
+    )
 
     turn_gamma: float | None = field(
         default=None, metadata={"help": "Discount γ of later turns' credit, in [0, 1]; none = the method's."}
@@ -56,15 +68,18 @@ class A2TGPOConfig(GRPOConfig):
     std_floor: float | None = field(
         default=None, metadata={"help": "Added to a turn group's standard deviation; none = the method's, 1e-6."}
     )
-    state_similarity: float = field(
-        default=1.0,
-        metadata={"help": "GiGPO: observations at least this similar, in (0, 1], are one state; 1 = equal ones only."},
+    state_similarity: float | None = field(
+        default=None,
+        metadata={
+            "help": "GiGPO: observations at least this similar, in (0, 1], are one anchor state; none = the method's, "
+            "0.9; 1 = equal ones only."
+        },
     )
     process_signal: Signal = field(
         default="policy",
         metadata={
             "help": "What a turn is judged by, where the method reads it: information gain scored by the 'policy' or "
-            "by the frozen 'reference' it started from, or a process 'reward_model'."
+            "by the frozen 'reference' it started from, a process 'reward_model', or the rewards of the 'environment'."
         },
     )
     process_reward_model: str | None = field(
@@ -83,11 +98,11 @@ class A2TGPOConfig(GRPOConfig):
     answer_alias: Alias = field(
         default="first", metadata={"help": "Alias scored where there are several: 'first' or 'best'."}
     )
-    likelihood: Likelihood = field(
-        default="probability",
+    likelihood: Likelihood | None = field(
+        default=None,
         metadata={
             "help": "'probability': exp of the answer's mean token log-probability (the paper). "
-            "'log_probability': the mean itself (the authors' code)."
+            "'log_probability': the mean itself (the authors' code). None = the method's."
         },
     )
     gain_method: GainMethod = field(
@@ -97,23 +112,36 @@ class A2TGPOConfig(GRPOConfig):
             "boundary. 'auto': cached wherever the model's cache can be cut at a position."
         },
     )
-    skip_first_gain: bool = field(default=False, metadata={"help": "Give turn 1 no gain, as the authors' code does."})
-    drop_zero_gains: bool = field(
-        default=False, metadata={"help": "Leave gains of exactly 0 out of the credit: a fault of the authors' code."}
-    )
     cut_last_result: bool = field(
         default=False,
         metadata={"help": "Score the last search without its result: a fault of the authors' code."},
     )
+    tool_loop_kv_cache: bool = field(
+        default=True,
+        metadata={
+            "help": "Reuse the KV cache from turn to turn inside TRL's own tool loop; false = let generate read every "
+            "context anew."
+        },
+    )
     rollouts_dir: str | None = field(
-        default=None, metadata={"help": "Write every rollout with its credit to step_NNNNNN.jsonl in this folder."}
+        default=None,
+        metadata={
+            "help": "Write every rollout with its credit to step_NNNNNN.jsonl in this folder; none = `rollouts` in "
+            "output_dir, with metrics.jsonl and config.yaml beside it; empty text = write nothing."
+        },
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(repr, allowed))}")
+        row = METHODS[self.method]
+        if self.loss_type is None:
+            self.loss_type = "dapo" if row.aggregate == "token" else "grpo"
+        self.beta = row.kl_beta if self.beta is None else self.beta
+        self.likelihood = row.likelihood if self.likelihood is None else self.likelihood
+        self.state_similarity = row.state_similarity if self.state_similarity is None else self.state_similarity
+        super().__post_init__()
         if self.turn_gamma is not None and not 0.0 <= self.turn_gamma <= 1.0:
             raise ValueError(f"turn_gamma={self.turn_gamma}: a discount lies in [0, 1]; 1 is the paper's")
         if self.clip_beta is not None and not 0.0 <= self.clip_beta < 1.0:
@@ -144,22 +172,25 @@ class A2TGPOConfig(GRPOConfig):
                 "a turn that rollouts share once, and one weight per rollout would be that of one of them; set "
                 "vllm_importance_sampling_mode='token_truncate' or 'token_mask'"
             )
-        for option in UNSUPPORTED:
-            if option.refused(getattr(self, option.name)):
-                raise ValueError(f"{option.name}={getattr(self, option.name)!r}: {option.remedy}")
+        check_options(self, METHODS[self.method])
         try:
             check_group_size(METHODS[self.method].sampling, self.num_generations)
         except ValueError as error:
             raise ValueError(f"method {self.method!r}: {error}") from None
 
-    @property
-    def chosen(self) -> Method:
-        """The method, with what this configuration changes of it."""
+    def resolve_method(self) -> Method:
+        """Return the method's row with what this configuration changes of it."""
         row = METHODS[self.method]
-        assert self.epsilon is not None and self.epsilon_high is not None
         changes = {ours: getattr(self, name) for name, ours in _CREDIT_OPTIONS.items() if _has(row, ours)}
-        credit = replace(row.credit, **changes)  # type: ignore[type-var]  # every rule is a dataclass
-        return replace(row, credit=credit, eps_low=self.epsilon, eps_high=self.epsilon_high)
+        changes |= {"eps_low": self.epsilon, "eps_high": self.epsilon_high, "kl_beta": self.beta}
+        changes |= {"likelihood": self.likelihood, "state_similarity": self.state_similarity}
+        if self.loss_type in AGGREGATES:
+            changes["aggregate"] = AGGREGATES[self.loss_type]
+        if self.importance_sampling_level == "sequence":
+            changes["ratio"] = "sequence"
+        if self.delta is not None:
+            changes["dual_clip"] = self.delta
+        return resolve_method(self.method, **changes)
 
     def _take_from_method(self) -> None:
         """Fill in what is None from the method's row, and refuse what its credit does not have."""
@@ -176,25 +207,15 @@ class A2TGPOConfig(GRPOConfig):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r}: method {self.method!r} has no such parameter; leave it out"
                 )
-        for name in ("skip_first_gain", "drop_zero_gains", "cut_last_result"):
-            if getattr(self, name) and not row.signal:
-                raise ValueError(f"{name}=True: method {self.method!r} reads no gain; leave it out")
-        _ = self.chosen  # raises for parts that contradict each other
-
-
-@dataclass(frozen=True)
-class Unsupported:
-    """An option of `GRPOConfig` whose given value this loss cannot honour, and what to do instead."""
-
-    name: str
-    refused: Callable[[Any], bool]
-    remedy: str
+        if self.cut_last_result and not row.signal:
+            raise ValueError(f"cut_last_result=True: method {self.method!r} reads no gain; leave it out")
+        self.resolve_method()  # raises for parts that contradict each other
 
 
 _CHOICES: dict[str, Collection[Any]] = {
     "method": METHODS,
     "answer_alias": get_args(Alias),
-    "likelihood": get_args(Likelihood),
+    "likelihood": (None, *get_args(Likelihood)),
     "gain_method": get_args(GainMethod),
     "turn_baseline": (None, *get_args(Baseline)),
     "process_signal": get_args(Signal),
@@ -212,40 +233,3 @@ _CREDIT_OPTIONS = {
 
 def _has(method: Method, parameter: str) -> bool:
     return parameter in {f.name for f in fields(method.credit)}  # type: ignore[arg-type]
-
-
-UNSUPPORTED: tuple[Unsupported, ...] = (
-    Unsupported("loss_type", lambda v: v != "grpo", "the method says how tokens are averaged; keep loss_type='grpo'"),
-    Unsupported(
-        "importance_sampling_level",
-        lambda v: v != "token",
-        "the method says what the ratio is taken over; leave importance_sampling_level at its default",
-    ),
-    Unsupported(
-        "scale_rewards",
-        lambda v: v not in ("group", True),
-        "the outcome is normalised in its prompt's group; keep scale_rewards='group'",
-    ),
-    Unsupported(
-        "multi_objective_aggregation",
-        lambda v: v != "sum_then_normalize",
-        "rewards are summed by weight, then normalised; keep multi_objective_aggregation='sum_then_normalize'",
-    ),
-    Unsupported("delta", lambda v: v is not None, "two-sided clipping has no turn-level form; leave delta unset"),
-    Unsupported(
-        "off_policy_mask_threshold",
-        lambda v: v is not None,
-        "sequence masking is not part of this loss; leave off_policy_mask_threshold unset",
-    ),
-    Unsupported(
-        "top_entropy_quantile",
-        lambda v: v < 1.0,
-        "dropping tokens would change the turn ratio; keep top_entropy_quantile=1.0",
-    ),
-    Unsupported("entropy_coef", lambda v: v != 0.0, "there is no entropy bonus in this loss; keep entropy_coef=0"),
-    Unsupported(
-        "use_adaptive_entropy",
-        bool,
-        "there is no entropy bonus in this loss; keep use_adaptive_entropy=False",
-    ),
-)

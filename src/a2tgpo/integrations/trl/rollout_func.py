@@ -8,20 +8,18 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from a2tgpo.integrations.trl.generation import generating
-from a2tgpo.integrations.trl.sharding import sharded_by
-from a2tgpo.rollout.agent import SearchAgent
-from a2tgpo.rollout.backend import Backend
-from a2tgpo.rollout.branching import EntropyExpansion
-from a2tgpo.rollout.expansion import Expansion
-from a2tgpo.rollout.kept_keys import KeptKeysBackend
-from a2tgpo.rollout.protocol import STOP_STRINGS
-from a2tgpo.rollout.rereading import RereadingBackend
+from a2tgpo.integrations.trl.collective import sharded_by
+from a2tgpo.integrations.trl.policy_model import generating
+from a2tgpo.integrations.trl.vllm_engine import TRLTokenEngine, largest_of_processes
+from a2tgpo.rollout.agent import Agent
+from a2tgpo.rollout.branching import EntropyExpansion, TreeExpansion
+from a2tgpo.rollout.engine import GenerationEngine
+from a2tgpo.rollout.groups import Expansion
+from a2tgpo.rollout.hf_generate_engine import HFGenerateEngine, transformers_engine
+from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
+from a2tgpo.rollout.lockstep_engine import LockstepEngine
 from a2tgpo.rollout.strategies import EntropyBranch, Independent, Sampling, Tree, check_group_size
-from a2tgpo.rollout.transformers_backend import transformers_backend
-from a2tgpo.rollout.tree import TreeExpansion
 from a2tgpo.rollout.types import Rollout
-from a2tgpo.rollout.vllm import VLLMBackend
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
@@ -38,25 +36,27 @@ class TagRollout:
     which receive it as a keyword argument, and to the rollout log. With `use_vllm` turns come from TRL's vLLM engine or
     server, otherwise from the model itself, `rows_at_a_time` rollouts together.
 
-    `sampling` says which rollouts of a prompt share their beginning: `Tree` or `EntropyBranch`. `Refill` samples
-    independent ones here, as the trainer replaces them, and so does evaluation, which asks what the policy would do.
+    `sampling` says which rollouts of a prompt share their beginning: `Tree` or `EntropyBranch`.
+    `DynamicSampling` samples independent ones here, as the trainer replaces them, and so does evaluation,
+    which asks what the policy would do.
 
     Raises:
         ValueError: when called by a trainer whose `num_generations` is not what `sampling` makes of a prompt, or whose
             model is in shards that every process would have to ask for equally often.
     """
 
-    def __init__(self, agent: SearchAgent, rows_at_a_time: int = 256, sampling: Sampling = _INDEPENDENT) -> None:
+    def __init__(self, agent: Agent, rows_at_a_time: int = 256, sampling: Sampling = _INDEPENDENT) -> None:
         self.agent = agent
         self.rows_at_a_time = rows_at_a_time
         self.sampling = sampling
-        self._generator: KeptKeysBackend | RereadingBackend | None = None
+        self._generator: KVCacheEngine | HFGenerateEngine | None = None
         self._made_for: tuple[object, object] = (None, None)
 
     def __call__(self, prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
         expansion = self._expansion(trainer)
-        with self._backend(trainer, len(prompts)) as backend:
-            return rollout_columns(self.agent.run(prompts, backend, expansion))
+        with self._engine(trainer, len(prompts)) as engine:
+            rows = getattr(trainer, "rows_to_generate", None)
+            return rollout_columns(self.agent.run(prompts, engine, expansion, rows, _template(trainer)))
 
     def _expansion(self, trainer: GRPOTrainer) -> Expansion | None:
         if not isinstance(self.sampling, Tree | EntropyBranch) or not trainer.model.training:
@@ -67,29 +67,40 @@ class TagRollout:
         return EntropyExpansion(self.sampling, trainer.num_generations)
 
     @contextmanager
-    def _backend(self, trainer: GRPOTrainer, n_rows: int) -> Iterator[Backend]:
+    def _engine(self, trainer: GRPOTrainer, n_rows: int) -> Iterator[GenerationEngine]:
         if trainer.use_vllm:
             # TRL has synchronised the weights before it calls us.
-            yield VLLMBackend(trainer.vllm_generation, STOP_STRINGS)
+            yield LockstepEngine(TRLTokenEngine(trainer.vllm_generation), self._stops, largest_of_processes)
             return
         _refuse_shards(trainer)
         with generating(trainer) as model:
             generator = self._generator_of(model, trainer.generation_config)
-            if isinstance(generator, KeptKeysBackend) and hasattr(trainer, "answer_reader"):
+            if isinstance(generator, KVCacheEngine) and hasattr(trainer, "answer_reader"):
                 yield partial(generator, reader=trainer.answer_reader(model, n_rows))
             else:
                 yield generator
 
+    @property
+    def _stops(self) -> tuple[str, ...]:
+        return self.agent.protocol.stop_strings
+
     def _generator_of(
         self, model: PreTrainedModel, generation_config: GenerationConfig
-    ) -> KeptKeysBackend | RereadingBackend:
+    ) -> KVCacheEngine | HFGenerateEngine:
         """The last call's where the model is the same: it has the memory for the keys already."""
         if self._generator is None or self._made_for != (model, generation_config):
             self._made_for = model, copy.deepcopy(generation_config)
-            self._generator = transformers_backend(
-                model, self.agent.tokenizer, generation_config, STOP_STRINGS, self.rows_at_a_time
+            self._generator = transformers_engine(
+                model, self.agent.tokenizer, generation_config, self._stops, self.rows_at_a_time
             )
         return self._generator
+
+
+def _template(trainer: GRPOTrainer) -> dict[str, Any]:
+    """Return what TRL gives the chat template of its own prompts."""
+    chat_template = getattr(trainer, "chat_template", None)
+    named = {} if chat_template is None else {"chat_template": chat_template}
+    return named | getattr(trainer, "chat_template_kwargs", {})
 
 
 def _refuse_shards(trainer: GRPOTrainer) -> None:

@@ -9,33 +9,66 @@ const armColor = (arm) => cssColor(`--arm-${arm % 6}`);
 function clearCharts() {
   drawn.forEach(({ plot, observer }) => {
     observer.disconnect();
-    plot.destroy();
+    plot?.destroy();
   });
   drawn = [];
 }
 
-function figureElement(figure, arms, smoothing) {
+const logarithmic = new Set();
+
+function figureElement(figure, arms, smoothing, remove = null) {
   const key = legend(figure);
   const readout = el("output", { class: "readout" }, key);
   const body = el("div", { class: `plot ${figure.kind}` });
-  const element = el(
+  const draw = () => {
+    body.replaceChildren();
+    if (figure.kind === "parts") body.append(parts(figure, arms));
+    else if (figure.kind === "matrix") body.append(matrices(figure, arms));
+    else if (figure.kind === "boxes") fitted(body, (width) => boxes(figure, arms, width));
+    else if (figure.kind === "histogram") fitted(body, (width) => histogram(figure, arms, width));
+    else lines(figure, arms, body, (values) => readout.replaceChildren(...(values ?? key)), smoothing);
+  };
+  draw();
+  return el(
     "figure",
     { id: `figure-${figure.id}`, class: figure.kind === "parts" || figure.kind === "matrix" ? "wide" : null },
-    el("div", { class: "figure-head" }, el("h3", {}, figure.title), readout),
+    el(
+      "div",
+      { class: "figure-head" },
+      el("h3", {}, figure.title),
+      readout,
+      figure.kind === "steps" && logButton(figure, draw),
+      remove &&
+        el("button", { type: "button", class: "small", onclick: remove, title: `Take ${figure.title} away` }, "×"),
+    ),
     body,
     el("figcaption", {}, figure.caption),
   );
-  if (figure.kind === "parts") body.append(parts(figure, arms));
-  else if (figure.kind === "matrix") body.append(matrices(figure, arms));
-  else
-    lines(
-      figure,
-      arms,
-      body,
-      (values) => readout.replaceChildren(...(values ?? key)),
-      figure.kind === "steps" ? smoothing : 1,
-    );
-  return element;
+}
+
+// Draw as wide as the frame is, so that letters keep their size.
+function fitted(body, draw) {
+  let last = 0;
+  const observer = new ResizeObserver(() => {
+    if (!body.clientWidth || body.clientWidth === last) return;
+    last = body.clientWidth;
+    body.replaceChildren(draw(last));
+  });
+  observer.observe(body);
+  drawn.push({ observer });
+}
+
+// A logarithmic axis, where every value has a logarithm.
+function logButton(figure, draw) {
+  const values = figure.series.flatMap((series) => [...series.y, ...(series.low ?? [])]).filter(isNumber);
+  if (!values.length || Math.min(...values) <= 0) return null;
+  const press = () => {
+    logarithmic.has(figure.id) ? logarithmic.delete(figure.id) : logarithmic.add(figure.id);
+    button.setAttribute("aria-pressed", String(logarithmic.has(figure.id)));
+    draw();
+  };
+  const button = toggle("log", logarithmic.has(figure.id), press, "Logarithmic scale");
+  return button;
 }
 
 const seriesName = (series, arms) =>
@@ -44,7 +77,7 @@ const seriesName = (series, arms) =>
 // What tells several lines of one colour apart.
 function legend(figure) {
   const labels = [...new Set(figure.series.map((series) => series.label))];
-  if (labels.length < 2 || figure.kind === "matrix") return [];
+  if (labels.length < 2 || figure.kind !== "steps") return [];
   const key = (dash) => {
     const pattern = DASHES[dash % 3].join(" ");
     return svg(
@@ -111,32 +144,32 @@ function lines(figure, arms, body, show, smoothing) {
   const axis = {
     stroke: cssColor("--muted"),
     font: "11px system-ui, sans-serif",
+    labelFont: "11px system-ui, sans-serif",
+    labelSize: 16,
+    labelGap: 0,
     grid: { stroke: cssColor("--line"), width: 1 },
     ticks: { show: false },
     gap: 6,
   };
-  const turns = figure.kind === "turns";
+  const log = logarithmic.has(figure.id);
   const plot = new uPlot(
     {
       width: 300,
-      height: 190,
+      height: 206,
       padding: [10, 10, 0, 0],
       series,
       bands,
       legend: { show: false },
-      scales: { x: { time: false, range: turns ? [0.7, Math.max(...data[0]) + 0.3] : undefined } },
-      cursor: {
-        y: false,
-        points: { size: 7 },
-        drag: { x: !turns, y: false, setScale: true },
-        sync: turns ? undefined : { key: "steps" },
-      },
+      scales: { x: { time: false }, y: { distr: log ? 3 : 1 } },
+      cursor: { y: false, points: { size: 7 }, drag: { x: true, y: false, setScale: true }, sync: { key: "steps" } },
       axes: [
-        { ...axis, size: 26, incrs: turns ? [1] : undefined, space: turns ? 20 : 60 },
+        { ...axis, size: 24, space: 60, label: figure.x },
         {
           ...axis,
           size: 46,
-          values: (_, ticks) => ticks.map((tick) => String(+tick.toPrecision(6)).replace("-", "−")),
+          label: figure.y,
+          values: (_, ticks) =>
+            ticks.map((tick) => (tick === null ? "" : String(+tick.toPrecision(6)).replace("-", "−"))),
         },
       ],
       hooks: { setCursor: [(chart) => show(valuesAt(chart.cursor.idx, figure, data, series))] },
@@ -144,11 +177,38 @@ function lines(figure, arms, body, show, smoothing) {
     data,
     body,
   );
+  plot.over.addEventListener("click", () => {
+    if (!(plot.select.width > 3) && isNumber(plot.cursor.idx))
+      openStep(nearestArm(plot, figure), data[0][plot.cursor.idx]);
+  });
+  plot.over.title = "Click: rollouts of this step";
   body.setAttribute("role", "img");
   body.setAttribute("aria-label", description(figure, arms));
-  const observer = new ResizeObserver(() => body.clientWidth && plot.setSize({ width: body.clientWidth, height: 190 }));
+  const observer = new ResizeObserver(() => body.clientWidth && plot.setSize({ width: body.clientWidth, height: 206 }));
   observer.observe(body);
   drawn.push({ plot, observer });
+}
+
+// Whose line is nearest to the pointer.
+function nearestArm(plot, { series }) {
+  const at = plot.data[0][plot.cursor.idx];
+  const distance = (one) => {
+    const value = one.y[one.x.indexOf(at)];
+    return isNumber(value) ? Math.abs(plot.valToPos(value, "y") - plot.cursor.top) : Infinity;
+  };
+  return series.reduce((best, one) => (distance(one) < distance(best) ? one : best)).arm;
+}
+
+// The rollouts that the update at `step` learned from, or the nearest batch of the arm that is in the page.
+function openStep(arm, step) {
+  const batches = report.arms[arm].runs.flatMap((name) => {
+    const run = report.runs.findIndex((one) => one.name === name);
+    return report.runs[run].steps.map((batch) => [run, batch]);
+  });
+  if (!batches.length) return;
+  const away = ([, batch]) => (batch <= step ? step - batch : (batch - step) * 4);
+  const [run, batch] = batches.reduce((best, one) => (away(one) < away(best) ? one : best));
+  openFound(run, { step: String(batch) });
 }
 
 // The numbers under the cursor, or null where it is elsewhere.

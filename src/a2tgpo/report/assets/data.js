@@ -17,6 +17,9 @@ async function decode(name) {
   return new Response(stream).json();
 }
 
+const $view = document.getElementById("view");
+const report = await block("report");
+
 const runIndex = (run) => block(`index-${run}`);
 const batchTexts = (run, step) => block(`texts-${run}-${step}`);
 const tokenTexts = (run) => block(`tokens-${run}`);

@@ -17,9 +17,12 @@ function el(tag, attributes = {}, ...children) {
 function svg(tag, attributes = {}, ...children) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children.flat());
+  element.append(...children.flat(Infinity));
   return element;
 }
+
+// Rows of a list that are drawn at once.
+const PAGE_ROWS = 150;
 
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
@@ -63,7 +66,12 @@ function toggle(text, pressed, change, title) {
   return el("button", { type: "button", class: "chip", "aria-pressed": String(pressed), title, onclick: change }, text);
 }
 
+// Each cell knows its column's name, which a narrow window shows beside it.
 function table(head, rows, attributes = {}) {
+  for (const row of rows)
+    [...row.children].forEach((cell, i) => {
+      if (cell.tagName === "TD" && !cell.dataset.name) cell.dataset.name = head[i]?.textContent ?? "";
+    });
   return el(
     "div",
     { class: "scroll" },

@@ -8,7 +8,7 @@ const KINDS = {
   wrong: ["both wrong", (a, b) => !a.correct && !b.correct],
 };
 const SINGLE = { all: ["all", () => true], right: ["right", (a) => a.correct], wrong: ["wrong", (a) => !a.correct] };
-const questions = { kind: "all", query: "", shown: PAGE };
+const questions = { kind: "all", query: "", shown: PAGE_ROWS };
 
 const evaluations = () =>
   report.runs.flatMap((run, number) =>
@@ -22,11 +22,12 @@ const evaluations = () =>
 function evaluationTable() {
   const all = evaluations();
   if (!all.length) return null;
-  const hops = [...new Set(all.flatMap((one) => Object.keys(one.by_hops)))].sort();
+  const gold = all.some((one) => one.gold);
+  const hops = !gold ? [] : [...new Set(all.flatMap((one) => Object.keys(one.by_hops)))].sort();
   const names = [
     "evaluation",
     "questions",
-    "exact match",
+    ...(gold ? ["exact match"] : []),
     ...hops.map((hop) => `${hop} hop${hop === "1" ? "" : "s"}`),
     "searches",
     "format",
@@ -41,7 +42,7 @@ function evaluationTable() {
       el("th", { scope: "row" }, el("a", { href: `#evaluation/${one.key}` }, one.label)),
       [
         count(one.n),
-        share(one.exact_match),
+        ...(gold ? [share(one.exact_match)] : []),
         ...hops.map((hop) => share(one.by_hops[hop])),
         fixed(one.searches),
         fixed(one.format_rate, 3),
@@ -82,7 +83,7 @@ async function showEvaluation(first, second) {
     }),
   );
   const redraw = (changes) => {
-    Object.assign(questions, { shown: PAGE }, changes);
+    Object.assign(questions, { shown: PAGE_ROWS }, changes);
     results.replaceChildren(...questionRows(pairs, kinds, b, a, redraw));
   };
   $view.replaceChildren(
@@ -90,6 +91,7 @@ async function showEvaluation(first, second) {
       "div",
       { class: "page" },
       evaluationTable(),
+      b && flipLine(a, b),
       el(
         "div",
         { class: "toolbar" },
@@ -116,30 +118,49 @@ async function showEvaluation(first, second) {
   redraw({});
 }
 
+// How much the second is above the first on the questions of both, and whether that could be chance.
+function flipLine(a, b) {
+  const found = report.flips[`${a.key}/${b.key}`];
+  if (!found) return null;
+  const interval = isNumber(found.low) ? ` (95 %: ${signed(found.low, 3)} to ${signed(found.high, 3)})` : "";
+  const p = isNumber(found.p)
+    ? found.p < 1e-4
+      ? "p below 0.0001"
+      : `p = ${fixed(found.p, 4)}`
+    : "no p: they do not differ";
+  return el(
+    "p",
+    { class: "flips" },
+    el("b", {}, `${signed(found.value, 3)} exact match`),
+    ` from ${a.label} to ${b.label} on ${count(found.n)} questions${interval}, ${p} by the paired t test over questions. `,
+    el("span", { class: "hint" }, "It is about these policies and other questions; other seeds may differ more."),
+  );
+}
+
 // Questions both evaluations asked, in the order of the first.
 async function paired(a, b) {
   const left = await block(a.block);
   if (!b) return left.map((one) => [one, null]);
-  const key = (one) => `${one.dataset}\n${one.id}`;
+  const key = (one) => `${one.dataset}\n${one.id}\n${one.sample}`;
   const right = new Map((await block(b.block)).map((one) => [key(one), one]));
   return left.filter((one) => right.has(key(one))).map((one) => [one, right.get(key(one))]);
 }
 
 function questionRows(pairs, kinds, b, a, redraw) {
-  const query = questions.query.trim().toLowerCase();
+  marking = patternOf(questions.query);
   const test = kinds[questions.kind][1];
   const texts = (pair) =>
     pair
       .filter(Boolean)
       .map((one) => `${one.id}\n${one.question}\n${one.answer.join("\n")}\n${one.text}`)
       .join("\n");
-  const found = pairs.filter((pair) => test(...pair) && (!query || texts(pair).toLowerCase().includes(query)));
+  const found = pairs.filter((pair) => test(...pair) && (!marking || texts(pair).search(marking) >= 0));
   const said = (one) =>
     el(
       "span",
       { class: "verdict" },
       el("span", { class: one.correct ? "mark-correct" : "mark-wrong" }, one.correct ? "✓" : "✗"),
-      el("span", { dir: "auto" }, ` ${one.prediction ?? one.termination.replaceAll("_", " ")}`),
+      el("span", { dir: "auto" }, " ", shown(one.prediction ?? ended(one))),
     );
   const rows = found.slice(0, questions.shown).map((pair) => {
     const [one] = pair;
@@ -152,8 +173,8 @@ function questionRows(pairs, kinds, b, a, redraw) {
       el(
         "summary",
         { class: b ? "two" : "one" },
-        el("span", { dir: "auto" }, one.question),
-        el("span", { class: "gold", dir: "auto" }, one.answer.join(" / ")),
+        el("span", { dir: "auto" }, shown(one.question)),
+        el("span", { class: "gold", dir: "auto" }, shown(one.answer.join(" / "))),
         pair.filter(Boolean).map(said),
       ),
     );
@@ -168,8 +189,8 @@ function questionRows(pairs, kinds, b, a, redraw) {
     found.length > rows.length &&
     el(
       "button",
-      { type: "button", class: "more", onclick: () => redraw({ shown: questions.shown + PAGE }) },
-      `Show ${Math.min(PAGE, found.length - rows.length)} more`,
+      { type: "button", class: "more", onclick: () => redraw({ shown: questions.shown + PAGE_ROWS }) },
+      `Show ${Math.min(PAGE_ROWS, found.length - rows.length)} more`,
     );
   return [
     el(
@@ -183,17 +204,43 @@ function questionRows(pairs, kinds, b, a, redraw) {
   ].filter(Boolean);
 }
 
+// The rollouts of a question as cards, or as they were written.
 function texted(pair, a, b) {
-  const column = (one, label) =>
-    el(
+  const column = (one, label) => {
+    const body = el("div", { class: "said-here" });
+    const draw = (cards) => body.replaceChildren(...evaluated(one, cards));
+    const button = toggle(
+      "Text",
+      false,
+      () => {
+        const text = button.getAttribute("aria-pressed") === "false";
+        button.setAttribute("aria-pressed", String(text));
+        draw(!text);
+      },
+      "The original text in place of cards",
+    );
+    draw(true);
+    return el(
       "div",
       {},
       el(
         "p",
         { class: "hint" },
-        `${label} · ${one.searches} ${one.searches === 1 ? "search" : "searches"} · ${one.termination.replaceAll("_", " ")}${one.reason ? `: ${one.reason}` : ""}`,
+        `${label} · ${one.searches} ${one.searches === 1 ? "search" : "searches"} · ${ended(one)}`,
+        one.reason ? [": ", visible(one.reason)] : null,
+        " ",
+        button,
+        el(
+          "button",
+          { type: "button", class: "small", onclick: (event) => copyText(event.target, JSON.stringify(one, null, 1)) },
+          "Copy JSON",
+        ),
       ),
-      el("div", { class: "text", dir: "auto" }, tagged(one.text)),
+      body,
     );
+  };
   return el("div", { class: "columns" }, column(pair[0], a.label), b && column(pair[1], b.label));
 }
+
+const evaluated = (one, cards) =>
+  cards ? cardsOf(one.text, true, { prediction: one.prediction, correct: one.correct }) : [plainText(one.text)];

@@ -1,111 +1,44 @@
-// The list of rollouts: filters, order, search.
-
-const PAGE = 150;
-
-const FILTERS = {
-  correct: ["correct", (r) => r.correct, () => "The answer matches a gold alias"],
-  wrong: ["wrong", (r) => !r.correct, () => "No answer, or another one"],
-  malformed: [
-    "malformed",
-    (r) => r.termination !== null && r.termination !== "answered",
-    () => "Ended in any way but with an answer",
-  ],
-  clipped: [
-    "clipped",
-    (r) => r.update !== null && r.update.clipped.some(Boolean),
-    () => "A clip bound held a turn's gradient back, where the update was logged",
-  ],
-  disagree: [
-    "gain ≠ outcome",
-    (r) => r.disagrees,
-    () => `p(gold answer) rose by more than ${report.disagree} and the answer is wrong, or fell so and it is right`,
-  ],
-};
-
-const highest = (values) => Math.max(-Infinity, ...values.filter(isNumber));
-const ORDERS = {
-  step: ["as drawn", () => 0],
-  gain: ["biggest gain", (r) => -highest(r.gain)],
-  loss: ["biggest loss of likelihood", (r) => -highest(r.gain.map((gain) => -gain))],
-  advantage: ["biggest advantage", (r) => -highest(r.advantage.map(Math.abs))],
-  turns: ["most turns", (r) => -r.advantage.length],
-  tokens: ["most tokens", (r) => -r.tokens[1]],
-};
-
-const list = {
-  run: 0,
-  step: "all",
-  order: "step",
-  filters: new Set(),
-  query: "",
-  shown: PAGE,
-  found: [],
-  texts: null,
-  last: null,
-};
-
-async function findRollouts() {
-  const index = await runIndex(list.run);
-  const query = list.query.trim().toLowerCase();
-  if (query) list.texts = await searchTexts(list.run, index.rollouts);
-  const found = index.rollouts.filter(
-    (rollout, i) =>
-      (list.step === "all" || rollout.step === Number(list.step)) &&
-      [...list.filters].every((name) => FILTERS[name][1](rollout)) &&
-      (!query || list.texts[i].includes(query)),
-  );
-  const key = ORDERS[list.order][1];
-  list.found = found
-    .map((rollout) => [key(rollout), rollout])
-    .sort((a, b) => a[0] - b[0])
-    .map(([, rollout]) => rollout);
-}
-
-const searchable = new Map();
-
-function searchTexts(run, rollouts) {
-  if (!searchable.has(run)) {
-    const texts = rollouts.map(async (rollout) => {
-      const segments = await segmentsOf(run, rollout);
-      const said = [rollout.question, rollout.id, ...rollout.answer, ...segments.map((segment) => segment.text)];
-      return said.join("\n").toLowerCase();
-    });
-    searchable.set(run, Promise.all(texts));
-  }
-  return searchable.get(run);
-}
+// Rollouts: the list with its search and filters beside whatever is open.
 
 async function showExplorer(run, content) {
+  marking = list.pattern;
   if (!report.runs[run]?.steps.length) {
     const nothing = el("p", { class: "empty" }, "No rollouts of this run are in the page.");
     $view.replaceChildren(el("div", { class: "page" }, runChoice(), nothing));
     return;
   }
-  if (run !== list.run) Object.assign(list, { run, step: "all", shown: PAGE });
+  if (run !== list.run) Object.assign(list, structuredClone(NONE), { run, shown: PAGE_ROWS });
   if (!document.getElementById("list") || document.getElementById("explorer").dataset.run !== String(run)) {
-    $view.replaceChildren(
-      el(
-        "div",
-        { id: "explorer", "data-run": String(run) },
-        el(
-          "aside",
-          { "aria-label": "Find rollouts" },
-          controls(),
-          el("nav", { id: "list", "aria-label": "Rollouts", tabindex: "-1" }),
-        ),
-        el("div", { id: "content", tabindex: "-1" }),
-      ),
-    );
-    await updateList();
+    await drawExplorer(run);
   }
   const asked = location.hash;
-  const shown = await content();
+  const shownNow = await content();
   if (location.hash !== asked) return;
   const pane = document.getElementById("content");
-  pane.replaceChildren(shown);
+  pane.replaceChildren(shownNow);
   pane.scrollTop = 0;
-  pane.focus({ preventScroll: true });
+  // In a narrow window there is room for the list or for what is open.
+  document.getElementById("explorer").dataset.open = asked.startsWith("#rollouts") ? "list" : "content";
+  if (!document.activeElement?.closest(".controls")) pane.focus({ preventScroll: true });
   markCurrent();
+}
+
+async function drawExplorer(run) {
+  const { rollouts } = await runIndex(run);
+  $view.replaceChildren(
+    el(
+      "div",
+      { id: "explorer", "data-run": String(run) },
+      el(
+        "aside",
+        { "aria-label": "Find rollouts" },
+        controls(rollouts),
+        el("nav", { id: "list", "aria-label": "Rollouts", tabindex: "-1" }),
+      ),
+      el("div", { id: "content", tabindex: "-1" }),
+    ),
+  );
+  await updateList();
 }
 
 function runChoice() {
@@ -118,55 +51,118 @@ function runChoice() {
   );
 }
 
-function controls() {
+function controls(rollouts) {
   const steps = [["all", "all steps"], ...report.runs[list.run].steps.map((step) => [step, `step ${step}`])];
   const search = el("input", {
     type: "search",
     id: "search",
-    placeholder: "Search all texts  ( / )",
+    placeholder: "Search  ( / )",
     "aria-label": "Search questions, turns and results",
     value: list.query,
-    oninput: () => change({ query: search.value }),
+    oninput: () => change({ query: search.value }, true),
   });
+  const named = (options) => Object.entries(options).map(([key, [name]]) => [key, name]);
   return el(
     "div",
     { class: "controls" },
     runChoice(),
-    search,
+    el(
+      "div",
+      { class: "pair" },
+      search,
+      choice("Search in", named(SCOPES), list.scope, (scope) => change({ scope }, true)),
+    ),
     el(
       "div",
       { class: "pair" },
       choice("Step", steps, list.step, (step) => change({ step })),
-      choice(
-        "Order",
-        Object.entries(ORDERS).map(([key, [name]]) => [key, name]),
-        list.order,
-        (order) => change({ order }),
-      ),
+      choice("Order", named(ORDERS), list.order, (order) => change({ order })),
     ),
-    el(
-      "div",
-      { class: "chips", role: "group", "aria-label": "Filters" },
-      Object.entries(FILTERS).map(([key, [name, , title]]) => {
-        const chip = toggle(
-          name,
-          list.filters.has(key),
-          () => {
-            list.filters.has(key) ? list.filters.delete(key) : list.filters.add(key);
-            chip.setAttribute("aria-pressed", String(list.filters.has(key)));
-            change({});
-          },
-          title(),
-        );
-        return chip;
-      }),
-    ),
+    list.deep
+      ? el(
+          "p",
+          { class: "hint" },
+          `With a turn ${list.deep} that was judged. `,
+          el("button", { type: "button", class: "small", onclick: clearFilters }, "Clear"),
+        )
+      : null,
+    quickFilters(rollouts),
+    moreFilters(rollouts),
     el("output", { id: "count", "aria-live": "polite" }),
   );
 }
 
-async function change(changes) {
-  Object.assign(list, changes, { shown: PAGE });
+function quickFilters(rollouts) {
+  const useful = Object.entries(FILTERS).filter(([key, [, test]]) => key !== "broken" || rollouts.some(test));
+  const chips = useful.map(([key, [name, , title]]) => {
+    const press = () => {
+      list.filters.has(key) ? list.filters.delete(key) : list.filters.add(key);
+      chip.setAttribute("aria-pressed", String(list.filters.has(key)));
+      change({});
+    };
+    const chip = toggle(name, list.filters.has(key), press, title());
+    return chip;
+  });
+  return el("div", { class: "chips", role: "group", "aria-label": "Filters" }, chips);
+}
+
+function moreFilters(rollouts) {
+  const selects = Object.entries(FIELDS).map(([key, field]) => {
+    const values = choicesOf(rollouts, field);
+    const options = [["", `any ${field[0]}`], ...(values ?? [])];
+    const choose = (value) => {
+      list.fields[key] = value;
+      change({});
+    };
+    return values && choice(field[0], options, list.fields[key] ?? "", choose);
+  });
+  const ranges = Object.entries(RANGES).map(([key, [name, values]]) => {
+    if (!rollouts.some((rollout) => values(rollout).some(isNumber))) return null;
+    const ends = (list.ranges[key] ??= ["", ""]);
+    const end = (i, word) => {
+      const input = el("input", {
+        type: "number",
+        step: "any",
+        placeholder: word,
+        "aria-label": `${name}, ${word}`,
+        value: ends[i],
+        oninput: () => {
+          ends[i] = input.value;
+          change({});
+        },
+      });
+      return input;
+    };
+    return el("div", { class: "range" }, el("span", {}, name), end(0, "from"), end(1, "to"));
+  });
+  const set = Object.values(list.fields).some(Boolean) || Object.values(list.ranges).flat().some(Boolean);
+  return el(
+    "details",
+    { class: "more-filters", open: set },
+    el("summary", {}, "More filters"),
+    el("div", { class: "pair" }, selects),
+    ranges,
+    el("button", { type: "button", onclick: clearFilters }, "Clear all"),
+  );
+}
+
+async function clearFilters() {
+  Object.assign(list, structuredClone(NONE), { shown: PAGE_ROWS });
+  await drawExplorer(list.run);
+  await route();
+}
+
+// A search also marks what it finds in the rollout that is open.
+async function change(changes, searched = false) {
+  Object.assign(list, changes, { shown: PAGE_ROWS });
   await updateList();
   markCurrent();
+  if (searched && /^#(rollout|group|pair)\//.test(location.hash)) await route();
+}
+
+// Rollouts of a chart's point, bar or box: what else was filtered no longer is.
+function openFound(run, wanted) {
+  Object.assign(list, structuredClone(NONE), { run, shown: PAGE_ROWS, ...wanted });
+  $view.replaceChildren();
+  go(`#rollouts/${run}`);
 }

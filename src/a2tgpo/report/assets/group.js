@@ -15,31 +15,32 @@ async function groupView(run, step, group, depth) {
     ),
   );
   const ordered = [...members].sort(
-    (a, b) => (b.gain[turn] ?? -9) - (a.gain[turn] ?? -9) || b.advantage.length - a.advantage.length,
+    (a, b) => (b.gain[turn] ?? -1e9) - (a.gain[turn] ?? -1e9) || b.advantage.length - a.advantage.length,
   );
   const cards = await Promise.all(ordered.map((rollout) => card(run, rollout, turn)));
   return el(
     "article",
     { class: "group" },
-    heading(members[0]),
+    heading(run, members[0]),
     el(
       "p",
       { class: "hint", dir: "auto" },
-      `Gold answer: ${members[0].answer.join(" / ")}. ${members.length} rollouts, step ${step}.`,
+      members[0].answer.length ? ["Gold answer: ", shown(members[0].answer.join(" / ")), ". "] : null,
+      `${members.length} rollouts, step ${step}.`,
     ),
-    el("div", { class: "group-head" }, strip(run, members, stats, turn), statistics(stats, turn, members)),
+    el("div", { class: "group-head" }, strip(run, members, stats, turn), statistics(run, stats, turn, members)),
     el("nav", { class: "chips depths", "aria-label": "Depth" }, tabs),
     el("div", { class: "cards" }, cards),
   );
 }
 
-function statistics(stats, turn, members) {
+function statistics(run, stats, turn, members) {
   const at = stats[turn];
   const pairs = at
     ? [
         ["in the turn group", `${at.n} of ${members.length}`],
-        ["mean gain", signed(at.mean, 4)],
-        ["standard deviation", fixed(at.std, 4)],
+        [`mean ${report.runs[run].signal}`, signed(at.mean, 4)],
+        ["standard deviation σ", [fixed(at.std, 4), at.noise && el("b", { class: "flag" }, "noise")]],
       ]
     : [["in the turn group", "none: no search at this depth"]];
   return el(
@@ -55,8 +56,8 @@ async function card(run, rollout, turn) {
   const process = turn < rollout.gain.length;
   const { class: shade, style } = tint(rollout.advantage[turn]);
   const numbers = [
-    ["gain", process ? signed(rollout.gain[turn], 4) : "–"],
-    ["normalised", process ? signed(rollout.normalized[turn], 2) : "–"],
+    [report.runs[run].signal || "gain", process ? numeral(rollout.gain[turn], signed, 4) : "–"],
+    ["normalised", process ? numeral(rollout.normalized[turn] ?? null, signed, 2) : "–"],
     ["accumulated", process && rollout.accumulated ? signed(rollout.accumulated[turn], 2) : "–"],
     ["outcome", signed(rollout.outcome, 2)],
   ];
@@ -69,14 +70,10 @@ async function card(run, rollout, turn) {
       {},
       el("a", { href: rolloutLink(run, rollout) }, `Rollout ${rollout.number}`),
       el("span", { class: rollout.correct ? "mark-correct" : "mark-wrong" }, rollout.correct ? "✓ correct" : "✗ wrong"),
-      el("b", { class: "advantage", title: "Advantage" }, at < 0 ? "–" : signed(rollout.advantage[turn], 2)),
+      el("b", { class: "advantage", title: "Advantage" }, at < 0 ? "–" : numeral(rollout.advantage[turn], signed, 2)),
     ),
     at < 0
-      ? el(
-          "p",
-          { class: "hint" },
-          `Ended after turn ${rollout.advantage.length}: ${(rollout.termination ?? "done").replaceAll("_", " ")}.`,
-        )
+      ? el("p", { class: "hint" }, `Ended after turn ${rollout.advantage.length}: ${ended(rollout) ?? "done"}.`)
       : [
           el(
             "dl",
@@ -91,21 +88,20 @@ async function card(run, rollout, turn) {
 
 // Gains of every rollout by depth: a dot each, the mean as a line, the standard deviation as a bar.
 function strip(run, members, stats, turn) {
-  const [width, height, left, top, bottom] = [Math.max(360, 110 * stats.length + 60), 190, 46, 12, 24];
-  const gains = members.filter((rollout) => rollout.valid).flatMap((rollout) => rollout.gain);
-  const high = Math.max(0.1, ...gains);
-  const low = Math.min(-0.1, ...gains);
+  const room = $view.clientWidth - (NARROW.matches ? 60 : 450);
+  const [width, height, left, top, bottom] = [Math.min(Math.max(360, 110 * stats.length + 60), room), 190, 46, 12, 24];
+  const gains = members
+    .filter((rollout) => rollout.valid)
+    .flatMap((rollout) => rollout.gain)
+    .filter(isNumber);
+  const high = Math.max(0.1, ...gains, ...stats.map((at) => at.mean + at.std));
+  const low = Math.min(-0.1, ...gains, ...stats.map((at) => at.mean - at.std));
   const y = (gain) => top + ((high - gain) / (high - low)) * (height - top - bottom);
   const x = (depth) => left + (depth + 0.5) * ((width - left) / Math.max(1, stats.length));
   const half = Math.min(38, (width - left) / Math.max(1, stats.length) / 2 - 6);
-  const label = (text, attributes) => {
-    const element = svg("text", attributes);
-    element.textContent = text;
-    return element;
-  };
   const ticks = [high, 0, low].map((gain) => [
     svg("line", { x1: left, x2: width, y1: y(gain), y2: y(gain), class: gain === 0 ? "zero" : "grid-line" }),
-    label(signed(gain, 2), { x: left - 6, y: y(gain) + 4, "text-anchor": "end" }),
+    svgText(signed(gain, 2), { x: left - 6, y: y(gain) + 4, "text-anchor": "end" }),
   ]);
   const columns = stats.map((at, depth) => [
     depth === turn
@@ -120,12 +116,14 @@ function strip(run, members, stats, turn) {
       class: "spread",
     }),
     svg("line", { x1: x(depth) - half, x2: x(depth) + half, y1: y(at.mean), y2: y(at.mean), class: "mean" }),
-    label(`turn ${depth + 1}`, { x: x(depth), y: height - 7, "text-anchor": "middle" }),
+    svgText(`turn ${depth + 1}`, { x: x(depth), y: height - 7, "text-anchor": "middle" }),
   ]);
   const dots = members.flatMap((rollout, i) =>
     rollout.valid
       ? rollout.gain.map((gain, depth) =>
-          dot(run, rollout, depth, x(depth) + half * 1.5 * (i / Math.max(1, members.length - 1) - 0.5), y(gain)),
+          isNumber(gain)
+            ? dot(run, rollout, depth, x(depth) + half * 1.5 * (i / Math.max(1, members.length - 1) - 0.5), y(gain))
+            : [],
         )
       : [],
   );

@@ -3,23 +3,26 @@
 async function updateList() {
   await findRollouts();
   const total = (await runIndex(list.run)).rollouts.length;
-  document.getElementById("count").textContent = `${count(list.found.length)} of ${count(total)} rollouts`;
+  const made = report.runs[list.run].n_rollouts;
+  const number = document.getElementById("count");
+  number.textContent = `${count(list.found.length)} of ${count(total)} rollouts`;
+  if (made > total) number.append(el("span", { class: "fewer" }, `; the run made ${count(made)}`));
   const box = document.getElementById("list");
-  const shown = list.found.slice(0, list.shown);
+  const rowsShown = list.found.slice(0, list.shown);
   const rows = [];
   let previous = "";
-  for (const rollout of shown) {
+  for (const rollout of rowsShown) {
     const group = `${rollout.step}/${rollout.group}`;
     if (list.order !== "step" || group !== previous) rows.push(questionRow(rollout));
     previous = group;
     rows.push(rolloutRow(rollout));
   }
-  if (list.found.length > shown.length) {
+  if (list.found.length > rowsShown.length) {
     rows.push(
       el(
         "button",
         { type: "button", class: "more", onclick: () => showMore() },
-        `Show ${Math.min(PAGE, list.found.length - shown.length)} more`,
+        `Show ${Math.min(PAGE_ROWS, list.found.length - rowsShown.length)} more`,
       ),
     );
   }
@@ -27,7 +30,7 @@ async function updateList() {
 }
 
 async function showMore() {
-  list.shown += PAGE;
+  list.shown += PAGE_ROWS;
   await updateList();
   markCurrent();
 }
@@ -39,30 +42,31 @@ function questionRow(rollout) {
   return el(
     "a",
     { class: "question", href: groupLink(list.run, rollout, 1), title: "See its turn group" },
-    el("span", { dir: "auto" }, rollout.question),
+    el("span", { dir: "auto" }, rollout.question ? shown(rollout.question) : "(no prompt logged)"),
     el("small", {}, `step ${rollout.step}`),
   );
 }
+
+const saidLast = (rollout) => rollout.prediction ?? ended(rollout) ?? "not logged";
 
 function rolloutRow(rollout) {
   const link = rolloutLink(list.run, rollout);
   const cells = rollout.advantage.map((advantage) => {
     const { class: name, style } = tint(advantage);
+    if (!isNumber(advantage)) return el("i", { class: "tint broken" }, "!");
     return el("i", { class: name, style }, advantage > 0.005 ? "+" : advantage < -0.005 ? "−" : "0");
   });
+  const mark = !rollout.valid || !rollout.finite ? "!" : rollout.correct ? "✓" : "✗";
+  const state = mark === "!" ? "broken" : rollout.correct ? "correct" : "wrong";
   return el(
     "a",
     {
       class: "row",
       href: link,
-      "aria-label": `${rollout.correct ? "correct" : "wrong"}, ${rollout.prediction ?? rollout.termination ?? "rollout"}, advantages ${rollout.advantage.map((a) => signed(a, 1)).join(", ")}`,
+      "aria-label": `${state}, ${saidLast(rollout)}, advantages ${rollout.advantage.map((a) => signed(a, 1)).join(", ")}`,
     },
-    el(
-      "span",
-      { class: rollout.correct ? "mark-correct" : "mark-wrong", "aria-hidden": "true" },
-      rollout.correct ? "✓" : "✗",
-    ),
-    el("span", { class: "said", dir: "auto" }, rollout.prediction ?? (rollout.termination ?? "").replaceAll("_", " ")),
+    el("span", { class: `mark-${state}`, "aria-hidden": "true" }, mark),
+    el("span", { class: "said", dir: "auto" }, shown(saidLast(rollout))),
     el("span", { class: "strip", "aria-hidden": "true" }, cells),
   );
 }

@@ -1,13 +1,12 @@
 // Addresses, keys, and the first view.
 
-const $view = document.getElementById("view");
-const report = await block("report");
+const NARROW = matchMedia("(max-width: 900px)");
 
 const KEYS = [
   ["j  k", "next, previous rollout of the list"],
   ["g", "turn group of the rollout, and back"],
   ["←  →", "shallower, deeper turn of the group"],
-  ["t", "text or tokens"],
+  ["t", "cards, text or tokens"],
   ["/", "search"],
   ["1  2  3", "run, rollouts, evaluation"],
   ["Esc", "leave the search field"],
@@ -23,7 +22,8 @@ async function route() {
   const name = asked || (report.figures.length || !evaluations().length ? "run" : "evaluation");
   const numbers = rest.map(Number);
   clearCharts();
-  document.body.dataset.view = { rollout: "rollouts", group: "rollouts" }[name] ?? name;
+  marking = null;
+  document.body.dataset.view = { rollout: "rollouts", group: "rollouts", pair: "rollouts" }[name] ?? name;
   document.querySelectorAll("nav[aria-label=Views] a").forEach((link) => {
     const here = link.getAttribute("href") === `#${document.body.dataset.view}`;
     here ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
@@ -31,17 +31,23 @@ async function route() {
   if (name === "rollouts") await openRollouts(numbers[0] || 0);
   else if (name === "rollout") await showExplorer(numbers[0], () => rolloutView(...numbers));
   else if (name === "group") await showExplorer(numbers[0], () => groupView(...numbers));
+  else if (name === "pair") await showExplorer(numbers[0], () => pairView(...numbers));
   else if (name === "evaluation") await showEvaluation(...rest);
-  else showRun();
+  else await showRun();
   document.body.dataset.ready = location.hash;
 }
 
-// The list alone has nothing to read beside it: open what was open last, or the first rollout.
+// The list alone has nothing to read beside it: open what was open last, or what is best read first. In a narrow window
+// the list stands alone.
 async function openRollouts(run) {
   const last = run === list.run ? list.last : null;
   await showExplorer(run, () => el("p", { class: "empty" }, "No rollout matches."));
-  const first = list.found[0];
-  if (first && run === list.run) location.replace(last ?? rolloutLink(run, first));
+  if (NARROW.matches || run !== list.run) return;
+  const links = list.found.map((rollout) => rolloutLink(run, rollout));
+  const { opening } = report.runs[run];
+  const best = opening && `#rollout/${run}/${opening.step}/${opening.row}`;
+  const open = links.includes(last) ? last : links.includes(best) ? best : links[0];
+  if (open) location.replace(open);
 }
 
 async function step(by) {
@@ -66,6 +72,11 @@ function deeper(by) {
   const depths = [...document.querySelectorAll(".depths a")];
   const at = depths.findIndex((link) => link.hasAttribute("aria-current"));
   depths[at + by]?.click();
+}
+
+function nextView() {
+  const tabs = [...document.querySelectorAll(".views .chip")];
+  tabs[(tabs.findIndex((tab) => tab.getAttribute("aria-pressed") === "true") + 1) % tabs.length]?.click();
 }
 
 const keyHelp = document.getElementById("keys");
@@ -97,7 +108,7 @@ const ACTIONS = {
   g: toggleGroup,
   ArrowLeft: () => deeper(-1),
   ArrowRight: () => deeper(1),
-  t: () => document.querySelector(".rollout .chip[aria-pressed=false]")?.click(),
+  t: nextView,
   "/": () => document.getElementById("search")?.focus(),
   1: () => go("#run"),
   2: () => go("#rollouts"),
@@ -121,4 +132,8 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener(
 );
 addEventListener("hashchange", route);
 await route();
+if (typeof watchStamp === "function") {
+  for (const [id, top] of places) document.getElementById(id)?.scrollTo({ top });
+  watchStamp();
+}
 document.body.dataset.milliseconds = performance.now().toFixed(0);

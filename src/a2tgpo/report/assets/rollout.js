@@ -1,59 +1,80 @@
-// One rollout: what it said, what each turn earned, token by token where asked.
+// One rollout: why it is shown, what each turn earned, and the conversation in cards, as text or token by token.
 
-let view = "text";
+const VIEWS = { cards: "Cards", text: "Text", tokens: "Tokens" };
+let view = "cards";
 
 async function rolloutView(run, step, row) {
-  const { rollouts } = await runIndex(run);
-  const rollout = rollouts.find((one) => one.step === step && one.row === row);
+  const index = await runIndex(run);
+  const rollout = index.rollouts.find((one) => one.step === step && one.row === row);
   if (!rollout) return el("p", { class: "empty" }, "This rollout is not in the page.");
   const segments = await segmentsOf(run, rollout);
   const body = el("div", { class: "conversation" });
   const draw = async () => body.replaceChildren(...(await conversation(run, rollout, segments)));
   await draw();
-  const tabs = ["text", "tokens"].map((name) =>
-    toggle(
-      name === "text" ? "Text" : "Tokens",
-      view === name,
-      async () => {
-        view = name;
-        tabs.forEach((tab, i) => tab.setAttribute("aria-pressed", String(["text", "tokens"][i] === name)));
-        await draw();
-      },
-      `Show the rollout as ${name} (t)`,
-    ),
+  const choose = async (name) => {
+    view = name;
+    tabs.forEach((tab, i) => tab.setAttribute("aria-pressed", String(Object.keys(VIEWS)[i] === name)));
+    await draw();
+  };
+  const tabs = Object.entries(VIEWS).map(([name, text]) =>
+    toggle(text, view === name, () => choose(name), `Show the rollout as ${text.toLowerCase()} (t)`),
   );
-  tabs[1].id = "tokens-toggle";
   return el(
     "article",
     { class: "rollout" },
-    heading(rollout),
-    facts(rollout),
-    turnTable(rollout),
+    heading(run, rollout),
+    whyFirst(run, rollout),
+    facts(run, rollout, index.files),
+    turnTable(run, rollout, index.groups[`${step}/${rollout.group}`] ?? []),
     el(
       "div",
       { class: "toolbar" },
-      el("div", { class: "chips", role: "group", "aria-label": "View" }, tabs),
+      el("div", { class: "chips views", role: "group", "aria-label": "View" }, tabs),
       el("a", { class: "button", href: groupLink(run, rollout, 1) }, "Turn group"),
-      el("button", { type: "button", onclick: (event) => copyLink(event.target) }, "Copy link"),
+      await pairChoice(run, rollout),
+      recordButtons(run, rollout),
     ),
     body,
   );
 }
 
-const heading = (rollout) => el("h2", { dir: "auto" }, rollout.question);
+function whyFirst(run, rollout) {
+  const { opening } = report.runs[run];
+  if (!opening || opening.step !== rollout.step || opening.row !== rollout.row) return null;
+  return el("div", { class: "why" }, el("b", {}, "Why this one first. "), opening.why.join(" "));
+}
 
-function facts(rollout) {
-  const ending = rollout.termination === null ? null : rollout.termination.replaceAll("_", " ");
+const untold = "The log has no prompt: the environment told the policy what to do.";
+
+const heading = (run, rollout) => [
+  el("a", { class: "back", href: `#rollouts/${run}` }, "‹ Rollouts"),
+  el("h2", { dir: "auto" }, rollout.question ? shown(rollout.question) : el("em", {}, untold)),
+];
+
+const ended = (one) =>
+  one.termination === null || one.termination === undefined ? null : one.termination.replaceAll("_", " ");
+
+function facts(run, rollout, files) {
+  const ending = ended(rollout);
+  const mark = rollout.correct ? "✓" : "✗";
   const pairs = [
-    ["gold answer", rollout.answer.join(" / ")],
-    ["answered", rollout.prediction ?? "–"],
-    ["outcome", rollout.correct ? "✓ correct" : "✗ wrong"],
-    ["reward", rollout.reward === null ? "none" : signed(rollout.reward, 2)],
-    ["ended", ending === null ? "–" : rollout.reason ? `${ending}: ${rollout.reason}` : ending],
+    rollout.answer.length && ["gold answer", shown(rollout.answer.join(" / "))],
+    ["answered", rollout.prediction === null ? "–" : shown(rollout.prediction)],
+    [
+      "outcome",
+      rollout.answer.length
+        ? `${mark} ${rollout.correct ? "correct" : "wrong"}`
+        : `${mark} reward ${rollout.correct ? "above 0" : "not above 0"}`,
+    ],
+    ["reward", rollout.reward === null ? (rollout.finite ? "none" : numeral(null)) : signed(rollout.reward, 2)],
+    ["ended", ending === null ? "not logged" : rollout.reason ? [`${ending}: `, shown(rollout.reason)] : ending],
+    isNumber(rollout.hops) && ["hops", String(rollout.hops)],
     ["tokens", `${count(rollout.tokens[0])} by the policy of ${count(rollout.tokens[1])}`],
     ["step", `${rollout.step}, question ${rollout.group + 1}, rollout ${rollout.number}`],
-  ];
-  if (!rollout.valid) pairs.push(["trained on", "no: this rollout teaches nothing"]);
+    ["record", `${files[rollout.file]}, line ${rollout.line}`],
+    !rollout.valid && ["trained on", el("b", { class: "broken" }, "no: excluded from the loss")],
+    !rollout.finite && ["numbers", el("b", { class: "broken" }, "some are not numbers")],
+  ].filter(Boolean);
   return el(
     "dl",
     { class: "facts" },
@@ -61,77 +82,35 @@ function facts(rollout) {
   );
 }
 
-const COLUMNS = [
-  ["turn", "Turn"],
-  ["p before", "Likelihood of the gold answer before the turn"],
-  ["p after", "Likelihood of the gold answer after the turn's result"],
-  ["gain", "Likelihood after minus before"],
-  ["normalised", "Gain in standard deviations of its turn group"],
-  ["accumulated", "Normalised gains from this turn on, divided by √n"],
-  ["outcome", "Reward normalised over the question's rollouts"],
-  ["advantage", "α × accumulated + outcome"],
-  ["clip range", "Range of the turn ratio within which the gradient is kept"],
-  ["ratio", "Turn ratio in the update: how much likelier the new policy finds the turn"],
-  ["clipped", "Whether the bound held the turn's gradient back"],
-];
-
-function turnTable(rollout) {
-  const head = COLUMNS.map(([name, title]) => el("th", { scope: "col", title }, name));
-  // A reward model or a function of the user's gives a turn its number without any likelihood.
-  const before = rollout.likelihood.length ? rollout.likelihood : null;
-  const after = before && before.slice(1);
-  const rows = rollout.advantage.map((advantage, t) => {
-    const process = t < rollout.gain.length;
-    const of = (values, format, digits) => (process && values ? format(values[t], digits) : "–");
-    const { class: shade, style } = tint(advantage);
-    const cells = [
-      of(before, fixed, 3),
-      of(after, fixed, 3),
-      of(rollout.gain, signed, 4),
-      of(rollout.normalized, signed, 2),
-      of(rollout.accumulated, signed, 2),
-      signed(rollout.outcome, 2),
-    ];
-    const update = rollout.update;
-    return el(
-      "tr",
-      {},
-      el(
-        "th",
-        { scope: "row" },
-        el("a", { href: "#", onclick: (event) => scrollToTurn(event, t) }, String(t + 1)),
-        process ? null : el("small", {}, " last"),
-      ),
-      cells.map((cell) => el("td", {}, cell)),
-      el("td", { class: `${shade} strong`, style }, signed(advantage, 2)),
-      el("td", {}, `${fixed(rollout.low[t], 4)} … ${fixed(rollout.high[t], 4)}`),
-      el("td", { class: update ? null : "absent" }, update ? fixed(update.ratio[t], 4) : "not logged"),
-      el("td", { class: update ? null : "absent" }, update ? (update.clipped[t] ? "clipped" : "no") : "not logged"),
-    );
-  });
-  return table(head, rows, { class: "turns", "aria-label": "Turns" });
-}
-
-function scrollToTurn(event, turn) {
-  event.preventDefault();
-  document.getElementById(`turn-${turn + 1}`)?.scrollIntoView({ block: "start", behavior: "smooth" });
-}
-
 async function conversation(run, rollout, segments) {
   const tokens = view === "tokens" ? await tokenView(run, rollout) : null;
+  const take = callTaker((await batchTexts(run, rollout.step)).calls[rollout.row]);
   let written = 0;
-  let turn = 0;
-  const blocks = segments.map((segment) => {
+  let turn = -1;
+  const blocks = segments.map((segment, i) => {
+    const policy = segment.turn >= 0;
+    if (policy) turn = segment.turn;
     const offset = written;
-    if (segment.turn >= 0) turn = segment.turn;
-    if (segment.turn >= 0) written += segment.ids.length;
-    const content = tokens ? tokens(segment, offset) : el("div", { class: "text", dir: "auto" }, tagged(segment.text));
-    return segment.turn >= 0
-      ? turnBlock(rollout, segment, content)
-      : resultBlock(content, turn < rollout.gain.length ? "result" : "closing");
+    if (policy) written += segment.ids.length;
+    const told = {
+      take,
+      inBlock: !policy,
+      prediction: turn === rollout.advantage.length - 1 ? rollout.prediction : undefined,
+      correct: rollout.correct,
+    };
+    const content = tokens
+      ? tokens(segment, offset)
+      : view === "cards"
+        ? cardsOf(segment.text, policy, told)
+        : plainText(segment.text);
+    if (policy) return turnBlock(rollout, segment, content);
+    const last = !segments.slice(i + 1).some((one) => one.turn >= 0) && turn >= rollout.gain.length;
+    return resultBlock(content, last ? "closing" : "result");
   });
   return tokens ? [tokenLegend(rollout, run), ...blocks] : blocks;
 }
+
+const plainText = (text) => el("div", { class: "text", dir: "auto" }, tagged(text));
 
 function turnBlock(rollout, segment, content) {
   const advantage = rollout.advantage[segment.turn];
@@ -143,32 +122,17 @@ function turnBlock(rollout, segment, content) {
       "div",
       { class: "gutter" },
       el("b", {}, `Turn ${segment.turn + 1}`),
-      el("span", { class: "advantage", title: "Advantage" }, signed(advantage, 2)),
+      el("span", { class: "advantage", title: "Advantage" }, numeral(advantage ?? null, signed, 2)),
     ),
-    content,
+    el("div", { class: "said-here" }, content),
   );
 }
 
 function resultBlock(content, name) {
-  return el("section", { class: "result", "aria-label": "Environment" }, el("div", { class: "gutter" }, name), content);
-}
-
-// The protocol's tags, and what the environment wrote between two of them, in a quieter colour; still text.
-function tagged(text) {
-  const spans = (part) =>
-    part
-      .split(/(<\/?(?:think|search|result|answer)>)/)
-      .map((one, i) => (i % 2 ? el("span", { class: "tag" }, one) : one));
-  return text
-    .split(/(<result>[^]*?<\/result>)/)
-    .map((part, i) => (i % 2 ? el("span", { class: "read" }, part) : spans(part)));
-}
-
-async function copyLink(button) {
-  try {
-    await navigator.clipboard.writeText(location.href);
-    button.textContent = "Copied";
-  } catch {
-    button.textContent = "Copy it from the address bar";
-  }
+  return el(
+    "section",
+    { class: `result ${name}`, "aria-label": "Environment" },
+    el("div", { class: "gutter" }, name),
+    el("div", { class: "said-here" }, content),
+  );
 }

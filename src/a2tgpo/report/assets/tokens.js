@@ -1,4 +1,4 @@
-// A rollout token by token: the loss mask, and how each log-probability moved in the update.
+// A rollout token by token beside its text: the loss mask, and how each log-probability moved in the update.
 
 // Returns a function from a segment and the number of policy tokens before it to its element.
 async function tokenView(run, rollout) {
@@ -14,11 +14,16 @@ async function tokenView(run, rollout) {
       const token = el(
         "span",
         { class: `token ${inLoss ? "in-loss" : "masked"} ${shade}`, style, title },
-        text.replaceAll("\n", "↵\n"),
+        visible(text.replaceAll("\n", "↵\n")),
       );
       return [token, el("wbr")];
     });
-    return el("div", { class: "text tokens", dir: "auto" }, spans);
+    return el(
+      "div",
+      { class: "beside" },
+      el("div", { class: "text original", dir: "auto", "aria-label": "Text" }, tagged(segment.text)),
+      el("div", { class: "text tokens", dir: "auto", "aria-label": "Tokens" }, spans),
+    );
   };
 }
 

@@ -14,26 +14,19 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel
 
 from a2tgpo.retrieval.retriever import Hit, Retriever
 from a2tgpo.retrieval.server.admission import Gate, Metrics, refusal
 from a2tgpo.retrieval.server.batcher import Batcher
 from a2tgpo.retrieval.server.limits import ServerLimits
+from a2tgpo.retrieval.server.request import RefusedRequest, RetrieveRequest
 from a2tgpo.retrieval.wire import FINGERPRINT_HEADER, write_result
 
 logger = logging.getLogger(__name__)
 
 _VERSION = version("a2tgpo")
+_DETAIL_CHARS = 500
 _CLIENT_GONE = 499  # what servers log for it by custom; nobody reads the answer
-
-
-class RetrieveRequest(BaseModel):
-    """Parse the body of `POST /retrieve`. A `topk` of null or 0 means the server's own."""
-
-    queries: list[str]
-    topk: int | None = None
-    return_scores: bool = False
 
 
 def make_app(retriever: Retriever, limits: ServerLimits, index: Mapping[str, Any] | None = None) -> FastAPI:
@@ -59,22 +52,24 @@ def make_app(retriever: Retriever, limits: ServerLimits, index: Mapping[str, Any
     app.add_middleware(Gate, limits=limits, metrics=metrics)
 
     @app.post("/retrieve")
-    async def retrieve(body: RetrieveRequest, request: Request) -> Response:
-        k = body.topk or limits.topk
-        if no := _too_much(body.queries, k, limits):
-            metrics.refusals.labels(no[1]).inc()
-            return refusal(*no)
-        metrics.queries.inc(len(body.queries))
-        pieces = asyncio.gather(*map(asyncio.wrap_future, batcher.submit(body.queries, k)))
+    async def retrieve(request: Request) -> Response:
+        try:
+            asked = RetrieveRequest.parse(await request.body(), limits)
+        except RefusedRequest as no:
+            metrics.refusals.labels(no.error).inc()
+            return refusal(no.status, no.error, no.detail)
+        metrics.queries.inc(len(asked.queries))
+        pieces = asyncio.gather(*map(asyncio.wrap_future, batcher.submit(asked.queries, asked.topk)))
         try:
             found = await _unless_gone(pieces, request)
             if found is None:
                 return Response(status_code=_CLIENT_GONE)
-            answer = write_result([hits for piece in found for hits in piece], body.return_scores)
-            return JSONResponse(answer, headers=identity)
+            results = [hits for piece in found for hits in piece]
+            # In a thread: tens of megabytes of JSON would keep /health and everybody else waiting.
+            return await asyncio.to_thread(_answer, results, asked.return_scores, identity)
         except Exception as failure:
-            logger.exception("the retriever failed on %d queries", len(body.queries))
-            return refusal(500, "RetrieverFailed", f"{type(failure).__name__}: {failure}")
+            logger.exception("the retriever failed on %d queries", len(asked.queries))
+            return refusal(500, "RetrieverFailed", f"{type(failure).__name__}: {failure}"[:_DETAIL_CHARS])
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -91,15 +86,8 @@ def _fingerprint(index: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
-def _too_much(queries: list[str], k: int, limits: ServerLimits) -> tuple[int, str, str] | None:
-    if not 1 <= k <= limits.max_topk:
-        return 422, "TopkOutOfRange", f"topk={k}: must be from 1 to {limits.max_topk}"
-    if len(queries) > limits.max_queries:
-        return 422, "TooManyQueries", f"{len(queries)} queries: at most {limits.max_queries} in a request; send several"
-    longest = max(range(len(queries)), key=lambda i: len(queries[i]), default=None)
-    if longest is not None and (n_chars := len(queries[longest])) > limits.max_query_chars:
-        return 413, "QueryTooLong", f"query {longest} has {n_chars} characters: at most {limits.max_query_chars}"
-    return None
+def _answer(results: list[list[Hit]], return_scores: bool, headers: dict[str, str]) -> Response:
+    return JSONResponse(write_result(results, return_scores), headers=headers)
 
 
 async def _unless_gone(pieces: asyncio.Future[list[list[list[Hit]]]], request: Request) -> list[list[list[Hit]]] | None:
@@ -108,7 +96,11 @@ async def _unless_gone(pieces: asyncio.Future[list[list[list[Hit]]]], request: R
     try:
         either: set[asyncio.Future[Any]] = {gone, pieces}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        return await pieces if pieces.done() else None
+        if pieces.done():
+            return await pieces
+        pieces.cancel()
+        await asyncio.gather(pieces, return_exceptions=True)
+        return None
     finally:
         gone.cancel()
         pieces.cancel()

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from a2tgpo.errors import A2TGPOError, RecipeError
+from a2tgpo.errors import A2TGPOError, RecipeError, needs_extra
 from a2tgpo.retrieval.server.limits import ServerLimits
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def run_serve(arguments: argparse.Namespace, overrides: list[str], console: Cons
     """Open the index, serve it until a signal.
 
     Raises:
-        RecipeError: an unknown or impossible argument, an address that is taken, or a missing library.
+        RecipeError: an unknown or impossible argument, or an address that is taken.
+        MissingExtra: a library is missing.
         IndexMismatch: the folder holds no index that can be served.
     """
     if overrides:
@@ -53,10 +54,8 @@ def run_serve(arguments: argparse.Namespace, overrides: list[str], console: Cons
         limits = ServerLimits(**{bound.name: getattr(arguments, bound.name) for bound in fields(ServerLimits)})
     except ValueError as failure:
         raise RecipeError(f"--{failure}") from failure
-    try:
+    with needs_extra("server", "`a2tgpo serve`"):
         from a2tgpo.retrieval.server.app import make_app
-    except ModuleNotFoundError as missing:
-        raise RecipeError(f"`a2tgpo serve` needs {missing.name}; pip install 'a2tgpo[server]'") from missing
     from a2tgpo.retrieval.manifest import Manifest
     from a2tgpo.retrieval.source import open_index
 

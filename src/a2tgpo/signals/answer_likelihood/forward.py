@@ -93,10 +93,12 @@ def fused_forward(
 
 class FusedReading(NamedTuple):
     """Hold what TRL's fused head finds at the labels, 0 elsewhere: log-probabilities, and the entropy, in nats, of the
-    distribution each label was drawn from; None for a head that was not added with it."""
+    distribution each label was drawn from; None for a head that was not added with it. `aux_loss` is the
+    load-balancing loss of a mixture of experts, where it was asked for."""
 
     logps: Float[Tensor, "B L"]
     entropies: Float[Tensor, "B L"] | None
+    aux_loss: Float[Tensor, ""] | None = None
 
 
 def fused_reading(
@@ -104,9 +106,13 @@ def fused_reading(
     input_ids: Integer[Tensor, "B L"],
     labels: Integer[Tensor, "B L"],
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    *,
+    aux_loss: bool = False,
     **model_kwargs: Any,
 ) -> FusedReading:
     """Run one forward of `fused_forward`, with the entropies; see there and `LabelLogps`.
+
+    With `aux_loss` a mixture of experts also returns its load-balancing loss.
 
     Where nothing is read the result is still part of the model's graph, since a sharded model's backward has to run in
     every process.
@@ -137,7 +143,7 @@ def fused_reading(
                 input_ids=input_ids,
                 shift_labels=targets[None],
                 fused_lm_head=True,
-                **no_router_logits(model),
+                **({"output_router_logits": True} if aux_loss else no_router_logits(model)),
                 **_named(backbone, model_kwargs),
             )
     finally:
@@ -152,7 +158,8 @@ def fused_reading(
         values = values[0].to(input_ids.device).float() * (not nothing)
         return torch.zeros(labels.shape, device=input_ids.device).index_put((rows, predicted), values)
 
-    return FusedReading(placed(output.log_probs), None if output.entropy is None else placed(output.entropy))
+    entropies = None if output.entropy is None else placed(output.entropy)
+    return FusedReading(placed(output.log_probs), entropies, output.aux_loss if aux_loss else None)
 
 
 def _readings(labels: Integer[Tensor, "B L"], device: torch.device) -> list[Integer[Tensor, " N"]]:

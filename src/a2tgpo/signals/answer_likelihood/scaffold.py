@@ -58,8 +58,8 @@ class AnswerScaffold:
         begins in the scaffold. What follows the last such token is left out: a causal model cannot see it.
         Encodings are cached per tokenizer, template and answer.
 
-        Raises `ValueError` for an answer that is blank or has no token of its own, and for a tokenizer
-        that cannot report offsets.
+        Raises `ValueError` for an answer that is blank, has no token of its own or one that stands for unknown text,
+        and for a tokenizer that cannot report offsets.
         """
         before, _, after = self.template.partition(PLACEHOLDER)
         return _encode(tokenizer, before, answer, after)
@@ -81,6 +81,13 @@ def _encode(tokenizer: PreTrainedTokenizerBase, before: str, answer: str, after:
         raise ValueError(
             f"answer {answer!r} has no token in this tokenizer's vocabulary; correct the answer, drop the "
             "question, or use a tokenizer that covers its script."
+        )
+    own_ids = [token for token, scored in zip(encoding["input_ids"], is_answer, strict=True) if scored]
+    if tokenizer.unk_token_id in own_ids:
+        raise ValueError(
+            f"answer {answer!r} holds text that this tokenizer can only write as {tokenizer.unk_token}; its likelihood "
+            "would be that of any such text. Correct the answer, drop the question, or use a tokenizer that covers its "
+            "script."
         )
     length = max(column for column, scored in enumerate(is_answer) if scored) + 1
     return AnswerSuffix(tuple(encoding["input_ids"][:length]), tuple(is_answer[:length]))

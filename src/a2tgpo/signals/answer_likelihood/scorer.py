@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from a2tgpo.core.gain import Likelihood
 from a2tgpo.messages import warn_once
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries, find_boundaries
 from a2tgpo.signals.answer_likelihood.cache_check import why_not_trusted
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Likelihood = Literal["probability", "log_probability"]
 Alias = Literal["first", "best"]
 Method = Literal["auto", "cached", "rows"]
 

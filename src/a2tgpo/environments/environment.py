@@ -1,0 +1,158 @@
+"""Define what answers the policy: tools, actions, and one episode's `reset` and `step`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from a2tgpo.errors import ToolError
+from a2tgpo.retrieval.corpus import Passage
+
+Row = Mapping[str, Any]
+"""One row of the data set, by column."""
+
+Observation = str | Sequence[Passage]
+"""What the policy reads after its turn: text, or passages, of which each is cut to its own length."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """Describe one thing that the policy can do.
+
+    Attributes:
+        name: as the policy writes it: the tag in the tag protocol, the function's name in native tool calls.
+        description: one sentence for the policy.
+        parameters: JSON schema of the arguments; the default is one string.
+    """
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(
+        default_factory=lambda: {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+    )
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """Return the form that chat templates take."""
+        function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+        return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True)
+class Action:
+    """Hold one call that the policy makes.
+
+    Attributes:
+        tool: name of the tool.
+        text: the arguments as written: the text between the tags, or JSON.
+        arguments: by parameter, where the protocol has parsed them; None where it is text alone.
+    """
+
+    tool: str
+    text: str
+    arguments: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Hold the environment's answer to one action.
+
+    Attributes:
+        observation: what the policy reads; empty text shows nothing.
+        reward: of this turn; None where the environment gives none.
+        done: ends the episode, without another turn.
+        info: anything else, for logs.
+    """
+
+    observation: Observation = ""
+    reward: float | None = None
+    done: bool = False
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+class InvalidAction(ValueError):
+    """Say that the policy asked for something impossible; it reads the message and goes on."""
+
+
+class Environment(Protocol):
+    """Answer one rollout at a time: the episode of one row.
+
+    Both methods may be coroutines. Beside them an environment may have:
+
+    - `tools`: a sequence of `Tool`; without it there is one, `act`, with the text as its argument.
+    - `answer`: after the episode, the gold answer or its aliases where only the environment knows them.
+    - `get_reward()`: the outcome reward after the episode; without it the sum of the turns' rewards is.
+    - `fork()`: a copy that goes on by itself, for trees and entropy branches.
+    - `close()`: called once, when no further episode follows.
+
+    An exception is the environment's failure: the rollout ends as `tool_failed`, is counted, and is excluded from the
+    loss. `InvalidAction` is the policy's: it reads the message.
+    """
+
+    def reset(self, row: Row) -> str | Awaitable[str | None] | None:
+        """Begin the episode of `row`; return what the policy reads at the end of the prompt, or None."""
+
+    def step(self, action: Action) -> StepResult | Awaitable[StepResult]:
+        """Answer one action."""
+
+
+DEFAULT_TOOLS = (Tool("act", "Act in the environment."),)
+
+
+def tools_of(environment: Any) -> tuple[Tool, ...]:
+    """Return the environment's tools.
+
+    Raises:
+        TypeError: it has no `reset` or `step`, or `tools` holds something else.
+    """
+    for name in ("reset", "step"):
+        if not callable(getattr(environment, name, None)):
+            raise TypeError(
+                f"{type(environment).__name__} has no method {name}; an environment needs reset(row) and step(action). "
+                "For a class whose public methods are tools use ToolEnvironment.from_class"
+            )
+    tools = tuple(getattr(environment, "tools", DEFAULT_TOOLS))
+    if not tools or not all(isinstance(tool, Tool) for tool in tools):
+        raise TypeError(f"{type(environment).__name__}.tools is {tools!r}; give a sequence of a2tgpo Tool objects")
+    return tools
+
+
+def checked_step(result: Any, environment: object) -> StepResult:
+    """Return `result` if it is one that a rollout can go on with.
+
+    Raises:
+        ToolError: it is no `StepResult`, its observation neither text nor passages, or its reward no finite number.
+    """
+    name = type(environment).__name__
+    if not isinstance(result, StepResult):
+        raise ToolError(f"{name}.step returned {_short(result)}; return a StepResult")
+    shown = result.observation
+    is_passages = isinstance(shown, (list, tuple)) and all(isinstance(passage, Passage) for passage in shown)
+    if not isinstance(shown, str) and not is_passages:
+        raise ToolError(f"{name}.step returned the observation {_short(shown)}; return text or passages")
+    if result.reward is not None:
+        try:
+            finite = math.isfinite(result.reward)
+        except TypeError:
+            finite = False
+        if not finite:
+            raise ToolError(f"{name}.step returned the reward {_short(result.reward)}; return a finite number or None")
+    return result
+
+
+def checked_reset(shown: Any, environment: object) -> str | None:
+    """Return what `reset` gave if it is text or None.
+
+    Raises:
+        ToolError: it is anything else.
+    """
+    if shown is None or isinstance(shown, str):
+        return shown
+    raise ToolError(f"{type(environment).__name__}.reset returned {_short(shown)}; return text or None")
+
+
+def _short(value: Any) -> str:
+    text = repr(value[:40]) if isinstance(value, (str, bytes)) else repr(value)
+    return f"{type(value).__name__} {text[:80]}"

@@ -1,0 +1,246 @@
+"""Play the episodes of a batch of rollouts: one environment a rollout, or one for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from a2tgpo.environments.calls import CallLimits, Calls
+from a2tgpo.environments.environment import (
+    Action,
+    Environment,
+    InvalidAction,
+    Row,
+    StepResult,
+    Tool,
+    checked_reset,
+    checked_step,
+    tools_of,
+)
+from a2tgpo.errors import ToolError
+
+
+class Episodes(Protocol):
+    """Answer the rollouts of one batch, by the number of their row."""
+
+    def reset(self, rows: Mapping[int, Row]) -> dict[int, str | ToolError | None]:
+        """Begin an episode for each of `rows`; return what its policy reads first, or how it failed."""
+
+    def submit(self, row: int, actions: Sequence[Action]) -> None:
+        """Ask for the answers to the actions of a turn, which `collect` gives in time."""
+
+    def collect(self, *, block: bool) -> dict[int, Sequence[StepResult] | ToolError]:
+        """Return the answers that are there, by row; with `block` at least one, if any was asked for."""
+
+    def branch(self, row: int, parent: int, turn: int) -> None:
+        """Let `row` stand where `parent` stood before its turn `turn`."""
+
+    def outcome(self, row: int) -> tuple[float | None, Any]:
+        """Return the episode's outcome reward and the answer it reveals, None each where it has none."""
+
+    def close(self) -> None:
+        """End the batch."""
+
+
+class EnvironmentSource(Protocol):
+    """Open the episodes of batches."""
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """Return what the policy can do, in every episode."""
+
+    def open(self, *, branching: bool) -> Episodes:
+        """Begin a batch; with `branching` its episodes can be copied.
+
+        Raises:
+            ValueError: the environment cannot be copied.
+        """
+
+
+class EnvironmentPool:
+    """Play each rollout in an environment of its own (an `EnvironmentSource`).
+
+    Environments are made once and reset for every episode; one that failed or hung is not used again.
+
+    Args:
+        factory: makes an environment; called again only when a batch needs more than there are.
+        limits: of its calls.
+
+    Raises:
+        TypeError: what `factory` makes is no environment.
+    """
+
+    def __init__(self, factory: Callable[[], Environment], limits: CallLimits | None = None) -> None:
+        self.factory = factory
+        self.limits = limits or CallLimits()
+        first = factory()
+        self.tools = tools_of(first)
+        self._name = type(first).__name__
+        self._can_fork = callable(getattr(first, "fork", None))
+        self._free = [first]
+
+    def open(self, *, branching: bool) -> Episodes:
+        """Begin a batch."""
+        if branching and not self._can_fork:
+            raise ValueError(
+                f"{self._name} has no fork(): rollouts that branch (Tree, EntropyBranch) go on from a copy of the "
+                "environment; give it a fork() that returns one, or sample independently"
+            )
+        return PooledEpisodes(self, Calls(self.limits), branching)
+
+    def take(self) -> Environment:
+        """Return a free environment, or a new one."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return self.factory()
+
+    def give_back(self, environment: Environment) -> None:
+        """Keep an environment for a later episode."""
+        self._free.append(environment)
+
+    def close(self) -> None:
+        """Close every environment that can be; the run is over."""
+        for environment in self._free:
+            close = getattr(environment, "close", None)
+            if callable(close):
+                close()
+        self._free.clear()
+
+
+class PooledEpisodes:
+    """Play one batch in the environments of a pool (`Episodes`)."""
+
+    def __init__(self, pool: EnvironmentPool, calls: Calls, branching: bool) -> None:
+        self._pool, self._calls, self._branching = pool, calls, branching
+        self._environments: dict[int, Any] = {}
+        self._states: dict[int, list[Any]] = {}
+        self._broken: dict[int, ToolError] = {}
+
+    def reset(self, rows: Mapping[int, Row]) -> dict[int, str | ToolError | None]:
+        for number, row in rows.items():
+            self._calls.submit(number, partial(self._begin, number, row))
+        shown: dict[int, str | ToolError | None] = {}
+        while len(shown) < len(rows):
+            shown |= self._calls.collect(block=True)
+        self._note(shown)
+        return {number: shown[number] for number in rows}
+
+    def submit(self, row: int, actions: Sequence[Action]) -> None:
+        self._calls.submit(row, partial(self._steps, row, actions))
+
+    def collect(self, *, block: bool) -> dict[int, Sequence[StepResult] | ToolError]:
+        found = self._calls.collect(block=block)
+        self._note(found)
+        return found
+
+    def branch(self, row: int, parent: int, turn: int) -> None:
+        states = self._states.get(parent, [])
+        if turn >= len(states):
+            self._broken[row] = ToolError("the environment of the rollout that it branches off has failed")
+            return
+        self._states[row] = states[: turn + 1]
+        try:
+            self._environments[row] = self._calls.resolve(states[turn].fork())
+        except Exception as failure:
+            self._broken[row] = ToolError(f"fork: {type(failure).__name__}: {failure}")
+
+    def outcome(self, row: int) -> tuple[float | None, Any]:
+        environment = self._environments.get(row)
+        if environment is None or row in self._broken:
+            return None, None
+        get_reward = getattr(environment, "get_reward", None)
+        reward = self._calls.resolve(get_reward()) if callable(get_reward) else None
+        return reward, getattr(environment, "answer", None)
+
+    def close(self) -> None:
+        for row, environment in self._environments.items():
+            if row not in self._broken:
+                self._pool.give_back(environment)
+
+    def _begin(self, number: int, row: Row) -> str | None:
+        environment = self._pool.take()
+        shown = checked_reset(self._calls.resolve(environment.reset(row)), environment)
+        self._environments[number] = environment
+        self._keep_state(number, environment)
+        return shown
+
+    def _steps(self, row: int, actions: Sequence[Action]) -> list[StepResult]:
+        if row in self._broken:
+            raise self._broken[row]
+        environment = self._environments[row]
+        results = []
+        for action in actions:
+            try:
+                result = checked_step(self._calls.resolve(environment.step(action)), environment)
+            except InvalidAction as refusal:
+                result = StepResult(f"error: {refusal}", info={"refused": True})
+            results.append(result)
+            if result.done:
+                break
+        self._keep_state(row, environment)
+        return results
+
+    def _keep_state(self, row: int, environment: Any) -> None:
+        if self._branching:
+            self._states.setdefault(row, []).append(self._calls.resolve(environment.fork()))
+
+    def _note(self, found: Mapping[int, Any]) -> None:
+        self._broken |= {row: result for row, result in found.items() if isinstance(result, ToolError)}
+
+
+class BatchedEnvironment(Protocol):
+    """Answer all rollouts that have just acted in one call; it keeps no state between turns."""
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """Return what the policy can do."""
+
+    def step_all(self, actions: Sequence[Action]) -> Sequence[StepResult | ToolError]:
+        """Answer each action; a `ToolError` in place of an answer fails the rollout that acted, and no other.
+
+        Raises:
+            ToolError: fails all of them.
+        """
+
+
+class BatchedEpisodes:
+    """Play one batch in a `BatchedEnvironment` (`Episodes`): all rollouts wait for the one call."""
+
+    def __init__(self, environment: BatchedEnvironment) -> None:
+        self._environment = environment
+        self._asked: dict[int, Sequence[Action]] = {}
+
+    def reset(self, rows: Mapping[int, Row]) -> dict[int, str | ToolError | None]:
+        return dict.fromkeys(rows)
+
+    def submit(self, row: int, actions: Sequence[Action]) -> None:
+        self._asked[row] = actions
+
+    def collect(self, *, block: bool) -> dict[int, Sequence[StepResult] | ToolError]:
+        asked, self._asked = self._asked, {}
+        if not asked:
+            return {}
+        flat = [action for actions in asked.values() for action in actions]
+        try:
+            answers: Sequence[StepResult | ToolError] = self._environment.step_all(flat)
+        except ToolError as error:
+            answers = [error] * len(flat)
+        assert len(answers) == len(flat), f"{len(answers)} answers to {len(flat)} actions"
+        found: dict[int, Sequence[StepResult] | ToolError] = {}
+        left = iter(answers)
+        for row, actions in asked.items():
+            mine = [next(left) for _ in actions]
+            failed = next((answer for answer in mine if isinstance(answer, ToolError)), None)
+            found[row] = failed or [answer for answer in mine if isinstance(answer, StepResult)]
+        return found
+
+    def branch(self, row: int, parent: int, turn: int) -> None:
+        pass
+
+    def outcome(self, row: int) -> tuple[float | None, Any]:
+        return None, None
+
+    def close(self) -> None:
+        pass

@@ -1,1 +1,0 @@
-"""Evaluations of a policy on benchmarks: settings, kept answers, tables."""

@@ -1,0 +1,66 @@
+"""Take secrets out of whatever is written or shown: settings, error texts, pages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+HIDDEN = "***"
+"""What stands where a secret was."""
+
+_NAMES = re.compile(r"(^|_)(token|api_?key|secret|password|passwd|credentials?)$", re.IGNORECASE)
+_NOT_SECRET = {"pad_token", "eos_token", "bos_token", "unk_token", "reasoning_end_token"}
+_URL_LOGIN = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/?#@'\"]+@")
+_URL_KEY = re.compile(r"(?P<name>[?&](?:[\w-]*(?:token|key|secret|password|signature))=)[^&\s'\"#]+", re.IGNORECASE)
+_SHAPES = re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})\b")
+_HEADER = re.compile(r"(?P<name>\b(?:Bearer|Basic)\s+)[A-Za-z0-9._~+/=-]{8,}")
+_SHORTEST = 6
+"""Characters: a remembered value that is shorter would be cut out of ordinary words."""
+
+_known: set[str] = set()
+
+
+def remember_secrets(values: Iterable[str]) -> None:
+    """Have `redact` hide `values` wherever they turn up from now on in this process, whatever their shape."""
+    _known.update(value for value in values if len(value) >= _SHORTEST)
+
+
+def redact(text: str) -> str:
+    """Return `text` without remembered secrets, logins and keys in URLs, and tokens of well-known shapes."""
+    for value in sorted(_known, key=len, reverse=True):
+        text = text.replace(value, HIDDEN)
+    text = _URL_LOGIN.sub(rf"\g<scheme>{HIDDEN}@", text)
+    text = _URL_KEY.sub(rf"\g<name>{HIDDEN}", text)
+    text = _HEADER.sub(rf"\g<name>{HIDDEN}", text)
+    return _SHAPES.sub(HIDDEN, text)
+
+
+def is_secret(name: str) -> bool:
+    """Tell whether a setting of this name holds a secret: `hub_token`, `api_key`, `WANDB_API_KEY`, `password`."""
+    return name not in _NOT_SECRET and _NAMES.search(name) is not None
+
+
+def secrets_in(settings: Mapping[str, Any]) -> list[str]:
+    """Return the secret values of `settings`, those of its `env` among them."""
+    found = [value for name, value in settings.items() if is_secret(name) and isinstance(value, str)]
+    nested = settings.get("env")
+    return found + (secrets_in(nested) if isinstance(nested, Mapping) else [])
+
+
+def redact_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `settings` for a file or a page: secrets hidden under their names, texts redacted, the rest as it is."""
+    return {
+        name: HIDDEN if is_secret(str(name)) and value is not None else _redact_value(value)
+        for name, value in settings.items()
+    }
+
+
+def _redact_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return redact_settings(value)
+    if isinstance(value, list | tuple):
+        return [_redact_value(item) for item in value]
+    return value

@@ -1,0 +1,85 @@
+"""Hold rollouts as the KV-cache engine sees them, and choose which of them are read in one forward."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from a2tgpo.rollout.engine import Continuation
+
+
+@dataclass
+class Row:
+    """Hold a rollout in its slot: `context` is all its tokens, of which the first `n_stored` have keys there.
+
+    It waits for the tool once its turn is finished, until the environment lets it go on or ends it; `asked` once
+    it has been handed over. `turn_starts` are
+    the lengths that its context had before each turn. `entropies` are those of the turn's first tokens.
+    """
+
+    number: int
+    context: list[int]
+    budget: int
+    turn_starts: list[int]
+    n_stored: int = 0
+    waiting: bool = False
+    asked: bool = False
+    ended: bool = False
+    entropies: list[float] = field(default_factory=list)
+
+    @property
+    def turn(self) -> list[int]:
+        """Return what the policy has written since the environment's last word."""
+        return self.context[self.turn_starts[-1] :]
+
+    @property
+    def unread(self) -> list[int]:
+        """Return the tokens that have no keys yet."""
+        return self.context[self.n_stored :]
+
+    def n_shared_with(self, context: list[int]) -> int:
+        """Count the tokens of `context`, all but its last at most, that have their keys here."""
+        most = min(self.n_stored, len(context) - 1)
+        return bisect_left(range(most), True, key=lambda n: self.context[: n + 1] != context[: n + 1])
+
+    def go_on(self, continuation: Continuation) -> None:
+        """Append what the environment answers to the turn."""
+        self.context += continuation.ids
+        self.budget = continuation.budget
+        self.turn_starts.append(len(self.context))
+        self.waiting = self.asked = False
+        self.entropies = []
+
+
+def cheapest_readings(lengths: Sequence[int], most_tokens: int, price: int) -> list[list[int]]:
+    """Cut rows into forwards so that padding and forwards together cost the least.
+
+    A forward of R rows, the longest of N tokens, costs `price` + R·N: what any forward takes, in tokens, and the tokens
+    that it reads, padding included. In order of length one of the cheapest cuts is into neighbours, so that
+
+        cost(i) = min over j > i of price + (j − i)·N_i + cost(j),    (j − i)·N_i ≤ most_tokens or j = i + 1
+
+    over N_1 ≥ N_2 ≥ … finds it.
+
+    Args:
+        lengths: tokens to be read of each row, at least 1.
+        most_tokens: most tokens of one forward, padding included; a longer row is read alone.
+        price: tokens that could be read in the time that a forward takes whatever its size.
+
+    Returns:
+        The rows of each forward, longest first.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row], reverse=True)
+    costs, ends = [math.inf] * len(order) + [0], [0] * len(order)
+    for i in reversed(range(len(order))):
+        width = lengths[order[i]]
+        for j in range(i + 1, min(len(order), max(i + 1, i + most_tokens // width)) + 1):
+            if (cost := price + (j - i) * width + costs[j]) < costs[i]:
+                costs[i], ends[i] = cost, j
+    readings, first = [], 0
+    while first < len(order):
+        readings.append(order[first : ends[first]])
+        first = ends[first]
+    return readings

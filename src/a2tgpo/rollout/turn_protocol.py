@@ -1,0 +1,255 @@
+"""Say how turns call tools: in the paper's tags with any named tools, or in the chat template's own tool calls."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from a2tgpo.environments.environment import Action, Observation, Tool
+from a2tgpo.rollout.observation import ObservationEncoder
+from a2tgpo.rollout.protocol import Answer, Call, Malformed, check_answer, opened_thought, parse_call, unbox
+
+TAIL = 32
+"""Tokens at the end of a text that are looked at for an open thought."""
+
+
+class TurnProtocol(Protocol):
+    """Read the policy's turns and write what it reads after them."""
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """Return the texts that end a turn, beside the end of sequence."""
+
+    @property
+    def tool_schemas(self) -> list[dict[str, Any]] | None:
+        """Return the tools as the chat template takes them; None where the prompt does not list them."""
+
+    def read(self, turn: list[int], before: list[int]) -> Sequence[Action] | Answer | Malformed:
+        """Read one turn: its calls, or its answer.
+
+        Args:
+            turn: the tokens that the policy wrote.
+            before: the tokens that the environment wrote last: the prompt, or an observation.
+        """
+
+    def check_answer(self, answer: Answer, turn_texts: Sequence[str]) -> Answer | Malformed:
+        """Return `answer` if the response that ends in it keeps the format; why it is none otherwise."""
+
+    def text(self, turn: list[int], before: list[int]) -> str:
+        """Return the turn as it is read: without the end of sequence, with the thought that `before` opened."""
+
+    def show(self, answered: Sequence[tuple[Action, Observation]], before: list[int]) -> list[int]:
+        """Return the tokens that show the answers to a turn's calls, up to where the policy writes on.
+
+        Args:
+            answered: the calls, each with what the environment says to it; the last of all may be left out.
+            before: the tokens of the prompt.
+        """
+
+
+def opening_ids(tokenizer: PreTrainedTokenizerBase, before: list[int]) -> list[int]:
+    """Return the last tokens of `before` that open a thought, or open and close one; none where it ends otherwise."""
+    if not _opening(tokenizer, before):
+        return []
+    n_tokens = next(n for n in range(1, TAIL + 1) if "<think>" in tokenizer.decode(before[-n:]))
+    return before[-n_tokens:]
+
+
+def opens_thought(tokenizer: PreTrainedTokenizerBase, before: list[int]) -> bool:
+    """Tell whether the policy's turn after `before` begins inside a thought."""
+    opening = _opening(tokenizer, before)
+    return bool(opening) and "</think>" not in opening
+
+
+def _opening(tokenizer: PreTrainedTokenizerBase, before: list[int]) -> str:
+    return opened_thought(tokenizer.decode(before[-TAIL:]))
+
+
+def _without_end(tokenizer: PreTrainedTokenizerBase, turn: list[int]) -> list[int]:
+    return turn[:-1] if turn and turn[-1] == tokenizer.eos_token_id else turn
+
+
+class TagProtocol:
+    """Call tools in tags, as the paper does: `<think> … </think> <tool> … </tool>` (a `TurnProtocol`).
+
+    Where the prompt's template opens a thought before the turn, it is opened again after every observation, and counts
+    as the turn's own.
+
+    Args:
+        tokenizer: the policy's.
+        tools: their names are the tags; what stands between is the one argument, or a JSON object of several.
+        passage_tokens: most tokens of a passage's text.
+        text_tokens: most tokens of an observation that is text.
+    """
+
+    tool_schemas = None
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        tools: Sequence[Tool],
+        passage_tokens: int = 160,
+        text_tokens: int | None = None,
+    ) -> None:
+        names = tuple(tool.name for tool in tools)
+        if taken := {"think", "result"} & set(names):
+            raise ValueError(f"tools {sorted(taken)} have names of the tag protocol; rename them")
+        self.tokenizer = tokenizer
+        self.tools = tuple(name for name in names if name != "answer")
+        self.stop_strings = tuple(f"</{name}>" for name in (*self.tools, "answer"))
+        self.encode = ObservationEncoder(tokenizer, passage_tokens, text_tokens, self.tools)
+
+    def read(self, turn: list[int], before: list[int]) -> Sequence[Action] | Answer | Malformed:
+        """Read one turn, whose thought may have been opened before it."""
+        found = parse_call(self.text(turn, before), self.tools)
+        if not isinstance(found, Call):
+            return found
+        if found.tool == "search" and not found.text:
+            return Malformed("empty search query")
+        return [Action(found.tool, found.text)]
+
+    def check_answer(self, answer: Answer, turn_texts: Sequence[str]) -> Answer | Malformed:
+        """Return `answer` if some turn has a thought; the paper's format asks for one (`given_answer`)."""
+        return check_answer(answer, "\n".join(turn_texts))
+
+    def text(self, turn: list[int], before: list[int]) -> str:
+        """Return the turn's text, as if the thought opened before it were its own; one that it opens itself is."""
+        text = self.tokenizer.decode(_without_end(self.tokenizer, turn))
+        return text if text.lstrip().startswith("<think>") else _opening(self.tokenizer, before) + text
+
+    def show(self, answered: Sequence[tuple[Action, Observation]], before: list[int]) -> list[int]:
+        """Return the `<result>` block, and the thought that the prompt opens."""
+        ((_, shown),) = answered
+        return self.encode(shown) + opening_ids(self.tokenizer, before)
+
+
+class ToolCallProtocol:
+    """Call tools as the model's chat template writes them, several in a turn where it wants (a `TurnProtocol`).
+
+    A turn is parsed by `tokenizer.parse_response` of transformers. Conversations only grow: what was sampled stays as
+    it was, thoughts included, also where the template would drop them from earlier turns.
+
+    Args:
+        tokenizer: the policy's, with a `response_template`; `trl.chat_template_utils.add_response_schema` sets it for
+            the templates it knows.
+        tools: listed in the prompt.
+        template: what else the chat template takes.
+        text_tokens: most tokens of one answer.
+        passage_tokens: most tokens of a passage's text.
+
+    Raises:
+        ValueError: the tokenizer cannot parse a turn, or its template shows a tool's answer in a way that no
+            conversation can be continued with.
+    """
+
+    stop_strings: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        tools: Sequence[Tool],
+        template: Mapping[str, Any] | None = None,
+        text_tokens: int = 480,
+        passage_tokens: int = 160,
+    ) -> None:
+        if not any(getattr(tokenizer, name, None) for name in ("response_template", "response_schema")):
+            raise ValueError(
+                "the tokenizer has no response_template, by which transformers reads tool calls; set it with "
+                "trl.chat_template_utils.add_response_schema(tokenizer), or use the tag protocol"
+            )
+        self.tokenizer, self.template = tokenizer, dict(template or {})
+        self.tool_schemas: list[dict[str, Any]] | None = [tool.schema for tool in tools]
+        self._encoder = ObservationEncoder(tokenizer, passage_tokens, text_tokens)
+        self._takes = set(inspect.signature(tokenizer.parse_response).parameters)
+        self._suffix([{"role": "tool", "name": tools[0].name, "content": "x"}])
+
+    def read(self, turn: list[int], before: list[int]) -> Sequence[Action] | Answer | Malformed:
+        """Parse one turn; without a call its content is the answer, the last `\\boxed{…}` of it where there is one."""
+        given = {"prefix": before, "tools": self.tool_schemas}
+        try:
+            message = self.tokenizer.parse_response(turn, **{k: v for k, v in given.items() if k in self._takes})
+        except (ValueError, TypeError, KeyError) as error:
+            return Malformed(f"the turn cannot be parsed: {error}")
+        message = message or {}
+        try:
+            actions = [_action(call) for call in message.get("tool_calls") or []]
+        except (TypeError, KeyError, ValueError) as error:
+            return Malformed(f"a tool call cannot be read: {error!r}")
+        if actions:
+            return actions
+        content = message.get("content") or ""
+        text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+        text = text.removesuffix(str(self.tokenizer.eos_token or "")).strip()
+        return Answer(unbox(text) or text) if text else Malformed("neither a tool call nor an answer")
+
+    def check_answer(self, answer: Answer, turn_texts: Sequence[str]) -> Answer | Malformed:
+        """Return `answer`: a chat template has a format of its own, which is the reward's to judge."""
+        return answer
+
+    def text(self, turn: list[int], before: list[int]) -> str:
+        """Return the turn's text, calls as they are written."""
+        return _opening(self.tokenizer, before) + self.tokenizer.decode(_without_end(self.tokenizer, turn))
+
+    def show(self, answered: Sequence[tuple[Action, Observation]], before: list[int]) -> list[int]:
+        """Return the tools' answers as the template renders them, up to where the policy writes on."""
+        messages = [
+            {"role": "tool", "name": action.tool, "content": self._encoder.plain(_as_text(shown))}
+            for action, shown in answered
+        ]
+        return self._suffix(messages)
+
+    def _suffix(self, messages: list[dict[str, Any]]) -> list[int]:
+        """Render `messages` after a call, and cut off what stands before them."""
+        call = {"type": "function", "function": {"name": messages[0]["name"], "arguments": {}}}
+        asked: list[dict[str, Any]] = [
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+        ]
+        prefix = self._render(asked, add_generation_prompt=False)
+        whole = self._render(asked + messages, add_generation_prompt=True)
+        # A turn ends with the end of sequence, here the last of `prefix`; what the template writes after it belongs to
+        # the next message. What it writes before may change once an answer follows: some drop an empty thought.
+        end = self.tokenizer.eos_token_id
+        n_ends = prefix.count(end)
+        ends = [i for i, token in enumerate(whole) if token == end]
+        if n_ends and len(ends) >= n_ends:
+            return whole[ends[n_ends - 1] + 1 :]
+        if n_ends or whole[: len(prefix)] != prefix or len(whole) == len(prefix):
+            raise ValueError(
+                "the chat template rewrites a call once its answer follows, so that a conversation cannot be "
+                "continued token by token; use a template that keeps what was said (trl.chat_template_utils."
+                "get_training_chat_template has some), or the tag protocol"
+            )
+        return whole[len(prefix) :]
+
+    def _render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> list[int]:
+        return self.tokenizer.apply_chat_template(
+            messages,
+            tools=self.tool_schemas,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=True,
+            return_dict=False,
+            **self.template,
+        )
+
+
+def _action(call: Mapping[str, Any]) -> Action:
+    function = call.get("function", call)
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments or "{}")
+    arguments = {} if arguments is None else arguments
+    if not isinstance(function["name"], str) or not isinstance(arguments, Mapping):
+        raise TypeError(f"{function!r}")
+    return Action(function["name"], json.dumps(arguments, ensure_ascii=False), arguments)
+
+
+def _as_text(shown: Observation) -> str:
+    if isinstance(shown, str):
+        return shown
+    lines = [f'[{rank}] "{passage.title}" {passage.text}' for rank, passage in enumerate(shown, start=1)]
+    return "\n".join(lines) or "no results"

@@ -1,0 +1,138 @@
+# ruff: noqa: E402
+"""What the plug-in builds on in verl, by what it does: registration, verl's defaults, the packed loss, the worker."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+REASON = "verl is not installed here; `make test-verl` makes it an environment of its own"
+verl = pytest.importorskip("verl", reason=REASON)
+pytest.importorskip("transfer_queue", reason=REASON)
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from torch.nn.utils.rnn import pad_sequence
+from verl.trainer.ppo.core_algos import get_adv_estimator_fn
+from verl.trainer.ppo.v1 import get_trainer_cls
+from verl.utils import tensordict_utils as tu
+
+from a2tgpo.integrations.verl import credit_trainer, turn_credit_loss
+from a2tgpo.integrations.verl.micro_batch import Update, micro_batch_loss
+from a2tgpo.integrations.verl.refusals import AGENT_LOOP, check_config
+from a2tgpo.integrations.verl.settings import TurnCreditSettings
+from a2tgpo.methods import METHODS
+from a2tgpo.rollout.protocol import SCAFFOLD
+from a2tgpo.run.verl_overrides import quoted
+
+NEEDED = ["algorithm.adv_estimator=a2tgpo", "actor_rollout_ref.rollout.name=vllm", "actor_rollout_ref.rollout.n=8"]
+
+
+def config(*overrides: str) -> Any:
+    """verl's own configuration, composed as main_ppo does."""
+    folder = Path(verl.__file__).parent / "trainer" / "config"
+    with initialize_config_dir(str(folder), version_base=None):
+        return compose("ppo_trainer", [*NEEDED, *overrides])
+
+
+def test_verl_finds_the_plugin() -> None:
+    """The entry point alone registers the trainers, the estimator's name and the agent loop."""
+    from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
+
+    assert get_trainer_cls("a2tgpo") is credit_trainer.SyncTrainer
+    assert get_trainer_cls("a2tgpo_colocate_async") is credit_trainer.ColocateAsyncTrainer
+    assert get_trainer_cls("a2tgpo_separate_async") is credit_trainer.SeparateAsyncTrainer
+    assert _agent_loop_registry[AGENT_LOOP]["_target_"].endswith("search_loop.SearchAgentLoop")
+
+
+def test_another_trainer_gets_no_advantages_of_zero() -> None:
+    """`adv_estimator=a2tgpo` under verl's own trainers is an error and no silent run."""
+    with pytest.raises(ValueError, match=r"trainer\.v1\.trainer_mode=a2tgpo as well"):
+        get_adv_estimator_fn("a2tgpo")(token_level_rewards=torch.zeros(1, 2), response_mask=torch.ones(1, 2))
+
+
+def test_a_plugin_that_cannot_load_says_so() -> None:
+    """Where TransferQueue is missing, verl goes on in silence and we name the extra."""
+    script = """
+        import sys
+        sys.modules["transfer_queue"] = None
+        import verl
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=300, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr
+    assert "trainer_mode=a2tgpo cannot be used: " in done.stderr and "transfer_queue" in done.stderr
+
+
+def test_verls_defaults_are_taken() -> None:
+    """What is refused are its user's changes: the numbers that we take for defaults are verl's."""
+    assert check_config(config(), TurnCreditSettings()) == METHODS["a2tgpo"]
+    with pytest.raises(ValueError, match=r"clip_ratio_high=0\.28"):
+        check_config(config("actor_rollout_ref.actor.clip_ratio_high=0.28"), TurnCreditSettings())
+
+
+@pytest.mark.parametrize(
+    "text", ["it's, {answer}", SCAFFOLD, "a\\'{answer}", "ends in \\ {answer}\\", "[{answer}]: =x"]
+)
+def test_keys_come_through_hydra(text: str) -> None:
+    """What `a2tgpo verl` writes is what arrives, whatever is in it."""
+    made = config("+a2tgpo.method=igpo", "+a2tgpo.turn_gamma=0.9", f"+a2tgpo.answer_scaffold={quoted(text)}")
+    given = TurnCreditSettings.of(OmegaConf.to_container(made.a2tgpo))
+    assert (given.method, given.turn_gamma, given.answer_scaffold) == ("igpo", 0.9, text)
+
+
+def packed(rows: list[torch.Tensor]) -> torch.Tensor:
+    return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
+
+
+@pytest.mark.parametrize("method", ["a2tgpo", "igpo+tg"])
+def test_the_loss_reads_verls_packed_rows(method: str) -> None:
+    """Log-probabilities packed over prompt and response, each a token ahead, come to the loss of the plain columns."""
+    generator = torch.Generator().manual_seed(0)
+    lengths, prompts = [4, 1, 3], [2, 127, 5]
+    response = [torch.randn(n, generator=generator) - 2 for n in lengths]
+    columns = {
+        "turn_ids": [torch.tensor([0, -1, 1, 1]), torch.tensor([-1]), torch.tensor([0, 0, 0])],
+        "advantages": [torch.tensor([1.0, 0, -1, -1]), torch.zeros(1), torch.tensor([0.5, 0.5, 0.5])],
+        "turn_clip_scale": [torch.tensor([1.1, 1, 1, 1]), torch.ones(1), torch.ones(3)],
+        "old_log_probs": [row + 0.01 for row in response],
+    }
+    expected = micro_batch_loss(
+        pad_sequence(response, batch_first=True), columns, METHODS[method], Update(6, 9.0, 2, 0.75)
+    )
+
+    # verl's column i holds the log-probability of token i + 1.
+    whole = [
+        torch.cat([torch.full((p - 1,), 9.0), row, torch.tensor([9.0])])
+        for p, row in zip(prompts, response, strict=True)
+    ]
+    data = TensorDict(
+        {name: packed(rows) for name, rows in columns.items()}
+        | {
+            "prompts": packed([torch.zeros(n).long() for n in prompts]),
+            "responses": packed([torch.zeros(n).long() for n in lengths]),
+        },
+        batch_size=3,
+    )
+    tu.assign_non_tensor(data, global_batch_size=6, batch_num_tokens=9, dp_size=2)
+    tu.assign_non_tensor_data(data, turn_credit_loss.REAL_SHARE, 0.75)
+    actor = SimpleNamespace(use_kl_loss=False, kl_loss_coef=0.0, entropy_coeff=0.0)
+    loss = partial(turn_credit_loss.turn_credit_loss, config=actor, method=METHODS[method])
+    found, metrics = loss(model_output={"log_probs": packed(whole)}, data=data, dp_group=None)
+    assert found.item() == pytest.approx(expected.loss.item(), rel=1e-6)
+
+    summed = {f"actor/{name}": metric.aggregate() for name, metric in metrics.items()}
+    means = turn_credit_loss.mean_diagnostics(summed)
+    assert means["loss/ratio_mean"] == pytest.approx(expected.diagnostics["loss/ratio_mean"].item(), rel=1e-6)
+    assert not any("a2tgpo/" in name for name in summed)
