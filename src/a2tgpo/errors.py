@@ -99,7 +99,7 @@ _DISK = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EMFILE, errno.ESTALE),
 }
-"""What a disk or its mode refuses, by no fault of the program."""
+"""Errors of a disk or its mode, by no fault of the program."""
 
 _ERROR_NUMBER = re.compile(r"\(os error (\d+)\)")
 

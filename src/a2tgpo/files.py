@@ -17,7 +17,7 @@ from typing import Any
 from a2tgpo.errors import A2TGPOError
 
 UNFINISHED = "unfinished-"
-"""How the names of half-written files and folders begin."""
+"""Beginning of the names of half-written files and folders."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 # An escape, or three bytes that UTF-8 does not allow and json lets pass.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 HIDDEN = "***"
-"""What stands where a secret was."""
+"""Stands where a secret was."""
 
 _NAMES = re.compile(r"(^|_)(token|api_?key|secret|password|passwd|credentials?)$", re.IGNORECASE)
 _NOT_SECRET = {"pad_token", "eos_token", "bos_token", "unk_token", "reasoning_end_token"}

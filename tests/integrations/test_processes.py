@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 
 from a2tgpo.core import turn_credit, turn_ids
-from a2tgpo.integrations.trl.collective import AccelerateCollective
+from a2tgpo.integrations.trl.accelerate_collective import AccelerateCollective
 from a2tgpo.methods import METHODS
 from a2tgpo.pipeline import BatchCredit, RolloutBatch, SingleProcess, TaskRow, TurnSignals, assign_credit
 from a2tgpo.rollout.protocol import answer_turn, search_turn

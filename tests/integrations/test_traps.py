@@ -154,6 +154,17 @@ def test_failures_in_a_row_are_counted_anew_after_a_success() -> None:
         failures.count(True)
 
 
+def test_a_tool_that_returns_a_list_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """TRL gives it to the template as parts of a message, of which Qwen3's shows nothing."""
+
+    def many() -> list[str]:
+        return ["one", "two"]
+
+    with caplog.at_level(logging.WARNING):
+        assert ToolFailures().watch(many)() == ["one", "two"]
+    assert "Tool 'many' returned a list" in caplog.text and "Return text" in caplog.text
+
+
 def test_fewer_prompts_than_a_batch_are_refused(tmp_path: Path) -> None:
     """TRL would make no update and end as if it had trained."""
     with pytest.raises(ValueError, match="2"):

@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 """One row of the data set, by column."""
 
 Observation = str | Sequence[Passage]
-"""What the policy reads after its turn: text, or passages, of which each is cut to its own length."""
+"""The policy reads this after its turn: text, or passages, of which each is cut to its own length."""
 
 
 @dataclass(frozen=True)

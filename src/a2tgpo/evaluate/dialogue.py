@@ -27,7 +27,7 @@ from a2tgpo.rollout.protocol import (
 Message = dict[str, Any]
 
 UNPARSED = "the server did not parse its tool calls"
-"""How the reason of an answer begins whose text shows a call."""
+"""Beginning of the reason of an answer whose text shows a call."""
 
 _CALL_MARK = re.compile(
     r"<[|｜/]?\s*tool[_▁]call|<start_function_call>|<function(=|_calls?>)|<invoke\s|\[TOOL_CALLS?\]|<\|python_tag\|>"

@@ -17,7 +17,7 @@ The engines are in `a2tgpo.integrations`.
 from a2tgpo.pipeline.batch import RolloutBatch, TaskRow, concat_prompt_completion
 from a2tgpo.pipeline.collective import Collective, SingleProcess
 from a2tgpo.pipeline.credit import BatchCredit, add_overlong_penalty, assign_credit
-from a2tgpo.pipeline.loss import LossInputs, TurnLoss, turn_loss
+from a2tgpo.pipeline.turn_loss import LossInputs, TurnLoss, turn_loss
 from a2tgpo.pipeline.turn_signals import TurnSignals, collect_signals
 
 __all__ = [

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from a2tgpo.pipeline.collective import Collective
-from a2tgpo.pipeline.loss import TOKEN_COLUMNS, LossInputs, tokens_per_process
+from a2tgpo.pipeline.turn_loss import TOKEN_COLUMNS, LossInputs, tokens_per_process
 from a2tgpo.signals.answer_likelihood.trajectories import ALIGNMENT
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ _STATE = "trainer_state.json"
 """The file of a checkpoint that the Trainer writes last."""
 
 _TRAINING_STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
-"""What a checkpoint holds beside weights, all of it or (save_only_model) nothing."""
+"""Files of a checkpoint beside weights: all of them or (save_only_model) none."""
 
 
 def step_of(checkpoint: Path) -> int:

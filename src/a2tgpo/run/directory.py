@@ -16,7 +16,7 @@ from a2tgpo.files import new_file
 from a2tgpo.redact import HIDDEN, redact_settings
 
 MODES = ("greedy", "sampled")
-"""How a policy is evaluated, in the names of files and tables."""
+"""Ways to evaluate a policy, in the names of files and tables."""
 
 
 @dataclass(frozen=True)

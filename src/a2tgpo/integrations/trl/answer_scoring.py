@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from a2tgpo.integrations.trl.collective import sharded_by
+from a2tgpo.integrations.trl.accelerate_collective import sharded_by
 from a2tgpo.integrations.trl.config import A2TGPOConfig
 from a2tgpo.pipeline import RolloutBatch
 from a2tgpo.pipeline.likelihood import score_answers
@@ -88,12 +88,12 @@ class AnswerScoring:
 
     @property
     def needs_answers(self) -> bool:
-        """Whether gold answers are scored, by the policy or by the reference."""
+        """Tell if gold answers are scored, by the policy or by the reference."""
         return self.reads_gains and self.process_signal is None and not self.by_environment
 
     @property
     def by_policy(self) -> bool:
-        """Whether the policy itself scores them."""
+        """Tell if the policy itself scores them."""
         return self.needs_answers and self.reference is None
 
     def reader(self, model: PreTrainedModel, answers: Sequence[Sequence[str]]) -> AnswerReader | None:
@@ -105,8 +105,13 @@ class AnswerScoring:
         if not self.by_policy or self.shares_turns or self.scorer.method == "rows" or self.scorer.cut_last_result:
             return None
         forward = fused_forward(model, self.autocast)
-        suffixes = self.scorer.suffixes(answers)
-        return AnswerReader(forward, suffixes, additive_mask=needs_additive_mask(model.config))
+        return AnswerReader(
+            forward,
+            self.scorer.suffixes(answers),
+            self.scorer.suffixes(answers, [True] * len(answers)) if self.scorer.scaffold.opens else None,
+            self.scorer.opens_thought,
+            additive_mask=needs_additive_mask(model.config),
+        )
 
     def score(
         self, batch: RolloutBatch, policy: PreTrainedModel, *, rows_per_forward: int, old_logps: bool = False

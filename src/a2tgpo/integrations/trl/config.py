@@ -63,7 +63,9 @@ class A2TGPOConfig(GRPOConfig):
     )
     turn_baseline: Baseline | None = field(
         default=None,
-        metadata={"help": "What a turn is compared with: 'survivors' (the paper) or 'absorbing'; none = the method's."},
+        metadata={
+            "help": "Whom a turn is compared with: 'survivors' (the paper), 'absorbing', 'active'; none = the method's."
+        },
     )
     std_floor: float | None = field(
         default=None, metadata={"help": "Added to a turn group's standard deviation; none = the method's, 1e-6."}

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from a2tgpo.integrations.trl.collective import sharded_by
+from a2tgpo.integrations.trl.accelerate_collective import sharded_by
 from a2tgpo.integrations.trl.policy_model import generating
 from a2tgpo.integrations.trl.vllm_engine import TRLTokenEngine, largest_of_processes
 from a2tgpo.rollout.agent import Agent

@@ -11,6 +11,7 @@ from torch import Tensor
 from trl import GRPOTrainer
 
 from a2tgpo.errors import ToolError
+from a2tgpo.integrations.trl.accelerate_collective import AccelerateCollective
 from a2tgpo.integrations.trl.answer_scoring import AnswerScoring
 from a2tgpo.integrations.trl.checks import (
     aliases_of_rows,
@@ -25,7 +26,6 @@ from a2tgpo.integrations.trl.checks import (
     reveals_answers,
 )
 from a2tgpo.integrations.trl.clock import StepClock
-from a2tgpo.integrations.trl.collective import AccelerateCollective
 from a2tgpo.integrations.trl.config import A2TGPOConfig
 from a2tgpo.integrations.trl.dynamic_rows import open_dynamic_sampler, tool_dicts, without_failed
 from a2tgpo.integrations.trl.generation_batch import (
@@ -121,13 +121,13 @@ class RolloutTrainer(GRPOTrainer):
 
     @property
     def _several_updates(self) -> bool:
-        """Whether a batch feeds updates of a policy that did not write it. TRL then asks for old log-probabilities."""
+        """Tell if a batch feeds updates of a policy that did not write it. TRL then asks for old log-probabilities."""
         generate_every = self.args.steps_per_generation * self.num_iterations
         return self.args.gradient_accumulation_steps % generate_every != 0
 
     @property
     def _needs_old_logps(self) -> bool:
-        """Whether TRL asks for old log-probabilities: for several updates, and to correct for vLLM."""
+        """Tell if TRL asks for old log-probabilities: for several updates, and to correct for vLLM."""
         return self._several_updates or (self.use_vllm and self.vllm_importance_sampling_correction)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor | Any]:

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from a2tgpo.errors import ToolError
+from a2tgpo.messages import warn_once
+
+logger = logging.getLogger(__name__)
 
 FAILED_BATCHES = 3
 """Batches in a row in which the tools failed every rollout, after which they count as gone."""
@@ -41,7 +45,7 @@ class ToolFailures:
             @functools.wraps(tool)
             async def watched_later(*args: Any, **kwargs: Any) -> Any:
                 try:
-                    return await tool(*args, **kwargs)
+                    return _shown(tool, await tool(*args, **kwargs))
                 except Exception as error:
                     note(error, args, kwargs)
                     raise
@@ -51,7 +55,7 @@ class ToolFailures:
         @functools.wraps(tool)
         def watched(*args: Any, **kwargs: Any) -> Any:
             try:
-                return tool(*args, **kwargs)
+                return _shown(tool, tool(*args, **kwargs))
             except Exception as error:
                 note(error, args, kwargs)
                 raise
@@ -87,3 +91,14 @@ class ToolFailures:
                 f"the tools raised in all rollouts of {self._failed_batches} batches in a row, the last time with "
                 f"{min(self._raised, default='')!r}; nothing can be learned from them, so mend the tool and resume"
             )
+
+
+def _shown(tool: Callable[..., Any], result: Any) -> Any:
+    """Return a tool's result, with one warning where a chat template may show nothing of it."""
+    if isinstance(result, list):
+        warn_once(
+            logger,
+            f"Tool {tool.__name__!r} returned a list, which TRL gives to the chat template as parts of a message; some "
+            "templates then show an empty result, and every gain is that of nothing. Return text.",
+        )
+    return result

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
-from a2tgpo.integrations.trl.collective import sharded_by
+from a2tgpo.integrations.trl.accelerate_collective import sharded_by
 from a2tgpo.integrations.trl.policy_model import generating
 from a2tgpo.messages import warn_once
 from a2tgpo.pipeline import Collective

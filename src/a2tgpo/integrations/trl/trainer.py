@@ -22,10 +22,10 @@ from a2tgpo.integrations.trl.objective import OTHER_OBJECTIVES, normalizes_other
 from a2tgpo.integrations.trl.rollout_trainer import RolloutTrainer
 from a2tgpo.pipeline import BatchCredit, LossInputs, RolloutBatch, add_overlong_penalty, assign_credit, collect_signals
 from a2tgpo.pipeline.likelihood import score_policy
-from a2tgpo.pipeline.loss import tokens_per_process
 from a2tgpo.pipeline.metrics import credit_metrics, rollout_metrics
 from a2tgpo.pipeline.microbatches import count_tokens_by_update, sort_by_length, trim_padding
 from a2tgpo.pipeline.rollout_log import RolloutLog
+from a2tgpo.pipeline.turn_loss import tokens_per_process
 from a2tgpo.signals.answer_likelihood import Scores, fused_forward
 
 __all__ = ["A2TGPOTrainer"]

@@ -17,7 +17,7 @@ from a2tgpo.signals.answer_likelihood.cache_check import why_not_trusted
 from a2tgpo.signals.answer_likelihood.forward import LabelLogps
 from a2tgpo.signals.answer_likelihood.model_support import why_not_cached
 from a2tgpo.signals.answer_likelihood.passes import read_logps
-from a2tgpo.signals.answer_likelihood.scaffold import AnswerScaffold, AnswerSuffix, SuffixBatch
+from a2tgpo.signals.answer_likelihood.scaffold import AnswerScaffold, AnswerSuffix, SuffixBatch, opens_thought
 from a2tgpo.signals.answer_likelihood.trajectories import Trajectories
 
 if TYPE_CHECKING:
@@ -128,7 +128,9 @@ class AnswerScorer:
             raise ValueError(
                 f"answers has {len(answers)} entries for {len(prompt_ids)} rollouts; pass one list per rollout."
             )
-        suffixes = SuffixBatch.stack(self.suffixes(answers))
+        prompts = (ids[mask.bool()].tolist() for ids, mask in zip(prompt_ids, prompt_mask, strict=True))
+        opened = [self.opens_thought(prompt) for prompt in prompts]
+        suffixes = SuffixBatch.stack(self.suffixes(answers, opened))
         trajectories = Trajectories.join(
             prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask, self.count_padding
         )
@@ -168,8 +170,18 @@ class AnswerScorer:
             )
         return obstacle is None
 
-    def suffixes(self, answers: Sequence[Sequence[str]]) -> list[list[AnswerSuffix]]:
+    def opens_thought(self, prompt: Sequence[int]) -> bool:
+        """Tell whether the scaffold's thought is opened by the prompt's tokens already."""
+        return self.scaffold.opens and opens_thought(self.tokenizer, prompt)
+
+    def suffixes(
+        self, answers: Sequence[Sequence[str]], opened: Sequence[bool] | None = None
+    ) -> list[list[AnswerSuffix]]:
         """Encode the scored aliases of each rollout's `answers` in the scaffold.
+
+        Args:
+            answers: gold answers of each rollout, canonical first.
+            opened: rollouts whose prompt has opened the thought (`opens_thought`); none by default.
 
         Raises `ValueError` for answers that are missing, blank or tokenise to nothing.
         """
@@ -178,7 +190,9 @@ class AnswerScorer:
             if isinstance(aliases, str) or not aliases:
                 raise ValueError(f"answers[{row}] is {aliases!r}; pass a non-empty list of gold answers.")
             scored = aliases[:1] if self.alias == "first" else aliases
-            suffixes.append([self.scaffold.encode(self.tokenizer, answer) for answer in scored])
+            inside = opened is not None and opened[row]
+            scaffold = self.scaffold.inside_thought if inside else self.scaffold
+            suffixes.append([scaffold.encode(self.tokenizer, answer) for answer in scored])
         return suffixes
 
     def likelihood_of(self, answer_logps: Float[Tensor, "B K"], boundaries: Boundaries) -> Float[Tensor, "B K"]:
