@@ -12,6 +12,7 @@ from trl import ModelConfig
 
 from a2tgpo import A2TGPOConfig
 from a2tgpo.errors import RecipeError
+from a2tgpo.run.interrupt import updates_per_batch
 from a2tgpo.run.recipe import Recipe, RunConfig
 from a2tgpo.run.recipe_file import describe_keys, load_recipe, packaged_recipes
 from a2tgpo.run.recipe_keys import known_keys
@@ -50,6 +51,25 @@ def test_there_are_recipes() -> None:
     """The parametrisation above found the project's recipes."""
     assert "multihop_smollm2" in RECIPES
     assert RECIPES["hops_cpu"].samefile(Path(__file__).parents[1] / "recipes" / "hops_cpu.yaml")
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("paper/")])
+def test_the_paper_s_settings(name: str) -> None:
+    """The trainer's configuration of each of the paper's recipes has the paper's numbers: 64 prompts × 16 rollouts a
+    batch, 8 × 16 an update, eight updates a batch, and the rest as published. No GPU is needed to see that."""
+    config = load_recipe(name, ["--use_cpu", "true", "--bf16", "false"])
+    training, recipe = config.training, config.recipe
+    assert training.generation_batch_size == 64 * training.num_generations and training.num_generations == 16
+    assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 8 * 16
+    assert updates_per_batch(training) == 8 and training.save_steps % 8 == 0
+    assert (recipe.max_prompt_tokens, training.max_completion_length) == (2000, 6192)
+    assert (recipe.max_searches, recipe.passages_per_search, recipe.warm_start_steps) == (6, 3, 0)
+    assert (training.learning_rate, training.beta, training.optim.value) == (1e-6, 0.0, "adamw_torch")
+    assert training.use_vllm and training.vllm_mode == "colocate" and recipe.retriever is not None
+    method = training.resolve_method()
+    assert (method.name, method.eps_low, method.eps_high) == ("a2tgpo", 3e-3, 4e-3)
+    assert (method.credit.alpha, method.credit.beta) == (1.0, 0.3)  # type: ignore[attr-defined]
+    assert config.model.model_name_or_path in ("Qwen/Qwen3-4B", "Qwen/Qwen3-8B", "Qwen/Qwen2.5-7B-Instruct")
 
 
 def test_keys_read_from_source_are_the_fields(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,6 @@ ON_THE_CPU = [
     "actor_rollout_ref.actor.use_torch_compile=False",
     "actor_rollout_ref.actor.fsdp_config.use_torch_compile=False",
     "data.dataloader_num_workers=0",
-    "trainer.total_epochs=100",
 ]
 
 
@@ -89,6 +88,7 @@ def command(task: Path, output: Path, *changes: str, **recipe: Any) -> list[str]
         "max_steps": 4,
         "save_steps": 2,
         "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
         "max_completion_length": 384,
         "bf16": False,
         "gradient_checkpointing": False,
@@ -137,7 +137,7 @@ def test_killed_after_a_checkpoint_and_resumed(task: Path, tmp_path: Path) -> No
     """Reward, gains, clipping and new weights on the rollout server in every step; after a kill the run goes on from
     its checkpoint, and the report reads it as one."""
     output, log = tmp_path / "run", tmp_path / "first.txt"
-    running = start(command(task, output, "trainer.total_training_steps=40"), log)
+    running = start(command(task, output, max_steps=80), log)
     deadline = time.monotonic() + 1500
     tracker = output / "checkpoints" / "latest_checkpointed_iteration.txt"
     try:
@@ -163,7 +163,8 @@ def test_killed_after_a_checkpoint_and_resumed(task: Path, tmp_path: Path) -> No
 
     log = tmp_path / "second.txt"
     steps = done + 1
-    running = start(command(task, output, f"trainer.total_training_steps={steps}"), log)
+    resumed = command(task, output, f"trainer.total_training_steps={steps}", resume_from_checkpoint=True)
+    running = start(resumed, log)
     try:
         code = running.wait(1500)
     finally:

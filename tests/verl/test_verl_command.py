@@ -54,6 +54,18 @@ def test_devices_are_processes_of_trl() -> None:
     assert "data.train_batch_size=128" in made and "trainer.nnodes=2" in made
 
 
+def test_what_a_recipe_leaves_out_is_as_trl_has_it() -> None:
+    """Where verl's own default is another one."""
+    made = command(max_steps=-1)
+    assert made["actor_rollout_ref.actor.optim.weight_decay"] == "0.0" and made["trainer.total_epochs"] == "3"
+    assert made["actor_rollout_ref.rollout.tensor_model_parallel_size"] == "1"
+    assert made["trainer.resume_mode"] == "disable"
+    assert command(resume_from_checkpoint=True)["trainer.resume_mode"] == "auto"
+    assert command(resume_from_checkpoint="runs/x/checkpoints/global_step_2")["trainer.resume_mode"] == "resume_path"
+    made = command(attn_implementation="sdpa")
+    assert made["actor_rollout_ref.model.use_remove_padding"] == "False"
+
+
 def test_credit_and_search_become_our_keys() -> None:
     """Text is quoted as Hydra wants it, and the generated world's corpus is the one beside the data."""
     made = command(method="igpo", gain_alpha=None, answer_scaffold="it's {answer}", seed=3)
@@ -80,6 +92,7 @@ def test_a_methods_penalty_and_filter_are_switched_on() -> None:
         ({"use_cpu": True}, "--use_cpu false"),
         ({"fp16": True}, "fp16=True"),
         ({"lr_scheduler_type": "linear"}, "'constant' and 'cosine'"),
+        ({"lr_scheduler_type": None}, "lr_scheduler_type is left out"),
         ({"per_device_train_batch_size": 12}, "num_generations=8 does not divide"),
         ({"gradient_accumulation_steps": 3}, "steps_per_generation=4"),
         ({"method": "tree"}, "choose one of"),

@@ -160,9 +160,10 @@ def _failure(outcome: Outcome) -> str | None:
 
 def _stopped_by(failure: str, which: str, last: Outcome) -> ToolError | PolicyServerError | RecipeError:
     if failure == UNPARSED:
+        text = last.reason.removeprefix(f"{UNPARSED}: ")
         return RecipeError(
-            f"protocol='tools': {UNPARSED} in {which}, the last with: {last.reason}. Start it with a parser for this "
-            "model's calls (vLLM: --enable-auto-tool-choice --tool-call-parser NAME) and choose another output_dir"
+            f"protocol='tools': {UNPARSED} in {which}, the last with: {text}. Start it with a parser for this model's "
+            "calls (vLLM: --enable-auto-tool-choice --tool-call-parser NAME) and choose another output_dir"
         )
     error = ToolError if failure == _TOOL_FAILED else PolicyServerError
     return error(f"{failure} {which}, the last with: {last.reason}")

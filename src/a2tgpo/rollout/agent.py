@@ -18,8 +18,9 @@ from a2tgpo.pretrained import encode_chat
 from a2tgpo.rollout.engine import GenerationEngine
 from a2tgpo.rollout.groups import Chains, Expansion, RolloutGroups, check_groups, initial_places
 from a2tgpo.rollout.play import Play, RolloutLimits
-from a2tgpo.rollout.turn_protocol import TagProtocol, TurnProtocol, opens_thought
+from a2tgpo.rollout.turn_protocol import TagProtocol, TurnProtocol
 from a2tgpo.rollout.types import Rollout, Termination
+from a2tgpo.signals.answer_likelihood.scaffold import opens_thought
 
 logger = logging.getLogger(__name__)
 

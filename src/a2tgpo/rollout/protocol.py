@@ -100,11 +100,12 @@ def parse_call(text: str, tools: tuple[str, ...]) -> Call | Answer | Malformed:
 
     Outside of its thoughts the turn answers in an `<answer>` block, or calls the tool of the first block that has one.
     What it says besides does not matter, nor whether it thinks: a response that never does has no answer
-    (`check_answer`).
+    (`check_answer`). An answer in a thought that nobody closes is none.
     """
     outside = split_blocks(text, "think")[1]
-    if split_blocks(outside, "answer")[0]:
-        answer = _last_box(outside)
+    said = _outside_of_thoughts(text)
+    if split_blocks(said, "answer")[0]:
+        answer = _last_box(said)
         return Malformed("expected \\boxed{…} inside <answer>") if answer is None else Answer(answer)
     call = _call_pattern(tools).search(outside) if tools else None
     if call is None:
@@ -121,13 +122,18 @@ def given_answer(response: str) -> str | None:
     The format asks for a `<think>…</think>` and, outside of thoughts, an `<answer>…</answer>` with a `\\boxed{…}`, the
     last of which is the answer; empty text where it is empty. Source: A²TGPO, arXiv 2605.06200, Eqs. 14 and 15.
     """
-    thoughts, outside = split_blocks(response, "think")
-    return _last_box(outside) if thoughts else None
+    thoughts, _ = split_blocks(response, "think")
+    return _last_box(_outside_of_thoughts(response)) if thoughts else None
 
 
 def check_answer(answer: Answer, response: str) -> Answer | Malformed:
     """Return `answer` if `response`, which ends in it, thought before; why it is none otherwise."""
     return answer if split_blocks(response, "think")[0] else Malformed("expected a <think>…</think> in some turn")
+
+
+def _outside_of_thoughts(text: str) -> str:
+    """Return what stands outside of thoughts; one that nobody closes goes on to the end."""
+    return split_blocks(text, "think")[1].partition("<think>")[0]
 
 
 def _last_box(text: str) -> str | None:

@@ -12,9 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from a2tgpo.environments.environment import Action, Observation, Tool
 from a2tgpo.rollout.observation import ObservationEncoder
 from a2tgpo.rollout.protocol import Answer, Call, Malformed, check_answer, opened_thought, parse_call, unbox
-
-TAIL = 32
-"""Tokens at the end of a text that are looked at for an open thought."""
+from a2tgpo.signals.answer_likelihood.scaffold import TAIL
 
 
 class TurnProtocol(Protocol):
@@ -57,12 +55,6 @@ def opening_ids(tokenizer: PreTrainedTokenizerBase, before: list[int]) -> list[i
         return []
     n_tokens = next(n for n in range(1, TAIL + 1) if "<think>" in tokenizer.decode(before[-n:]))
     return before[-n_tokens:]
-
-
-def opens_thought(tokenizer: PreTrainedTokenizerBase, before: list[int]) -> bool:
-    """Tell whether the policy's turn after `before` begins inside a thought."""
-    opening = _opening(tokenizer, before)
-    return bool(opening) and "</think>" not in opening
 
 
 def _opening(tokenizer: PreTrainedTokenizerBase, before: list[int]) -> str:

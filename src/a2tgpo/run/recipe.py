@@ -25,6 +25,24 @@ class Recipe:
         RecipeError: a number below its least value, or keys that contradict each other.
     """
 
+    plugins: list[str] | None = field(
+        default=None,
+        metadata={"help": "Modules of yours to import first, for the methods they register; `--import M` adds one."},
+    )
+    reward: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Your reward functions, package.module:function, weighed by `reward_weights`; none = exact match."
+        },
+    )
+    turn_signal: str | None = field(
+        default=None,
+        metadata={
+            "help": "Your judge of turns, package.module:name: a function of a Transcript, or a ProcessSignal; none = "
+            "what `process_signal` says."
+        },
+    )
+
     questions: list[str] | None = field(
         default=None, metadata={"help": "Training questions: files, folders or Hub data sets; none = generated."}
     )
@@ -94,7 +112,7 @@ class Recipe:
     eval_batch_size: int = field(default=100, metadata={"help": "Questions answered together in an evaluation."})
 
     def __post_init__(self) -> None:
-        for name in ("questions", "eval_questions", "hops", "warm_start_hops"):
+        for name in ("plugins", "reward", "questions", "eval_questions", "hops", "warm_start_hops"):
             if isinstance(getattr(self, name), str | int):
                 setattr(self, name, [getattr(self, name)])
         for name, least in _LEAST.items():

@@ -19,13 +19,13 @@ from a2tgpo.files import new_file, new_folder
 from a2tgpo.integrations.trl.callbacks import FiniteGuard, MetricsFile
 from a2tgpo.integrations.trl.rollout_func import TagRollout
 from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
-from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.agent import SearchAgent
 from a2tgpo.run.checkpoints import Rotation
 from a2tgpo.run.console import UPDATES, ConsoleSummary, StepProgress
 from a2tgpo.run.directory import RunDirectory
 from a2tgpo.run.held_out import as_markdown, as_table, evaluate_policy
 from a2tgpo.run.interrupt import Interrupted, InterruptGuard
+from a2tgpo.run.plugins import load_rewards, load_turn_signal
 from a2tgpo.run.preflight import check_construction, check_run
 from a2tgpo.run.recipe import RunConfig
 from a2tgpo.run.recipe_policy import load_model, load_tokenizer
@@ -166,13 +166,14 @@ class _Updates:
         sampling = training.resolve_method().sampling
         return A2TGPOTrainer(
             model,
-            exact_match_reward,
+            load_rewards(self.config.recipe.reward),
             training,
             train_dataset=self.task.train_dataset,
             processing_class=self.agent.tokenizer,
             rollout_func=TagRollout(self.agent, self.config.recipe.rows_per_generation, sampling),
             peft_config=get_peft_config(self.config.model),
             callbacks=callbacks,
+            turn_signal=load_turn_signal(self.config.recipe.turn_signal),
         )
 
     def _restored(self, start: PreTrainedModel, checkpoint: Path) -> PreTrainedModel:

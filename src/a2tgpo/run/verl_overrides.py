@@ -35,8 +35,42 @@ DEFAULTS: dict[str, Any] = {
     "seed": 42,
     "save_steps": 500,
     "bf16": True,
+    "num_train_epochs": 3,
+    "weight_decay": 0.0,
+    "vllm_tensor_parallel_size": 1,
+    "report_to": "none",
+    "resume_from_checkpoint": False,
 }
-"""TRL's defaults of the keys that are translated, where a recipe may leave them out."""
+"""TRL's defaults of the keys that are translated, where a recipe may leave them out and verl's are others."""
+
+
+def _plain(value: Any) -> str:
+    return str(value)
+
+
+def quoted(value: Any) -> str:
+    """Write a value as Hydra reads it: text in quotes, since it may hold braces, commas and spaces."""
+    if not isinstance(value, str):
+        return _plain(value)
+    # Hydra takes a backslash as itself, unless backslashes stand before a quote: then each is written twice.
+    doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", value)
+    return "'" + doubled.replace("'", "\\'") + "'"
+
+
+def _loggers(value: Any) -> list[str]:
+    return [name for name in ([value] if isinstance(value, str) else value) if name != "none"]
+
+
+def _resume(value: Any) -> list[str]:
+    if str(value).lower() in ("true", "false"):
+        return [f"trainer.resume_mode={'auto' if str(value).lower() == 'true' else 'disable'}"]
+    return ["trainer.resume_mode=resume_path", f"trainer.resume_from_path={quoted(str(value))}"]
+
+
+def _scheduler(value: Any) -> str:
+    if value not in ("constant", "constant_with_warmup", "cosine"):
+        raise RecipeError(f"lr_scheduler_type={value!r}: verl has 'constant' and 'cosine', both with warm-up")
+    return "cosine" if value == "cosine" else "constant"
 
 
 def _same(key: str) -> Callable[[Any], list[str]]:
@@ -68,12 +102,14 @@ _TRANSLATED: dict[str, Callable[[Any], list[str]]] = {
     "report_to": lambda value: [f"trainer.logger=[{','.join(['console', *_loggers(value)])}]"],
     "lr_scheduler_type": lambda value: [f"{ACTOR}.optim.lr_scheduler_type={_scheduler(value)}"],
     "warmup_steps": _same(f"{ACTOR}.optim.lr_warmup_steps"),
+    "resume_from_checkpoint": _resume,
 }
 """Recipe key -> overrides of verl's configuration."""
 
 _TOGETHER = (
     *("model_name_or_path", "output_dir", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("steps_per_generation", "save_steps", "bf16", "fp16", "beta", "use_peft", "lora_r", "use_cpu", "dtype"),
+    "num_train_epochs",
 )
 """Keys that are read together with others."""
 
@@ -97,16 +133,16 @@ def verl_overrides(given: Mapping[str, Any], folder: Path, *, n_nodes: int = 1, 
     made = [
         "trainer.v1.trainer_mode=a2tgpo",
         f"algorithm.adv_estimator={ESTIMATOR}",
-        f"data.train_files={folder / 'train.parquet'}",
-        f"data.val_files={folder / 'val.parquet'}",
+        f"data.train_files={quoted(str(folder / 'train.parquet'))}",
+        f"data.val_files={quoted(str(folder / 'val.parquet'))}",
         f"data.max_prompt_length={recipe.get('max_prompt_tokens', Recipe().max_prompt_tokens)}",
-        f"{MODEL}.path={resolve(recipe['model_name_or_path'])}",
+        f"{MODEL}.path={quoted(resolve(recipe['model_name_or_path']))}",
         f"{ROLLOUT}.name=vllm",
         f"{ROLLOUT}.agent.default_agent_loop={AGENT_LOOP}",
         f"trainer.nnodes={n_nodes}",
         f"trainer.n_gpus_per_node={n_devices}",
         "trainer.val_before_train=False",
-        f"trainer.default_local_dir={Path(recipe['output_dir']) / 'checkpoints'}",
+        f"trainer.default_local_dir={quoted(str(Path(recipe['output_dir']) / 'checkpoints'))}",
         *_batches(recipe, n_nodes * n_devices),
         *_precision(recipe),
         *_kl(recipe, settings),
@@ -137,6 +173,11 @@ def _check_keys(recipe: Mapping[str, Any]) -> None:
         raise RecipeError(
             f"warm_start_steps={recipe['warm_start_steps']}: verl has no warm start; run it with TRL (a2tgpo train "
             "RECIPE --max_steps 0), then give --model_name_or_path OUTPUT_DIR/warm_start --warm_start_steps 0"
+        )
+    if "lr_scheduler_type" not in recipe:
+        raise RecipeError(
+            "lr_scheduler_type is left out: TRL then lowers the learning rate linearly, which verl cannot; give "
+            "'constant' or 'cosine'"
         )
     if recipe.get("use_cpu"):
         raise RecipeError("use_cpu=True: verl trains on accelerators; give --use_cpu false on a machine with one")
@@ -183,9 +224,10 @@ def _batches(recipe: Mapping[str, Any], n_processes: int) -> list[str]:
         f"actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu={rows}",
         f"trainer.save_freq={max(1, int(recipe['save_steps']) // updates)}",
     ]
-    if int(recipe["max_steps"]) > 0:
-        found.append(f"trainer.total_training_steps={math.ceil(int(recipe['max_steps']) / updates)}")
-    return found
+    if int(recipe["max_steps"]) > 0:  # however often that goes through the questions
+        n_batches = math.ceil(int(recipe["max_steps"]) / updates)
+        return [*found, f"trainer.total_training_steps={n_batches}", f"trainer.total_epochs={n_batches}"]
+    return [*found, f"trainer.total_epochs={math.ceil(float(recipe['num_train_epochs']))}"]
 
 
 def _precision(recipe: Mapping[str, Any]) -> list[str]:
@@ -201,26 +243,3 @@ def _kl(recipe: Mapping[str, Any], settings: TurnCreditSettings) -> list[str]:
     if not strength:
         return ["+a2tgpo.kl_beta=0"] if settings.resolve_method().kl_beta else []
     return [f"{ACTOR}.use_kl_loss=True", f"{ACTOR}.kl_loss_coef={strength}", f"{ACTOR}.kl_loss_type=low_var_kl"]
-
-
-def _loggers(value: Any) -> list[str]:
-    return [name for name in ([value] if isinstance(value, str) else value) if name != "none"]
-
-
-def _scheduler(value: Any) -> str:
-    if value not in ("constant", "constant_with_warmup", "cosine"):
-        raise RecipeError(f"lr_scheduler_type={value!r}: verl has 'constant' and 'cosine', both with warm-up")
-    return "cosine" if value == "cosine" else "constant"
-
-
-def _plain(value: Any) -> str:
-    return str(value)
-
-
-def quoted(value: Any) -> str:
-    """Write a value as Hydra reads it: text in quotes, since it may hold braces, commas and spaces."""
-    if not isinstance(value, str):
-        return _plain(value)
-    # Hydra takes a backslash as itself, unless backslashes stand before a quote: then each is written twice.
-    doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", value)
-    return "'" + doubled.replace("'", "\\'") + "'"
