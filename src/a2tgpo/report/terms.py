@@ -70,21 +70,21 @@ def _add_to(batch: Batch, settings: CreditSettings) -> None:
     rewards = [float("nan") if rollout.reward is None else rollout.reward for rollout in rollouts]
     process = accumulate(normalized, is_process, gamma=settings.gamma, rescale=settings.rescale)
     outcome = normalize_outcome(
-        torch.tensor(rewards),
+        torch.tensor(rewards, dtype=torch.float64),
         torch.tensor([number[rollout.group] for rollout in rollouts]),
         valid=torch.tensor([r.valid and math.isfinite(reward) for r, reward in zip(rollouts, rewards, strict=True)]),
         std=settings.std,
     )
     expected = settings.alpha * process + outcome[:, None]
     for i, rollout in enumerate(rollouts):
-        logged = torch.tensor(rollout.advantage)
+        logged = torch.tensor(rollout.advantage, dtype=torch.float64)
         if not rollout.valid or torch.allclose(expected[i, : len(logged)], logged, atol=_TOLERANCE):
             rollout.terms = Terms(process[i, : rollout.n_process].tolist(), outcome[i].item())
 
 
 def _padded(rollouts: list[Rollout], name: str, width: int) -> Tensor:
-    padded = torch.zeros(len(rollouts), width)
+    padded = torch.zeros(len(rollouts), width, dtype=torch.float64)
     for i, rollout in enumerate(rollouts):
         values = getattr(rollout, name)
-        padded[i, : len(values)] = torch.tensor(values)
+        padded[i, : len(values)] = torch.tensor(values, dtype=torch.float64)
     return padded
