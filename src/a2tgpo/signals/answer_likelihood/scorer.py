@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from a2tgpo.core.gain import Likelihood
 from a2tgpo.messages import warn_once
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries, find_boundaries
+from a2tgpo.signals.answer_likelihood.cache_check import why_not_trusted
 from a2tgpo.signals.answer_likelihood.forward import LabelLogps
 from a2tgpo.signals.answer_likelihood.model_support import why_not_cached
 from a2tgpo.signals.answer_likelihood.passes import read_logps
@@ -60,7 +61,8 @@ class AnswerScorer:
             exponential out as the authors' released code does.
         alias: "first" scores the canonical answer, "best" the likeliest alias at each boundary.
         method: "cached" reads the KV cache of the trajectory's pass, "rows" runs one forward row per
-            boundary, "auto" is "cached" for every model whose cache can be cut at a boundary.
+            boundary, "auto" is "cached" for every model that `why_not_cached` admits and
+            whose first rollout comes out alike both ways (see `docs/models.md`).
         cut_last_result: see `find_boundaries`; reproduces a fault of the released code.
         count_padding: let positions count left padding, as a forward without `position_ids` does. Set it where
             the update runs so (TRL's does): rotary positions shifted by the padding round differently, which in
@@ -134,13 +136,16 @@ class AnswerScorer:
         )
         if not old_logps:
             trajectories = trajectories.for_keys(boundaries.columns.amax(1))
+        cached = self.method != "rows" and self._use_cache(
+            forward, model_config, trajectories, boundaries, suffixes, device, tokens_per_batch
+        )
         read = read_logps(
             forward,
             trajectories,
             boundaries,
             suffixes,
             device,
-            cache_config=model_config if self._use_cache(model_config) else None,
+            cache_config=model_config if cached else None,
             old_logps=old_logps,
             tokens_per_batch=tokens_per_batch,
         )
@@ -153,10 +158,8 @@ class AnswerScorer:
             seconds_gain=read.seconds_gain if old_logps else read.seconds_logps + read.seconds_gain,
         )
 
-    def _use_cache(self, model_config: PreTrainedConfig) -> bool:
-        if self.method == "rows":
-            return False
-        obstacle = why_not_cached(model_config)
+    def _use_cache(self, forward: LabelLogps, model_config: PreTrainedConfig, *batch: Any) -> bool:
+        obstacle = why_not_cached(model_config) or why_not_trusted(forward, model_config, *batch)
         if obstacle is not None and self.method == "cached":
             raise ValueError(f"method='cached' cannot score this model: {obstacle}. Or use method='rows'.")
         if obstacle is not None:
