@@ -55,7 +55,7 @@ def test_the_batch_is_that_of_the_replacements(tmp_path: Path, assigned: list[Re
     prompts = [task.prompt for task in recorded.batch.tasks]
     assert prompts[4:] == before[4:] and len(set(prompts[:4])) == 1
     assert "Mitu" not in before[0] and "Mitu" in prompts[0]
-    assert asked[0] == before and asked[-1] == prompts
+    assert asked[0] == before and all(asked.count(one) == 1 for one in asked)
     ids = [output["prompt_ids"][i][output["prompt_mask"][i].bool()].tolist() for i in range(8)]
     assert ids == [plays.agent.encode_prompt(prompt) for prompt in prompts]
     assert [record.prompt_ids for record in recorded.batch.records if record is not None] == ids

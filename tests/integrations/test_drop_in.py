@@ -47,6 +47,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "entropy_target": 9.0,
     },
     "entropy quantile": {"loss_type": "grpo", "top_entropy_quantile": 0.4},
+    "entropy bonus on unsure tokens": {"loss_type": "grpo", "top_entropy_quantile": 0.4, "entropy_coef": 0.05},
     "off-policy mask": {"loss_type": "grpo", "off_policy_mask_threshold": 0.01},
     "batch scale": {"loss_type": "grpo", "scale_rewards": "batch"},
     "no scale": {"loss_type": "grpo", "scale_rewards": False},

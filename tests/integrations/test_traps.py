@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from datasets import Dataset
+from trl import GRPOConfig
 
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
@@ -127,6 +129,66 @@ def test_a_tool_that_raises_fails_its_rollout(
     assert trainer._metrics["train"]["rollout/invalid"] == [0.25]
 
 
+class ClosedLibrary:
+    """An environment of TRL's whose one tool always raises."""
+
+    def reset(self, **_: Any) -> None:
+        """Nothing to prepare."""
+
+    def lookup(self, name: str) -> str:
+        """Look a person up.
+
+        Args:
+            name: who to look up.
+
+        Returns:
+            What is known.
+        """
+        raise ConnectionError("the library is closed")
+
+
+@pytest.mark.parametrize("options", [{}, {"scale_rewards": "none"}, {"loss_type": "cispo"}])
+def test_an_environments_tool_that_raises_fails_its_rollout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assigned: list[Recorded], options: dict[str, Any]
+) -> None:
+    """The same with `environment_factory`; failed rollouts are in no baseline however outcomes are compared, and in no
+    loss, TRL's own objectives' neither."""
+    written_turns(monkeypatch, [CALL, ANSWER, WRONG_CALL, ANSWER])
+    native = {"environment_factory": ClosedLibrary}
+    reward = lambda completions, **_: [[9.0, 1.0, 0.0, 0.0][i % 4] for i in range(len(completions))]  # noqa: E731
+    trainer = with_tools(tmp_path, messages(), reward, native=native, method="grpo", beta=0.0, **options)
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    batch = trainer._generate_and_score_completions([dict(trainer.train_dataset[i // 4]) for i in range(8)])
+    (recorded,) = assigned
+    assert recorded.credit.valid.tolist() == [False, True, True, True] * 2
+    shares = recorded.credit.advantage[1:4, 0]
+    assert shares.sum().abs() < 1e-5 and shares[0] > 0 > shares[1]
+    assert (batch["advantages"][0] == 0).all() and batch["num_items_in_batch"] == (batch["turn_ids"] >= 0).sum()
+    assert torch.isfinite(trainer._compute_loss(trainer.model, batch))
+
+
+def test_dynamic_sampling_remembers_failed_tools(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assigned: list[Recorded]
+) -> None:
+    """A group that is kept from the first of two sampled batches keeps its failed rollouts failed, and each rollout is
+    rewarded once."""
+    rewarded: list[int] = []
+
+    def reward(prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
+        rewarded.append(len(completions))
+        first = len(rewarded) == 1
+        return [float(i % 4 == 1) if (i < 4) == first else 0.5 for i in range(len(completions))]
+
+    written_turns(monkeypatch, [CALL, ANSWER, ANSWER, ANSWER])
+    trainer = with_tools(tmp_path, messages(6), reward, method="dapo")
+    trainer.model.train()
+    trainer._generate_and_score_completions([dict(trainer.train_dataset[i // 4]) for i in range(8)])
+    (recorded,) = assigned
+    assert rewarded == [8, 8] and trainer._metrics["train"]["rollout/sampled_batches"] == [2]
+    assert recorded.credit.valid.tolist() == [False, True, True, True] * 2
+
+
 def test_tools_that_fail_everything_end_the_run_with_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +255,13 @@ class Secret:
 
     def get_reward(self) -> float:
         return 1.0
+
+
+def test_the_other_trainers_arguments_are_refused_at_once(tmp_path: Path) -> None:
+    """Who swaps the trainer and not its arguments is told before a model is loaded."""
+    arguments = GRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    with pytest.raises(TypeError, match=r"args is a GRPOConfig: write A2TGPOConfig\(...\)"):
+        A2TGPOTrainer("no/such-model", exact_match_reward, arguments)
 
 
 def test_an_environment_may_own_prompt_and_answer(

@@ -18,7 +18,7 @@ def inputs(advantage: list[float], tokens: list[int], n_tokens: float = 0.0) -> 
         turn_ids=ids,
         advantage=torch.tensor(advantage)[:, None].expand(ids.shape),
         clip_scale=torch.ones(ids.shape),
-        n_turns=torch.tensor(1),
+        max_turns=torch.tensor(1),
         n_tokens=torch.tensor(n_tokens),
     )
 

@@ -1,11 +1,14 @@
-"""From rollouts to the loss, for any engine: torch, `core`, `methods` and `signals`, never trl, accelerate or verl.
+"""From rollouts to the loss, for any engine: torch, `core`, `methods`, `signals` and records of `rollout`, never trl,
+accelerate or verl.
 
     RolloutBatch ── collect_signals ── TurnSignals ── assign_credit ── BatchCredit ── LossInputs.of ── turn_loss
 
     batch             ids, masks, turns and turn boundaries, computed once
     turn_signals      likelihood or process signal, entropies, shared turns, observations
+    anchor_states, prefix_tree   turns that share a state, rollouts that share turns
+    likelihood        passes over the batch's trajectories
     credit            one credit for the rollouts of all processes
-    loss              per-token inputs that survive an engine's shuffling and sharding, and the loss
+    turn_loss         per-token inputs that survive an engine's shuffling and sharding, and the loss
     microbatches      which rollouts share a forward
     dynamic_sampling  zero-variance groups replaced
     metrics, rollout_log   what is logged

@@ -34,6 +34,7 @@ def score_answers(
         rows_per_forward: full-length rows whose tokens one forward may have.
         old_logps: also return the log-probability of every token the policy wrote, from the same pass.
     """
+    stand_in = next((task.answers for task in batch.tasks if task.answers), ["0"])
     return scorer.score(
         forward,
         model_config,
@@ -42,7 +43,8 @@ def score_answers(
         batch.completion_ids,
         batch.completion_mask,
         batch.model_mask,
-        [task.answers for task in batch.tasks],
+        # A rollout that failed before its environment revealed an answer is scored by another's, and never read.
+        [task.answers or stand_in for task in batch.tasks],
         old_logps=old_logps,
         tokens_per_batch=rows_per_forward * batch.ids.size(1),
         boundaries=batch.boundaries,

@@ -31,7 +31,7 @@ class LossInputs:
         turn_ids      [[0, 0, −1, 1], [0, −1, −1, −1]]     −1 on tokens that are excluded from the loss
         advantage     [[.8, .8, 0, 1], [−1, 0, 0, 0]]      of the token's turn
         clip_scale    [[1.1, 1.1, 1, 1], [1, 1, 1, 1]]     of the token's turn
-        n_turns       2                                    turns of any rollout at most, on the CPU
+        max_turns     2                                    turns of any rollout at most, on the CPU
         n_tokens      4.                                   what a token mean divides by; 0 until the engine knows it
 
     Attributes:
@@ -45,7 +45,7 @@ class LossInputs:
     turn_ids: Int[Tensor, "B L"]
     advantage: Float[Tensor, "B L"]
     clip_scale: Float[Tensor, "B L"]
-    n_turns: Int[Tensor, ""]
+    max_turns: Int[Tensor, ""]
     n_tokens: Float[Tensor, ""]
     negative: Float[Tensor, "B L"] | None = None
     weight: Float[Tensor, "B L"] | None = None
@@ -54,15 +54,15 @@ class LossInputs:
     def of(cls, credit: BatchCredit, model_mask: Bool[Tensor, "B L"]) -> LossInputs:
         """Spread this process's `credit` over the tokens that the policy wrote; rollouts not valid are left out."""
         ids, shared = turn_ids(model_mask & credit.valid[:, None]), credit.shared
-        n_turns, n_tokens = torch.tensor(credit.advantage.size(1)), torch.zeros((), device=ids.device)
+        max_turns, n_tokens = torch.tensor(credit.advantage.size(1)), torch.zeros((), device=ids.device)
         if shared is None:
             advantage, scale = _of_turn(credit.advantage, ids, 0.0), _of_turn(credit.clip_scale, ids, 1.0)
-            return cls(ids, advantage, scale, n_turns, n_tokens)
+            return cls(ids, advantage, scale, max_turns, n_tokens)
         return cls(
             ids,
             _of_turn(shared.positive, ids, 0.0),
             _of_turn(shared.clip_scale, ids, 1.0),
-            n_turns,
+            max_turns,
             n_tokens,
             negative=_of_turn(shared.negative, ids, 0.0),
             weight=_of_turn(shared.weight, ids, 0.0),
@@ -99,7 +99,7 @@ _COLUMNS = {
     "turn_ids": "turn_ids",
     "advantage": "advantages",
     "clip_scale": "turn_clip_scale",
-    "n_turns": "turn_columns",
+    "max_turns": "turn_columns",
     "n_tokens": "turn_update_tokens",
     "negative": "turn_negative_advantages",
     "weight": "turn_weight",
@@ -150,7 +150,7 @@ def turn_loss(
         ref_logps: under the reference policy; needed with `kl_beta`.
         kl_bias_correction: weigh the penalty by π/π_old, see `core.kl_penalty`.
     """
-    ids, n_turns = inputs.turn_ids, int(inputs.n_turns)
+    ids, n_turns = inputs.turn_ids, int(inputs.max_turns)
     penalty = None
     if kl_beta != 0.0:
         assert ref_logps is not None, "a KL penalty needs the reference's log-probabilities"
@@ -190,7 +190,8 @@ def _of_turn(per_turn: Tensor, turn_ids: Int[Tensor, "B L"], elsewhere: float) -
 
 
 def _per_turn(per_token: Tensor, turn_ids: Int[Tensor, "B L"], n_turns: int) -> Tensor:
-    """Return the value that the tokens of each turn share, [B, T]; 0 for a turn without tokens."""
-    # Other tokens write into a column of their own, which is cut off.
-    column = torch.where(turn_ids >= 0, turn_ids, n_turns)
+    """Return the value that the tokens of each turn share, its first token's, [B, T]; 0 for a turn without tokens."""
+    before = torch.nn.functional.pad(turn_ids[:, :-1], (1, 0), value=-1)
+    # Every other token writes into a column of its own, which is cut off: no two write the same place.
+    column = torch.where((turn_ids >= 0) & (turn_ids != before), turn_ids, n_turns)
     return per_token.new_zeros(len(per_token), n_turns + 1).scatter(1, column, per_token)[:, :n_turns]

@@ -17,7 +17,7 @@ from a2tgpo.errors import KEPT
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.evaluate.questions import Summary
 from a2tgpo.files import new_file, new_folder
-from a2tgpo.integrations.trl.callbacks import FiniteGuard, MetricsFile
+from a2tgpo.integrations.trl.callbacks import MetricsFile
 from a2tgpo.integrations.trl.rollout_func import TagRollout
 from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
 from a2tgpo.rollout.agent import SearchAgent
@@ -174,7 +174,7 @@ class _Updates:
         rotation = Rotation(self.directory.checkpoints, self.config.training.save_total_limit)
         with InterruptGuard() as guard:
             # The guard for finite numbers comes last: the others decide whether a checkpoint is made.
-            trainer = self._trainer(model, [metrics, ConsoleSummary(self.console), guard, rotation, FiniteGuard()])
+            trainer = self._trainer(model, [metrics, ConsoleSummary(self.console), guard, rotation])
             StepProgress.replace_in(trainer, "updates", UPDATES)
             trainer.train(resume_from_checkpoint=resume.checkpoint and str(resume.checkpoint))
             if guard.requested is None or trainer.state.global_step >= trainer.state.max_steps:

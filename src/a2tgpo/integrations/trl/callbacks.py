@@ -50,13 +50,24 @@ class ScriptFiles(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        if state.global_step == 0:
-            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+        self._cut_back(state.global_step)
         given = {f.name: getattr(args, f.name) for f in fields(args) if f.init}
         plain = {name: value for name, value in given.items() if isinstance(value, str | int | float | bool)}
         changed = {name: value for name, value in plain.items() if value != getattr(type(args), name, None)}
         with new_file(self.folder / "config.yaml") as unfinished:
             unfinished.write_text(yaml.safe_dump(redact_settings(changed)), encoding="utf-8")
+
+    def _cut_back(self, step: int) -> None:
+        """Drop what an earlier attempt wrote after the checkpoint that this one goes on from."""
+        metrics = self.folder / "metrics.jsonl"
+        if metrics.exists():
+            lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            with new_file(metrics) as unfinished:
+                unfinished.write_text("".join(kept), encoding="utf-8")
+        for file in (self.folder / "rollouts").glob("*_[0-9]*.jsonl"):
+            if int(file.name.split("_")[1].split(".")[0]) >= step:
+                file.unlink()
 
 
 class FiniteGuard(TrainerCallback):

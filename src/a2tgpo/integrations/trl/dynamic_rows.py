@@ -14,7 +14,6 @@ from a2tgpo.methods import Method
 from a2tgpo.pipeline import Collective
 from a2tgpo.pipeline.dynamic_sampling import DynamicSampler, Row
 from a2tgpo.rollout.strategies import DynamicSampling
-from a2tgpo.rollout.types import NOT_THE_POLICYS, Rollout
 
 
 def open_dynamic_sampler(
@@ -58,13 +57,6 @@ def open_dynamic_sampler(
             f"process generates {rows_per_batch} rollouts; make that a multiple of num_generations"
         )
     return DynamicSampler(bound, dataset, group_size, generate, rewards, collective, seed + collective.rank)
-
-
-def without_failed(rewards: torch.Tensor, rows: list[Row]) -> torch.Tensor:
-    """Return `rewards` with NaN for rollouts that tool or server failed."""
-    records = [row.get("rollout") for row in rows]
-    failed = [isinstance(record, Rollout) and record.termination in NOT_THE_POLICYS for record in records]
-    return rewards.cpu().masked_fill(torch.tensor(failed), torch.nan)
 
 
 def tool_dicts(tools: list[Any] | None, n_rows: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

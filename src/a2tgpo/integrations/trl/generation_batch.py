@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -32,9 +32,9 @@ class Generated(NamedTuple):
     tool_images: list[Any]
 
 
-@dataclass(frozen=True)
+@dataclass
 class GeneratedRollout:
-    """Hold one rollout's part of `Generated`."""
+    """Hold one rollout's part of `Generated`, whether a tool failed it, and its rewards by function once it has any."""
 
     prompt_ids: list[int]
     completion_ids: list[int]
@@ -44,9 +44,11 @@ class GeneratedRollout:
     extra_fields: dict[str, Any]
     images: Any
     tool_images: Any
+    failed: bool = False
+    rewards: Tensor | None = None
 
 
-def split_rollouts(generated: Generated) -> list[GeneratedRollout]:
+def split_rollouts(generated: Generated, failed: Sequence[bool]) -> list[GeneratedRollout]:
     """Split what was generated into its rollouts."""
     extra = generated.extra_fields
 
@@ -57,6 +59,7 @@ def split_rollouts(generated: Generated) -> list[GeneratedRollout]:
         GeneratedRollout(
             **{name: of(getattr(generated, name), row) for name in _LISTS},
             extra_fields={name: v[row] if isinstance(v, list) else v for name, v in extra.items()},
+            failed=failed[row],
         )
         for row in range(len(generated.completion_ids))
     ]
@@ -75,7 +78,14 @@ def join_rollouts(rollouts: Sequence[GeneratedRollout]) -> Generated:
     )
 
 
-_LISTS = tuple(f.name for f in fields(GeneratedRollout) if f.name != "extra_fields")
+_LISTS = tuple(name for name in Generated._fields if name != "extra_fields")
+
+
+def records_of(generated: Generated) -> list[Rollout | None]:
+    """Return our agent loop's record of each rollout; TRL gives them to the rows only when it rewards them."""
+    n_rows = len(generated.completion_ids)
+    records = generated.extra_fields.get("rollout") or [None] * n_rows
+    return [record if isinstance(record, Rollout) else None for record in records]
 
 
 @dataclass(eq=False)
@@ -88,7 +98,8 @@ class GenerationBatch:
         group_size: rollouts per prompt.
         prompts: what the policy read, an environment's first observation included.
         generated: what was generated for `rows`, once it was.
-        failed: rollouts of TRL's own loop in which a tool raised.
+        failed: rollouts that a tool failed.
+        rewards: of each rollout by function, where dynamic sampling has asked for them already.
         reader: reads answers from the KV cache while rollouts are written; None where a pass of its own scores them.
         rollouts: the batch as tensors.
         scores: answer likelihoods, and old log-probabilities where TRL needs them.
@@ -100,7 +111,8 @@ class GenerationBatch:
     group_size: int
     prompts: list[Any] = field(default_factory=list)
     generated: Generated | None = None
-    failed: list[bool] | None = None
+    failed: Sequence[bool] = ()
+    rewards: Sequence[Tensor | None] = ()
     reader: AnswerReader | None = None
     rollouts: RolloutBatch | None = None
     scores: Scores | None = None
@@ -129,7 +141,7 @@ class GenerationBatch:
                     TaskRow(row.get("id"), prompt, answers, row.get("hops"))
                     for row, prompt, answers in zip(self.rows, self.prompts, self.answers, strict=True)
                 ],
-                records=self._records(),
+                records=records_of(self.generated) if self.generated is not None else None,
                 failed=self.failed,
                 end_ids=end_ids,
                 cut_last_result=cut_last_result,
@@ -142,19 +154,14 @@ class GenerationBatch:
         Args:
             environments: TRL's, one for each rollout; one may have an attribute `answer`.
         """
-        for number, record in enumerate(self._records()):
+        assert self.generated is not None, "episodes are over"
+        for number, record in enumerate(records_of(self.generated)):
             if self.answers[number]:
                 continue
             revealed = record.revealed_answer if record is not None else None
             if revealed is None and environments:
                 revealed = getattr(environments[number], "answer", None)
             self.answers[number] = read_aliases(revealed, f"row {number}, the answer that its environment revealed")
-
-    def _records(self) -> list[Rollout | None]:
-        """Return our agent loop's record of each rollout; TRL gives them to the rows only when it rewards them."""
-        assert self.generated is not None, "TRL pads what was generated"
-        records = self.generated.extra_fields.get("rollout") or [None] * len(self.rows)
-        return [record if isinstance(record, Rollout) else None for record in records]
 
     def _model_mask(self, completion_mask: Int[Tensor, "B L"]) -> Tensor:
         assert self.generated is not None, "TRL pads what was generated"

@@ -59,6 +59,12 @@ CONTRADICTIONS = (
         "this method normalises outcomes together with its turns' numbers; keep 'sum_then_normalize'",
     ),
     Contradiction(
+        "scale_rewards",
+        lambda args, method: normalizes_otherwise(args) and method.overlong is not None,
+        "TRL compares the outcomes, and knows nothing of this method's penalty for length; keep scale_rewards='group' "
+        "and 'sum_then_normalize', or take method='grpo'",
+    ),
+    Contradiction(
         "loss_type",
         lambda args, method: args.loss_type in OTHER_OBJECTIVES and _not_plain(args, method),
         "its objective has no place for this method's own ratio and clipping; take method='grpo' or method='igpo'",
@@ -109,6 +115,9 @@ def update_loss(
     old_logps = columns.get("old_per_token_logps", logps.detach())
     sampled = columns.get("sampling_per_token_logps", old_logps)
     importance = columns.get("importance_sampling_ratio")
+    unsure = None
+    if (quantile := trainer.top_entropy_quantile) < 1.0:
+        unsure = trainer.get_high_entropy_mask(entropies, written.long(), 1 - quantile)
     # An update may take in several windows, and the last one of an epoch fewer micro-batches than one.
     of_update = inputs.over_tokens(inputs.n_tokens * (accumulation / window if training else 1))
     found = turn_loss(
@@ -116,7 +125,7 @@ def update_loss(
         old_logps,
         inputs.over_tokens(divisor(trainer.loss_type, of_update, trainer.max_completion_length)),
         method,
-        token_weight=token_weights(trainer, inputs, logps, sampled, entropies, importance),
+        token_weight=token_weights(trainer, inputs, logps, sampled, entropies, importance, unsure),
         ref_logps=columns.get("ref_per_token_logps"),
         kl_beta=trainer.beta,
         kl_bias_correction=trainer.args.use_bias_correction_kl,
@@ -126,7 +135,8 @@ def update_loss(
     loss = found.loss if trainer.loss_type == "dapo" else found.loss / accumulation
     if trainer._entropy_bonus_enabled:
         logged["policy_loss"] = found.loss.detach()
-        loss = loss - entropy_bonus(trainer, entropies, written) / accumulation
+        acting = written if unsure is None else written & unsure
+        loss = loss - entropy_bonus(trainer, entropies, acting) / accumulation
     if aux_loss is not None:
         logged["aux_loss"] = aux_loss.detach()
         loss = loss + trainer.router_aux_loss_coef * aux_loss / accumulation
@@ -150,19 +160,18 @@ def token_weights(
     sampled_logps: Float[Tensor, "B L"],
     entropies: Float[Tensor, "B L"],
     importance: Float[Tensor, "B _"] | None,
+    unsure: Bool[Tensor, "B L"] | None,
 ) -> Float[Tensor, "B L"] | None:
     """Return the weight of each token in the objective by TRL's options, or None where all weigh 1.
 
-    The product of vLLM's importance ratio, the mask of `top_entropy_quantile`, and the off-policy mask.
+    The product of vLLM's importance ratio, the mask of `top_entropy_quantile` (`unsure`), and the off-policy mask.
 
     Args:
         sampled_logps: of the engine that drew the tokens, where they are known, else the old ones.
         importance: of each token or each rollout against that engine.
     """
-    weights = [] if importance is None else [importance]
+    weights = [weight for weight in (importance, unsure) if weight is not None]
     written = inputs.turn_ids >= 0
-    if trainer.top_entropy_quantile < 1.0:
-        weights.append(trainer.get_high_entropy_mask(entropies, written.long(), 1 - trainer.top_entropy_quantile))
     if (threshold := trainer.off_policy_mask_threshold) is not None:
         kept = trainer.get_off_policy_mask(inputs.advantage, logps, sampled_logps, written.long(), threshold)
         weights.append(kept)

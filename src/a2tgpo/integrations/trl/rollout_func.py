@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import gather_object
+
+from a2tgpo.errors import ToolError
 from a2tgpo.integrations.trl.accelerate_collective import sharded_by
 from a2tgpo.integrations.trl.policy_model import generating
 from a2tgpo.integrations.trl.vllm_engine import TRLTokenEngine, largest_of_processes
@@ -56,7 +59,8 @@ class TagRollout:
         expansion = self._expansion(trainer)
         with self._engine(trainer, len(prompts)) as engine:
             rows = getattr(trainer, "rows_to_generate", None)
-            return rollout_columns(self.agent.run(prompts, engine, expansion, rows, _template(trainer)))
+            run = partial(self.agent.run, prompts, engine, expansion, rows, _template(trainer))
+            return rollout_columns(_in_all(run))
 
     def _expansion(self, trainer: GRPOTrainer) -> Expansion | None:
         if not isinstance(self.sampling, Tree | EntropyBranch) or not trainer.model.training:
@@ -94,6 +98,18 @@ class TagRollout:
                 model, self.agent.tokenizer, generation_config, self._stops, self.rows_at_a_time
             )
         return self._generator
+
+
+def _in_all(run: Callable[[], list[Rollout]]) -> list[Rollout]:
+    """Run, and raise a `ToolError` of one process in all of them, so that none waits for it or saves alone."""
+    rollouts, error = [], None
+    try:
+        rollouts = run()
+    except ToolError as failure:
+        error = failure
+    if any(gather_object([error is not None])):
+        raise error or ToolError("the environment failed in another process, whose log says why")
+    return rollouts
 
 
 def _template(trainer: GRPOTrainer) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
+import torch
 from datasets import Dataset
 from torch import Tensor
 from trl import GRPOTrainer
@@ -27,18 +28,20 @@ from a2tgpo.integrations.trl.checks import (
 )
 from a2tgpo.integrations.trl.clock import StepClock
 from a2tgpo.integrations.trl.config import A2TGPOConfig
-from a2tgpo.integrations.trl.dynamic_rows import open_dynamic_sampler, tool_dicts, without_failed
+from a2tgpo.integrations.trl.dynamic_rows import open_dynamic_sampler, tool_dicts
 from a2tgpo.integrations.trl.generation_batch import (
     Generated,
     GeneratedRollout,
     GenerationBatch,
     join_rollouts,
+    records_of,
     split_rollouts,
 )
 from a2tgpo.integrations.trl.policy_model import loadable
 from a2tgpo.integrations.trl.tool_failures import ToolFailures
 from a2tgpo.integrations.trl.tool_loop import ToolLoopCache
 from a2tgpo.rollout.answer_reader import AnswerReader
+from a2tgpo.rollout.types import NOT_THE_POLICYS
 from a2tgpo.signals import ProcessSignal
 
 if TYPE_CHECKING:
@@ -65,9 +68,10 @@ class RolloutTrainer(GRPOTrainer):
         **kwargs: Any,
     ) -> None:
         args = args if args is not None else A2TGPOConfig("a2tgpo-output")
-        self._tool_failures = ToolFailures()
-        if kwargs.get("tools"):
-            kwargs["tools"] = [self._tool_failures.watch(tool) for tool in kwargs["tools"]]
+        if not isinstance(args, A2TGPOConfig):
+            raise TypeError(
+                f"args is a {type(args).__name__}: write A2TGPOConfig(...) with the same arguments, without epsilon"
+            )
         assert args.beta is not None, "the configuration takes the method's"
         with loadable(model, args.beta):
             super().__init__(model, refuse_nan(reward_funcs), args, *positional, **kwargs)
@@ -103,9 +107,10 @@ class RolloutTrainer(GRPOTrainer):
             collective=self.collective,
             seed=args.seed,
         )
-        self._tool_loop = ToolLoopCache(self, self.answer_reader, self.collective, enabled=args.tool_loop_kv_cache)
+        self._tool_loop = ToolLoopCache(self, self.answer_reader, enabled=args.tool_loop_kv_cache)
         self._generation: GenerationBatch | None = None
         self.rows_to_generate: list[dict[str, Any]] | None = None
+        self._tool_failures = ToolFailures()
         self._clock = StepClock()
         self.add_callback(self._clock)
 
@@ -132,26 +137,29 @@ class RolloutTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor | Any]:
         group_size = self.num_generations if self.model.training else self.num_generations_eval
-        generated, rows = None, inputs
+        generation = GenerationBatch(inputs, [], group_size)
         if self._dynamic_sampler is not None and self.model.training:
             sampled = self._dynamic_sampler.sample(inputs)
             self._metrics["train"]["rollout/sampled_batches"].append(sampled.batches)
-            generated, rows = join_rollouts(sampled.generated), sampled.rows
-        self._generation = GenerationBatch(rows, aliases_of_rows(rows), group_size, generated=generated)
-        self.rows_to_generate = rows
+            generation.rows, generation.generated = sampled.rows, join_rollouts(sampled.generated)
+            generation.failed = [one.failed for one in sampled.generated]
+            generation.rewards = [one.rewards for one in sampled.generated]
+            self._pending_extra_logs.clear()  # columns of rollouts that were dropped are among them
+        generation.answers = aliases_of_rows(generation.rows)
+        self._generation, self.rows_to_generate = generation, generation.rows
         try:
-            output = super()._generate_and_score_completions(rows)
+            output = super()._generate_and_score_completions(generation.rows)
             if not self._several_updates:
                 # The ratio to oneself is 1, whatever two passes round to.
                 output.pop("old_per_token_logps", None)
-            return self._add_credit(self._generation, output)
+            return self._add_credit(generation, output)
         except ToolError:
             # The weights are those of the last update: nothing of them is lost with the tool.
             if self.model.training and self.state.global_step > 0 and self.args.save_strategy != "no":
                 self._save_checkpoint(self.model, trial=None)
             raise
         finally:
-            self._generation = None
+            self._generation = self.rows_to_generate = None
 
     @abstractmethod
     def _add_credit(self, generation: GenerationBatch, output: dict[str, Any]) -> dict[str, Any]:
@@ -161,48 +169,59 @@ class RolloutTrainer(GRPOTrainer):
         """Generate a rollout for each row, before TRL has set up a batch of them."""
         self.rows_to_generate = rows
         self._sync_tool_dicts, self._async_tool_dicts = tool_dicts(self.tools, len(rows))
-        return split_rollouts(self._generate_once([row["prompt"] for row in rows]))
+        return split_rollouts(*self._generate_once([row["prompt"] for row in rows]))
 
     def _reward_rows(self, rows: list[dict[str, Any]], generated: list[GeneratedRollout]) -> Tensor:
         """Reward rollouts that TRL has not got yet; NaN for those that their tool failed."""
         known = [row | one.extra_fields for row, one in zip(rows, generated, strict=True)]
         joined, prompts = join_rollouts(generated), [row["prompt"] for row in known]
         per_func = super()._calculate_rewards(known, prompts, joined.completions, joined.completion_ids)
-        return without_failed(self._local_rewards(per_func, len(rows)), known)
+        for one, rewards in zip(generated, self._own_rows(per_func, len(rows)), strict=True):
+            one.rewards = rewards
+        failed = torch.tensor([one.failed for one in generated])
+        return self._weigh(self._own_rows(per_func, len(rows))).cpu().masked_fill(failed, math.nan)
 
-    def _local_rewards(self, rewards_per_func: Tensor, n_rows: int) -> Tensor:
-        """Sum the rewards of this process's rollouts by TRL's weights; NaN where no function applied."""
+    def _own_rows(self, joined: Tensor, n_rows: int) -> Tensor:
+        """Return this process's rows of a batch joined over all."""
+        return joined[self.collective.rank * n_rows :][:n_rows]
+
+    def _weigh(self, rewards_per_func: Tensor) -> Tensor:
+        """Sum rewards by TRL's weights; NaN where none of the functions applied."""
         rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
-        rewards = rewards.masked_fill(rewards_per_func.isnan().all(dim=1), math.nan)
-        return rewards[self.collective.rank * n_rows :][:n_rows]
+        return rewards.masked_fill(rewards_per_func.isnan().all(dim=1), math.nan)
 
     def _generate(self, prompts: list[Any]) -> Any:
         generation = self._generation
         assert generation is not None, "TRL generates for a batch"
         generation.prompts = list(prompts)
         if generation.generated is None:
-            generation.generated = self._generate_once(prompts)
-        generation.failed = self._tool_failures.of(generation.generated.completions)
+            generation.generated, generation.failed = self._generate_once(prompts)
         self._tool_failures.count(not self.collective.any(not all(generation.failed)))
         generation.reveal_answers(self.environments)
         if self._scoring.needs_answers:
-            require_answers(generation.rows, generation.answers)
+            require_answers(generation.rows, generation.answers, generation.failed)
         return generation.generated
 
-    def _generate_once(self, prompts: list[Any]) -> Generated:
-        """Generate for `prompts`, and read answers from the KV cache on the way where that spares a pass."""
-        self._tool_failures.begin()
+    def _generate_once(self, prompts: list[Any]) -> tuple[Generated, list[bool]]:
+        """Generate for `prompts`, and read answers from the KV cache on the way where that spares a pass.
+
+        Returns:
+            What was generated, and the rollouts that a tool failed.
+        """
+        if self.tools:
+            self._tool_failures.begin([*self._sync_tool_dicts, *self._async_tool_dicts])
         with self._clock.measure(self._mode, "generation"), self._tool_loop.batch():
             generated = Generated(*super()._generate(prompts))
-            generation = self._generation
-            if generation is not None and generation.reader is not None:
+            if (generation := self._generation) is not None and generation.reader is not None:
                 ids = generated.prompt_ids, generated.completion_ids
                 complete = self._tool_loop.finish(*ids, generation.answers)
                 self._clock.move(self._mode, generation.reader.seconds, "gain")
                 if not complete:
                     generation.reader = None
         check_logprobs(generated.logprobs, corrects_vllm=self.use_vllm and self.vllm_importance_sampling_correction)
-        return generated
+        of_records = [record is not None and record.termination in NOT_THE_POLICYS for record in records_of(generated)]
+        raised = self._tool_failures.of(generated.completions)
+        return generated, [a or b for a, b in zip(of_records, raised, strict=True)]
 
     def _generate_single_turn(  # type: ignore[no-untyped-def]
         self, prompt_ids, *args, **kwargs
@@ -225,7 +244,14 @@ class RolloutTrainer(GRPOTrainer):
         return generation.reader
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        rewards_per_func = super()._calculate_rewards(*args, **kwargs)
-        if self._generation is not None:
-            self._generation.rewards_per_func = rewards_per_func
-        return rewards_per_func
+        generation = self._generation
+        if generation is None:
+            return super()._calculate_rewards(*args, **kwargs)
+        known = [one for one in generation.rewards if one is not None]
+        # Known of this very batch from dynamic sampling: a judge is not asked twice.
+        asked = not known
+        rewards = super()._calculate_rewards(*args, **kwargs) if asked else self.collective.gather(torch.stack(known))
+        failed = self.collective.gather(torch.tensor(generation.failed, device=rewards.device).long()).bool()
+        # A rollout that its tool failed is in no baseline, TRL's own neither.
+        generation.rewards_per_func = rewards.masked_fill(failed[:, None], math.nan)
+        return generation.rewards_per_func

@@ -62,9 +62,12 @@ class ToolFailures:
 
         return watched
 
-    def begin(self) -> None:
-        """Forget the batch before."""
+    def begin(self, tool_dicts: Sequence[dict[str, Any]]) -> None:
+        """Forget the batch before, and watch the tools of each rollout of this one, where TRL's loop looks them up."""
         self._raised.clear()
+        for tools in {id(tools): tools for tools in tool_dicts}.values():
+            for name, tool in tools.items():
+                tools[name] = self.watch(tool)
 
     def of(self, completions: Sequence[Any]) -> list[bool]:
         """Mark the rollouts of a batch in which a tool raised.

@@ -19,7 +19,6 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from a2tgpo.integrations.trl.accelerate_collective import sharded_by
 from a2tgpo.integrations.trl.policy_model import generating
 from a2tgpo.messages import warn_once
-from a2tgpo.pipeline import Collective
 from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.rollout.conversation import Conversation
 from a2tgpo.rollout.decoding import Sampler
@@ -47,7 +46,6 @@ class ToolLoopCache:
     Args:
         trainer: whose loop it is; only what TRL sets on it is read.
         answer_reader: makes what reads the answers of a batch of so many rollouts, or None.
-        collective: the processes that share a batch.
         enabled: false leaves every turn to TRL.
     """
 
@@ -55,13 +53,11 @@ class ToolLoopCache:
         self,
         trainer: GRPOTrainer,
         answer_reader: Callable[[PreTrainedModel, int], AnswerReader | None],
-        collective: Collective,
         *,
         enabled: bool,
     ) -> None:
         self._trainer = trainer
         self._answer_reader = answer_reader
-        self._collective = collective
         self._enabled = enabled
         self._engine: KVCacheEngine | None = None
         self._decided_for: tuple[object, object] = (None, None)
@@ -126,7 +122,7 @@ class ToolLoopCache:
             answers: of each rollout's row.
 
         Returns:
-            Whether the reader has found the answers of every rollout, in every process.
+            Whether the reader has found the answers of every rollout of this process.
         """
         batch = self._batch
         assert batch is not None, "a batch was begun"
@@ -142,8 +138,7 @@ class ToolLoopCache:
         batch.reader.answer_logps = (
             {row: found[n] for row, n in enumerate(numbers) if n is not None} if complete else {}
         )
-        # The pass that scores instead is one of all processes.
-        return not self._collective.any(not complete)
+        return complete
 
     def _engine_of(self, model: PreTrainedModel) -> KVCacheEngine | None:
         config = self._trainer.generation_config

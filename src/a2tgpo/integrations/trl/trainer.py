@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from a2tgpo.integrations.trl.callbacks import MetricsFile, ScriptFiles
+from a2tgpo.integrations.trl.callbacks import FiniteGuard, MetricsFile, ScriptFiles
 from a2tgpo.integrations.trl.generation_batch import GenerationBatch
 from a2tgpo.integrations.trl.objective import OTHER_OBJECTIVES, normalizes_otherwise, update_loss
 from a2tgpo.integrations.trl.rollout_trainer import RolloutTrainer
@@ -59,6 +60,8 @@ class A2TGPOTrainer(RolloutTrainer):
         self._name, self._paper = self.method.name, self.method.paper
         folder, output_dir = self.args.rollouts_dir, Path(str(self.args.output_dir))
         self._rollout_log: RolloutLog | None = None
+        self._to_log: tuple[Any, ...] | None = None
+        self.add_callback(FiniteGuard())
         if folder != "":
             self._rollout_log = RolloutLog(output_dir / "rollouts" if folder is None else folder, self.collective)
         if folder is None:  # a script's run: nobody else writes what `a2tgpo report` reads
@@ -106,7 +109,7 @@ class A2TGPOTrainer(RolloutTrainer):
         if self._scoring.needs_answers and generation.scores is None:
             read = generation.read_scores(self._scoring.scorer)
             # A pass is one of all processes.
-            passes = generation.reader is None or self.collective.any(read is None)
+            passes = self.collective.any(read is None)
             generation.scores = self._score(batch) if passes or read is None else read
         signals = collect_signals(
             batch,
@@ -118,7 +121,7 @@ class A2TGPOTrainer(RolloutTrainer):
             entropies=self._entropies(batch) if "entropy" in self.method.credit.reads else None,
         )
         assert generation.rewards_per_func is not None, "TRL rewards a batch before it returns it"
-        rewards = self._local_rewards(generation.rewards_per_func, len(generation.rows))
+        rewards = self._weigh(self._own_rows(generation.rewards_per_func, len(generation.rows)))
         credit = assign_credit(
             batch,
             signals,
@@ -137,6 +140,8 @@ class A2TGPOTrainer(RolloutTrainer):
         windows = self.args.steps_per_generation / self._window if self.model.training else 1
         tokens = tokens_per_process([inputs], self.collective) / windows
         self._log_advantages(credit)
+        # What TRL's own objectives read: the same tokens, in every process.
+        output["num_items_in_batch"] = tokens_per_process([inputs], self.collective) * self.collective.size
         return output | inputs.over_tokens(tokens).columns()
 
     def _log_advantages(self, credit: BatchCredit) -> None:
@@ -174,21 +179,22 @@ class A2TGPOTrainer(RolloutTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         if self.loss_type in OTHER_OBJECTIVES:
-            return super()._compute_loss(model, inputs)  # TRL takes an advantage per token
+            # TRL takes an advantage per token, and its mask from the tools'.
+            return super()._compute_loss(model, inputs | {"tool_mask": (inputs["turn_ids"] >= 0).long()})
         columns = trim_padding(inputs, self.pad_to_multiple_of)
         loss, turns, found, logged = update_loss(self, model, columns, self.method, self._window)
         self._log_means(logged)
         if self._rollout_log is not None and _LOGGED_ROW in inputs:
-            self._rollout_log.write_updates(
-                inputs[_LOGGED_ROW], self.state.global_step + 1, found.log_ratio, turns.turn_ids, found.clipped_turns
-            )
+            step = self.state.global_step + 1
+            self._to_log = inputs[_LOGGED_ROW], step, found.log_ratio, turns.turn_ids, found.clipped_turns
         return loss
 
     def _log_means(self, values: dict[str, Tensor]) -> None:
-        """Log means over processes, fetched from the device together."""
-        means = self.accelerator.gather(torch.stack(list(values.values())).detach()[None]).mean(dim=0)
-        for name, value in zip(values, means.tolist(), strict=True):
-            self._metrics[self._mode][name].append(value)
+        """Log means over processes, or the least and the largest, fetched from the device together."""
+        gathered = self.accelerator.gather(torch.stack(list(values.values())).detach()[None])
+        for name, of_processes in zip(values, gathered.T.tolist(), strict=True):
+            reduce = min if name.endswith("_min") else max if name.endswith("_max") else fmean
+            self._metrics[self._mode][name].append(reduce(of_processes))
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         with self._clock.measure(self._mode, None):
@@ -202,7 +208,12 @@ class A2TGPOTrainer(RolloutTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         with self._clock.measure(self._mode, "update"):
-            return super().training_step(*args, **kwargs)
+            loss = super().training_step(*args, **kwargs)
+        if self._to_log is not None and self._rollout_log is not None:
+            # Behind the backward pass, so that it does not wait for the host.
+            self._rollout_log.write_updates(*self._to_log)
+            self._to_log = None
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as TRL does, with the seconds of each part since the last time, summed over its calls."""
