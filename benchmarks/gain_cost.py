@@ -14,7 +14,12 @@ tokens are unlikely, and rounding grows with the logits). In bfloat16: those fro
 float32 rows than bfloat16 rows are, but for chance. A size's rollouts have evenly spread lengths, from half its tokens
 to all of them.
 
+Shapes differ in what their layers keep: all keys, those of a window, or a state. An attention without masks, such as
+FlashAttention, reads the trajectories where `--attention` says so; on the CPU a stand-in takes its place.
+
     python benchmarks/gain_cost.py --device cpu
+    python benchmarks/gain_cost.py --device cpu --model hybrid
+    python benchmarks/gain_cost.py --device cpu --attention stand-in
     python benchmarks/gain_cost.py --device cuda --json results/gain_cost_cuda.json
 """
 
@@ -32,10 +37,22 @@ import torch
 from _measure import Case, bandwidth, measure, print_cases, write_json
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import (
+    AttentionInterface,
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    Lfm2Config,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen3_5TextConfig,
+    Qwen3Config,
+)
+from transformers.masking_utils import AttentionMaskInterface, flash_attention_mask
 from trl.trainer.utils import add_fused_lm_head
 
 from a2tgpo.signals.answer_likelihood import AnswerScaffold, AnswerScorer, Scores, fused_forward
+from a2tgpo.signals.answer_likelihood.model_support import layers_of
 
 PASS, FILL = "old log-probabilities", "the same, filling the cache"
 CACHED, ROWS = "gain, KV cache", "gain, separate rows"
@@ -53,6 +70,41 @@ SHAPES: dict[str, Any] = {
         vocab_size=49152,
         max_position_embeddings=8192,
         tie_word_embeddings=True,
+    ),
+    # Of the build of Gemma 3, Qwen3.5 and LFM2, with the vocabulary of smollm2.
+    "sliding": Gemma3TextConfig(
+        hidden_size=640,
+        intermediate_size=2048,
+        num_hidden_layers=12,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=256,
+        sliding_window=256,
+        vocab_size=49152,
+    ),
+    "hybrid": Qwen3_5TextConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=12,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=64,
+        linear_num_key_heads=4,
+        linear_num_value_heads=8,
+        linear_key_head_dim=64,
+        linear_value_head_dim=64,
+        vocab_size=49152,
+        tie_word_embeddings=True,
+    ),
+    "convolutions": Lfm2Config(
+        hidden_size=640,
+        intermediate_size=2048,
+        num_hidden_layers=12,
+        num_attention_heads=10,
+        num_key_value_heads=2,
+        vocab_size=49152,
+        block_auto_adjust_ff_dim=False,
+        layer_types=["conv", "conv", "full_attention"] * 4,
     ),
     "qwen3-4b": Qwen3Config(
         hidden_size=2560,
@@ -176,13 +228,14 @@ class Bench:
         """The gain's tokens and FLOPs over the pass's; the bytes of weights and of keys and values, each read once.
 
         FLOPs: two for each weight (embeddings apart) and token; four for each token, key it sees and channel of the
-        heads; the output head only where a token is read.
+        heads, nothing for updating states; the output head only where a token is read.
         """
         config, found = self.model.config, self.score("cached").boundaries
         embeddings = self.model.get_input_embeddings().weight.numel()
         weights = sum(parameter.numel() for parameter in self.model.base_model.parameters()) - embeddings
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        channels = config.num_hidden_layers * config.num_attention_heads * head_dim
+        windows = [layer.window or self.size.tokens for layer in layers_of(config) if layer.attends]
+        channels = config.num_attention_heads * head_dim
         vocabulary = config.hidden_size * config.vocab_size
         masks = self.batch["prompt_mask"], self.batch["completion_mask"]
         attended = torch.cat(masks, dim=1).cumsum(1)
@@ -190,33 +243,50 @@ class Bench:
         prefixes = attended.gather(1, found.columns - 1)[found.exists].double()
         suffix_tokens = len(prefixes) * self.size.suffix
 
-        def flops(tokens: float, keys: float, read: float) -> float:
-            return 2 * weights * tokens + 4 * channels * keys + 2 * vocabulary * read
+        def flops(tokens: float, keys: Tensor, read: float) -> Tensor:
+            seen = torch.stack([keys.clamp(max=window).sum() for window in windows]).sum()
+            return 2 * weights * tokens + 4 * channels * seen + 2 * vocabulary * read
 
-        keys = self.size.suffix * prefixes.sum() + len(prefixes) * self.size.suffix * (self.size.suffix + 1) / 2
+        keys = (prefixes[:, None].cpu() + torch.arange(1, self.size.suffix + 1)).flatten()
         gain = flops(suffix_tokens, keys, len(prefixes) * ANSWER_TOKENS)
-        trajectory = flops(n.sum(), (n * (n + 1) / 2).sum(), self.batch["model_mask"].sum())
-        cache = 2 * n.sum() * config.num_hidden_layers * config.num_key_value_heads * head_dim
+        each = torch.cat([torch.arange(1, int(length) + 1).double() for length in n])
+        trajectory = flops(float(n.sum()), each, float(self.batch["model_mask"].sum()))
+        cache = 2 * n.sum() * len(windows) * config.num_key_value_heads * head_dim
         n_bytes = (weights + vocabulary + cache) * self.model.dtype.itemsize
         return suffix_tokens / float(n.sum()), float(gain / trajectory), float(n_bytes)
 
 
-def load(model: str, device: torch.device) -> Any:
+def load(model: str, device: torch.device, attention: str | None = None) -> Any:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     torch.manual_seed(0)
     if model in SHAPES:
         with torch.device(device):
-            found = AutoModelForCausalLM.from_config(SHAPES[model], dtype=dtype)
+            found = AutoModelForCausalLM.from_config(SHAPES[model], dtype=dtype, attn_implementation=attention)
     else:
-        found = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device)
+        found = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, attn_implementation=attention).to(device)
     add_fused_lm_head(found)
     return found.eval()
+
+
+def unmasked(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **_: Any
+) -> tuple[Tensor, None]:
+    """Attend causally within each row's real tokens, from a 2D mask or none, as FlashAttention does on a GPU."""
+    assert attention_mask is None or attention_mask.ndim == 2, "an attention without masks was given one"
+    found = torch.zeros_like(query)
+    for row in range(len(query)):
+        real = torch.arange(query.shape[2]) if attention_mask is None else attention_mask[row].nonzero()[:, 0]
+        parts = (x[row : row + 1, :, real] for x in (query, key, value))
+        attended = scaled_dot_product_attention(*parts, is_causal=True, scale=scaling, enable_gqa=True)
+        found[row, :, real] = attended[0]
+    return found.transpose(1, 2), None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--model", help=f"one of {', '.join(SHAPES)} with random weights, or a model's folder")
+    parser.add_argument("--attention", help="the trajectories': stand-in (CPU), flash_attention_2, … (the model's own)")
     parser.add_argument(
         "--size", type=Size.parse, action="append", help="tokens,turns,suffix,rollouts; may be repeated"
     )
@@ -229,10 +299,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model, sizes = DEFAULTS[options.device]
     if options.smoke:
         model, sizes, options.repeats = "tiny", [Size(160, 2, 10, 3)], 1
-    policy = load(options.model or model, torch.device(options.device))
+    if options.attention == "stand-in":
+        AttentionInterface.register("stand-in", unmasked)
+        AttentionMaskInterface.register("stand-in", flash_attention_mask)
+    policy = load(options.model or model, torch.device(options.device), options.attention)
     tokens = options.tokens_per_batch or (4096 if options.device == "cpu" else 36864)
     cases = [Bench(policy, size, tokens).run(options.repeats) for size in options.size or sizes]
-    title = f"Cost of information gain, {options.model or model}, {str(policy.dtype).removeprefix('torch.')}"
+    name = ", ".join(filter(None, [options.model or model, options.attention]))
+    title = f"Cost of information gain, {name}, {str(policy.dtype).removeprefix('torch.')}"
     print_cases(title, cases)
     if options.json is not None:
         write_json(options.json, title, cases)

@@ -29,7 +29,9 @@ model = sys.argv[1] if len(sys.argv) > 1 else "Qwen/Qwen3-0.6B"
 words = "In each turn think inside <think> and </think>, then guess inside <guess> and </guess>."
 tokenizer = AutoTokenizer.from_pretrained(model)
 agent = Agent(tokenizer, EnvironmentPool(GuessTheNumber), RolloutLimits(max_searches=5, max_turn_tokens=96), words)
-config = A2TGPOConfig("out", method="grpo", max_steps=2, num_generations=4, per_device_train_batch_size=4, bf16=False)
+config = A2TGPOConfig(
+    "out", process_signal="environment", max_steps=2, num_generations=4, per_device_train_batch_size=4, bf16=False
+)
 data = Dataset.from_list([{"prompt": "Guess my number.", "secret": number} for number in range(1, 10)])
 A2TGPOTrainer(
     model, environment_reward, config, data, processing_class=tokenizer, rollout_func=TagRollout(agent)

@@ -4,8 +4,9 @@
     python scripts/soak.py runs/soak --points all --random 10
 
 A kill is SIGKILL from inside, at a named moment (a file that is about to be opened or renamed, a folder about to be
-made), or from outside after a random time. Model, metrics, rollouts, updates and evaluations are compared to the last
-bit, without what clocks said. The same command goes on where it was stopped; `table.md` in the folder has the outcome.
+made), or from outside after a random time. Moments after the warm start begin with a copy of it. Model, metrics,
+rollouts, updates and evaluations are compared to the last bit, without what clocks said. The same command goes on where
+it was stopped; `table.md` in the folder has the outcome.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ SMALL = (
     *("--num_generations", "4", "--per_device_train_batch_size", "8", "--steps_per_generation", "2"),
     *("--max_steps", "6", "--save_steps", "2", "--save_total_limit", "2", "--learning_rate", "1e-3"),
 )
+RESUME = ("--resume_from_checkpoint", "true")
 CLOCKS = ("seconds", "time", "per_second", "runtime")
 
 
@@ -143,7 +145,13 @@ def tear_apart(
     """Kill one run, go on with it until it ends, compare it with `whole`."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    process = run_child(train(folder, recipe), folder / "log.txt", point)
+    warm = kind not in ("beginning", "warm start", "random")
+    if warm:  # half the time of a run, which nothing kills here
+        for name in ("config.yaml", "corpus.jsonl"):
+            (folder / "run").mkdir(exist_ok=True)
+            shutil.copy(whole / name, folder / "run" / name)
+        shutil.copytree(whole / "warm_start", folder / "run" / "warm_start")
+    process = run_child(train(folder, recipe, *(RESUME if warm else ())), folder / "log.txt", point)
     try:
         process.wait(timeout=None if point is not None else seconds)
     except subprocess.TimeoutExpired:
@@ -152,8 +160,7 @@ def tear_apart(
     metrics = folder / "run" / "metrics.jsonl"
     done = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
     begun = (folder / "run" / "config.yaml").exists()
-    flags = ("--resume_from_checkpoint", "true") if begun else ()
-    status = run_child(train(folder, recipe, *flags), folder / "log.txt").wait()
+    status = run_child(train(folder, recipe, *(RESUME if begun else ())), folder / "log.txt").wait()
     differs = [f"exit status {status}"] if status else []
     if not differs:
         ours, theirs = fingerprint(folder / "run"), fingerprint(whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from trl import ModelConfig
 
 from a2tgpo import A2TGPOConfig
 from a2tgpo.errors import RecipeError
+from a2tgpo.run.interrupt import updates_per_batch
 from a2tgpo.run.recipe import Recipe, RunConfig
 from a2tgpo.run.recipe_file import describe_keys, load_recipe, packaged_recipes
 from a2tgpo.run.recipe_keys import known_keys
+from a2tgpo.run.verl_command import read_overrides
+from a2tgpo.run.verl_overrides import verl_overrides
 
 RECIPES = packaged_recipes()
 FILES = {"questions": "a.jsonl", "eval_questions": ["b.jsonl"], "corpus": "c.jsonl"}
@@ -50,6 +54,47 @@ def test_there_are_recipes() -> None:
     """The parametrisation above found the project's recipes."""
     assert "multihop_smollm2" in RECIPES
     assert RECIPES["hops_cpu"].samefile(Path(__file__).parents[1] / "recipes" / "hops_cpu.yaml")
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("paper/")])
+def test_the_paper_s_settings(name: str) -> None:
+    """The trainer's configuration of each of the paper's recipes has the paper's numbers: 64 prompts × 16 rollouts a
+    batch, 8 × 16 an update, eight updates a batch, and the rest as published. No GPU is needed to see that."""
+    config = load_recipe(name, ["--use_cpu", "true", "--bf16", "false"])
+    training, recipe = config.training, config.recipe
+    assert training.generation_batch_size == 64 * training.num_generations and training.num_generations == 16
+    assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 8 * 16
+    assert updates_per_batch(training) == 8 and training.save_steps % 8 == 0
+    assert (recipe.max_prompt_tokens, training.max_completion_length) == (2000, 6192)
+    assert (recipe.max_searches, recipe.passages_per_search, recipe.warm_start_steps) == (6, 3, 0)
+    assert (training.learning_rate, training.beta, training.optim.value) == (1e-6, 0.0, "adamw_torch")
+    assert training.use_vllm and training.vllm_mode == "colocate" and recipe.retriever is not None
+    method = training.resolve_method()
+    assert (method.name, method.eps_low, method.eps_high) == ("a2tgpo", 3e-3, 4e-3)
+    assert (method.credit.alpha, method.credit.beta) == (1.0, 0.3)  # type: ignore[attr-defined]
+    assert config.model.model_name_or_path in ("Qwen/Qwen3-4B", "Qwen/Qwen3-8B", "Qwen/Qwen2.5-7B-Instruct")
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("paper/")])
+def test_every_key_of_the_paper_s_recipes_arrives(name: str) -> None:
+    """The value in the file is the value in the run, for text and numbers as for lists."""
+    config = load_recipe(name, ["--use_cpu", "true", "--bf16", "false"])
+    for key, value in yaml.safe_load(RECIPES[name].read_text(encoding="utf-8")).items():
+        found = config.value(key)
+        if key not in ("bf16", "report_to"):  # the first is overridden here; transformers makes a list of the second
+            assert getattr(found, "value", found) in (value, [value]), key
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("paper/")])
+def test_the_paper_s_settings_on_eight_gpus(name: str) -> None:
+    """With the two numbers of its header a recipe of the paper is verl's command for 64 prompts a batch and 8 an
+    update on eight devices, saved every five batches."""
+    flags = re.search(rf"a2tgpo verl {name} --devices 8 (.*)", RECIPES[name].read_text(encoding="utf-8"))
+    assert flags is not None
+    given, _ = read_overrides(name, flags[1].split())
+    made = verl_overrides(given, Path("data"), n_devices=8)
+    assert {"data.train_batch_size=64", "actor_rollout_ref.actor.ppo_mini_batch_size=8"} <= set(made)
+    assert {"actor_rollout_ref.rollout.n=16", "trainer.save_freq=5", "trainer.n_gpus_per_node=8"} <= set(made)
 
 
 def test_keys_read_from_source_are_the_fields(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,3 +169,31 @@ def test_records_made_by_hand_decide_by_their_ending() -> None:
     completions = [f"{THOUGHT} {ANSWER}"] * len(records)
     rewards = exact_match_reward(completions, ["bora"] * len(records), rollout=records, trainer_state=None)
     assert rewards == [1.0, 0.0, -1.0, -1.0, -1.0, None, None]
+
+
+def test_messages_as_trl_parses_them() -> None:
+    """Qwen3's turns through TRL's own response parser, prompt and all: the thought it takes out counts, in the answer's
+    message or in one before, and there is none where the model wrote none."""
+    utils = pytest.importorskip("trl.chat_template_utils", reason="pip install 'a2tgpo[trl]'")
+    from tests.integrations.parts import qwen_tokenizer
+
+    tokenizer = utils.add_response_schema(qwen_tokenizer())
+    asked = [{"role": "user", "content": "Who?"}]
+    prefix = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=True, return_dict=False)
+
+    def parsed(text: str) -> dict[str, Any]:
+        ids = tokenizer(f"{text}<|im_end|>", add_special_tokens=False)["input_ids"]
+        message: dict[str, Any] = utils.parse_response(tokenizer, ids, prefix=prefix)
+        return message
+
+    call = '<tool_call>\n{"name": "search", "arguments": {"query": "kelo"}}\n</tool_call>'
+    thought, silent = parsed(f"<think>\nI need kelo.\n</think>\n\n{call}"), parsed(call)
+    result = {"role": "tool", "name": "search", "content": "Kelo"}
+    assert thought["tool_calls"] and "<think>" not in str(thought)
+    for messages, reward in (
+        ([parsed(f"<think>\na\n</think>\n\n{ANSWER}")], 1.0),
+        ([thought, result, parsed(ANSWER)], 1.0),
+        ([silent, result, parsed(ANSWER)], -1.0),
+        ([thought, result, silent, result], -1.0),
+    ):
+        assert exact_match_reward([messages], ["Bora"]) == [reward]

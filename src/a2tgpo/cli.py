@@ -33,7 +33,9 @@ _EXIT_FAILURE, _EXIT_USAGE = 1, 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` names; return the exit status (2: the user's input, 130 and 143: interrupted)."""
-    arguments, overrides = _parser().parse_known_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    imports, rest = _take_imports(given)
+    arguments, overrides = _parser().parse_known_args(rest)
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     silence_imports()
     from rich.console import Console
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"WORLD_SIZE={processes}: a recipe runs in one process; for several, launch a script of your own that "
                 "makes an A2TGPOTrainer"
             )
-        return int(arguments.run(arguments, overrides, Console()))
+        return int(arguments.run(arguments, [*overrides, *_plugins(imports, rest[0])], Console()))
     except KeyboardInterrupt as interrupt:
         status = 128 + getattr(interrupt, "signum", signal.SIGINT)
         _say(f"\ninterrupted: {interrupt or 'nothing more was saved'}")
@@ -53,7 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _explain(error)
         ending = error
     if KEPT in getattr(ending, "__notes__", ()):
-        given = list(sys.argv[1:] if argv is None else argv)
         _say(f"continue with: {shlex.join(['a2tgpo', *_without_resume(given), '--resume_from_checkpoint', 'true'])}")
     return status
 
@@ -88,12 +89,40 @@ def _without_resume(arguments: list[str]) -> list[str]:
     return kept
 
 
+def _take_imports(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Split `--import MODULE` off a command line, wherever it stands: the modules, and the rest."""
+    modules, rest = [], []
+    waiting = iter(arguments)
+    for argument in waiting:
+        name, equals, value = argument.partition("=")
+        if name == "--import":
+            modules.append(value if equals else next(waiting, ""))
+        else:
+            rest.append(argument)
+    return modules, rest
+
+
+def _plugins(modules: list[str], command: str) -> list[str]:
+    """Return the flags that hand `modules` to a recipe; import them here for a report, which has none."""
+    if not modules or command in ("train", "compare", "eval"):
+        return [part for module in modules for part in ("--import", module)]
+    if command != "report":
+        raise RecipeError(f"`a2tgpo {command}` takes no --import")
+    from a2tgpo.run.recipe_file import import_plugins
+
+    import_plugins({"plugins": modules}, [])
+    return []
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="a2tgpo", description="Train search agents with per-turn credit.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = _command(commands, "train", "run a recipe from warm start to final table", _train)
     train.usage = "a2tgpo train RECIPE [--key value ...]"
-    train.epilog = "Every recipe key is a flag too, such as --max_steps 50; `a2tgpo keys` lists them all."
+    train.epilog = (
+        "Every recipe key is a flag too, such as --max_steps 50; `a2tgpo keys` lists them all. --import MODULE imports "
+        "a module of yours first, for the methods it registers."
+    )
     train.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a name that `a2tgpo recipes` lists")
     add_verl_command(commands)
     add_eval_command(commands)

@@ -14,8 +14,9 @@ from trl.chat_template_utils import add_response_schema
 from a2tgpo.environments import Action, CallLimits, EnvironmentPool, Tool, ToolEnvironment
 from a2tgpo.rollout.agent import Agent, RolloutLimits
 from a2tgpo.rollout.protocol import Answer, Malformed
-from a2tgpo.rollout.turn_protocol import TagProtocol, ToolCallProtocol, opening_ids, opens_thought
+from a2tgpo.rollout.turn_protocol import TagProtocol, ToolCallProtocol, opening_ids
 from a2tgpo.rollout.types import Termination
+from a2tgpo.signals.answer_likelihood.scaffold import opens_thought
 from tests.integrations.parts import qwen_tokenizer
 from tests.rollout.scripted import ScriptedEngine
 
@@ -155,7 +156,9 @@ def test_a_template_that_rewrites_a_call_is_refused() -> None:
         ("<think> a </think> <add>{}</add>", [Action("add", "{}")]),
         ("<think> a </think> <answer> \\boxed{x} </answer>", Answer("x")),
         ("<think> a </think> <search> door </search>", Malformed),
-        ("<think> <look> </think> <add> 1 </add>", Malformed),
+        ("<think> <look> x </look> </think> <add> 1 </add>", [Action("add", "1")]),
+        ("<think> a </think> <think> <add> 1 </add>", Malformed),
+        ("<think> a </think> <add> <look> </add>", Malformed),
         ("<think> a </think> <look> 1 </add>", Malformed),
     ],
 )

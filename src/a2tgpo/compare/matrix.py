@@ -18,7 +18,7 @@ from a2tgpo.files import new_file
 from a2tgpo.methods import METHODS
 from a2tgpo.redact import secrets_in
 from a2tgpo.run.directory import MODES, RunDirectory
-from a2tgpo.run.recipe_file import load_recipe
+from a2tgpo.run.recipe_file import import_plugins, load_recipe, read_recipe
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,7 @@ def open_matrix(
         RecipeError: an unknown method or key, a method whose parts contradict the recipe, fewer than one seed, a flag
             that a comparison sets itself, or a folder that holds the comparison of another recipe.
     """
+    import_plugins(read_recipe(recipe), overrides)  # they may register methods
     if n_seeds < 1:
         raise RecipeError(f"--seeds {n_seeds}: must be at least 1; 5 give an interval worth reading")
     _refuse_ours(overrides)

@@ -29,6 +29,15 @@ def load_object(path: str) -> Any:
     return found
 
 
+def load_module(name: str) -> Any:
+    """Import the module `name`, from beside the working directory too, for what it registers.
+
+    Raises:
+        ValueError: see `load_object`.
+    """
+    return _module(name, name)
+
+
 def _module(path: str, name: str) -> Any:
     here = str(Path.cwd())
     added = here not in sys.path and "" not in sys.path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,6 +30,8 @@ class AnswerReader:
     Args:
         forward: of the model that generates, under the temperature of the loss.
         suffixes: the aliases of each row as answer suffixes, by row number.
+        inside: the same for rows whose prompt has opened the thought; None where no prompt does.
+        opens: tells which rows these are by their prompt's tokens.
         additive_mask: see `cached_answer_logps`.
 
     Attributes:
@@ -40,6 +42,8 @@ class AnswerReader:
 
     forward: LabelLogps
     suffixes: Sequence[Sequence[AnswerSuffix]]
+    inside: Sequence[Sequence[AnswerSuffix]] | None = None
+    opens: Callable[[Sequence[int]], bool] = field(default=lambda prompt: False)
     additive_mask: bool = False
     answer_logps: dict[int, list[float]] = field(default_factory=dict, init=False)
     seconds: float = field(default=0.0, init=False)
@@ -47,19 +51,22 @@ class AnswerReader:
     def __call__(self, rows: Sequence[Row], slots: Sequence[int], cache: SlotCache, device: torch.device) -> None:
         """Read the answers of `rows`, which live in `slots` of `cache`."""
         start = time.perf_counter()
-        per_row = max(
-            len(row.turn_starts) * sum(len(suffix.ids) for suffix in self.suffixes[row.number]) for row in rows
-        )
+        per_row = max(len(row.turn_starts) * sum(len(suffix.ids) for suffix in self._of(row)) for row in rows)
         at_once = max(1, TOKENS_AT_ONCE // per_row)
         for first in range(0, len(rows), at_once):
             self._read(rows[first : first + at_once], slots[first : first + at_once], cache, device)
         self.seconds += time.perf_counter() - start
 
+    def _of(self, row: Row) -> Sequence[AnswerSuffix]:
+        if self.inside is not None and self.opens(row.context[: row.turn_starts[0]]):
+            return self.inside[row.number]
+        return self.suffixes[row.number]
+
     def _read(self, rows: Sequence[Row], slots: Sequence[int], cache: SlotCache, device: torch.device) -> None:
         boundaries = _boundaries(rows)
         trajectories = _prefixes(rows)
         cache.placement = Aside(torch.tensor(slots).to(device), trajectories.input_ids.size(1))
-        suffixes = SuffixBatch.stack([self.suffixes[row.number] for row in rows])
+        suffixes = SuffixBatch.stack([self._of(row) for row in rows])
         logps = cached_answer_logps(
             self.forward, trajectories, boundaries, suffixes, device, cache, additive_mask=self.additive_mask
         )

@@ -11,8 +11,8 @@ from a2tgpo.errors import DataError
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.protocol import answer_turn, search_turn
-from a2tgpo.rollout.turn_protocol import opens_thought
 from a2tgpo.rollout.types import Rollout
+from a2tgpo.signals.answer_likelihood.scaffold import opens_thought
 
 
 @dataclass(frozen=True)

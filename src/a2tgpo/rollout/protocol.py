@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from a2tgpo.errors import ToolError
+from a2tgpo.errors import RecipeError, ToolError
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.types import Termination
 from a2tgpo.text_match import plain_text
@@ -33,6 +33,9 @@ INSTRUCTION = (
 )
 """The protocol in words, for a policy that was not trained in it."""
 
+RESULT_FORMAT = '[{rank}] "{title}" {text}'
+"""How a result shows a passage."""
+
 SCAFFOLD = "<think> I now know the answer. </think> <answer> \\boxed{{answer}} </answer>"
 """How the policy itself would answer. Demonstrations end with it and the scorer reads the gold answer inside it, so
 the likelihood measures what the policy knows and not how surprised it is by a foreign sentence."""
@@ -41,6 +44,7 @@ _OPENING = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
 """An open thought, or a closed empty one, at the end of what stands before a turn."""
 _ANSWER_OPEN = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_FIELD = re.compile(r"\{(\w*)\}")
 
 
 @dataclass(frozen=True)
@@ -100,11 +104,12 @@ def parse_call(text: str, tools: tuple[str, ...]) -> Call | Answer | Malformed:
 
     Outside of its thoughts the turn answers in an `<answer>` block, or calls the tool of the first block that has one.
     What it says besides does not matter, nor whether it thinks: a response that never does has no answer
-    (`check_answer`).
+    (`check_answer`). An answer in a thought that nobody closes is none.
     """
     outside = split_blocks(text, "think")[1]
-    if split_blocks(outside, "answer")[0]:
-        answer = _last_box(outside)
+    said = _outside_of_thoughts(text)
+    if split_blocks(said, "answer")[0]:
+        answer = _last_box(said)
         return Malformed("expected \\boxed{…} inside <answer>") if answer is None else Answer(answer)
     call = _call_pattern(tools).search(outside) if tools else None
     if call is None:
@@ -121,13 +126,18 @@ def given_answer(response: str) -> str | None:
     The format asks for a `<think>…</think>` and, outside of thoughts, an `<answer>…</answer>` with a `\\boxed{…}`, the
     last of which is the answer; empty text where it is empty. Source: A²TGPO, arXiv 2605.06200, Eqs. 14 and 15.
     """
-    thoughts, outside = split_blocks(response, "think")
-    return _last_box(outside) if thoughts else None
+    thoughts, _ = split_blocks(response, "think")
+    return _last_box(_outside_of_thoughts(response)) if thoughts else None
 
 
 def check_answer(answer: Answer, response: str) -> Answer | Malformed:
     """Return `answer` if `response`, which ends in it, thought before; why it is none otherwise."""
     return answer if split_blocks(response, "think")[0] else Malformed("expected a <think>…</think> in some turn")
+
+
+def _outside_of_thoughts(text: str) -> str:
+    """Return what stands outside of thoughts; one that nobody closes goes on to the end."""
+    return split_blocks(text, "think")[1].partition("<think>")[0]
 
 
 def _last_box(text: str) -> str | None:
@@ -235,13 +245,35 @@ def answer_turn(answer: str) -> str:
     return SCAFFOLD.replace("{answer}", answer, 1)
 
 
-def render_result(passages: Iterable[Passage]) -> str:
+def check_wording(instruction: str | None, result_format: str | None) -> None:
+    """Refuse words of a user's own that leave out what they are for; None is always right.
+
+    Raises:
+        RecipeError: an instruction that does not have `{question}` once; a result format that does not have `{text}`
+            once, has a field other than `{rank}` and `{title}` beside it, or a tag of the protocol.
+    """
+    if instruction is not None and instruction.count("{question}") != 1:
+        raise RecipeError(f"instruction={instruction!r}: it needs {{question}} once, where the question stands")
+    if result_format is None:
+        return
+    names = _FIELD.findall(result_format)
+    if names.count("text") != 1 or not set(names) <= {"rank", "title", "text"}:
+        raise RecipeError(
+            f"result_format={result_format!r}: it needs {{text}} once, and may have {{rank}} and {{title}} beside it"
+        )
+    if tag := tag_pattern().search(result_format):
+        raise RecipeError(f"result_format={result_format!r}: {tag[0]} is the protocol's; say it in other words")
+
+
+def render_result(passages: Iterable[Passage], result_format: str = RESULT_FORMAT) -> str:
     """Write the observation that answers a search, its passages neutralised; `no results` where there are none."""
-    lines = [
-        f'[{rank}] "{neutralise(passage.title)}" {neutralise(passage.text)}'
-        for rank, passage in enumerate(passages, start=1)
-    ]
+    lines = [_shown(rank, passage, result_format) for rank, passage in enumerate(passages, start=1)]
     return "\n".join(["<result>", *(lines or ["no results"]), "</result>", ""])
+
+
+def _shown(rank: int, passage: Passage, result_format: str) -> str:
+    fields = {"rank": str(rank), "title": neutralise(passage.title), "text": neutralise(passage.text)}
+    return _FIELD.sub(lambda match: fields[match[1]], result_format)
 
 
 def neutralise(text: str, foreign_tokens: Iterable[str] = (), tools: tuple[str, ...] = ("search",)) -> str:

@@ -11,10 +11,17 @@ from transformers import PreTrainedTokenizerBase
 
 from a2tgpo.environments.environment import Action, Observation, Tool
 from a2tgpo.rollout.observation import ObservationEncoder
-from a2tgpo.rollout.protocol import Answer, Call, Malformed, check_answer, opened_thought, parse_call, unbox
-
-TAIL = 32
-"""Tokens at the end of a text that are looked at for an open thought."""
+from a2tgpo.rollout.protocol import (
+    RESULT_FORMAT,
+    Answer,
+    Call,
+    Malformed,
+    check_answer,
+    opened_thought,
+    parse_call,
+    unbox,
+)
+from a2tgpo.signals.answer_likelihood.scaffold import TAIL
 
 
 class TurnProtocol(Protocol):
@@ -59,12 +66,6 @@ def opening_ids(tokenizer: PreTrainedTokenizerBase, before: list[int]) -> list[i
     return before[-n_tokens:]
 
 
-def opens_thought(tokenizer: PreTrainedTokenizerBase, before: list[int]) -> bool:
-    """Tell whether the policy's turn after `before` begins inside a thought."""
-    opening = _opening(tokenizer, before)
-    return bool(opening) and "</think>" not in opening
-
-
 def _opening(tokenizer: PreTrainedTokenizerBase, before: list[int]) -> str:
     return opened_thought(tokenizer.decode(before[-TAIL:]))
 
@@ -84,6 +85,7 @@ class TagProtocol:
         tools: their names are the tags; what stands between is the one argument, or a JSON object of several.
         passage_tokens: most tokens of a passage's text.
         text_tokens: most tokens of an observation that is text.
+        result_format: how a passage is shown.
     """
 
     tool_schemas = None
@@ -94,6 +96,7 @@ class TagProtocol:
         tools: Sequence[Tool],
         passage_tokens: int = 160,
         text_tokens: int | None = None,
+        result_format: str = RESULT_FORMAT,
     ) -> None:
         names = tuple(tool.name for tool in tools)
         if taken := {"think", "result"} & set(names):
@@ -101,7 +104,7 @@ class TagProtocol:
         self.tokenizer = tokenizer
         self.tools = tuple(name for name in names if name != "answer")
         self.stop_strings = tuple(f"</{name}>" for name in (*self.tools, "answer"))
-        self.encode = ObservationEncoder(tokenizer, passage_tokens, text_tokens, self.tools)
+        self.encode = ObservationEncoder(tokenizer, passage_tokens, text_tokens, self.tools, result_format)
 
     def read(self, turn: list[int], before: list[int]) -> Sequence[Action] | Answer | Malformed:
         """Read one turn, whose thought may have been opened before it."""

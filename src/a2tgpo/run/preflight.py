@@ -12,6 +12,7 @@ from a2tgpo.errors import A2TGPOError, RecipeError, needs_extra
 from a2tgpo.integrations.trl.checks import check_batch_size
 from a2tgpo.pretrained import check_chat_template
 from a2tgpo.run.interrupt import updates_per_batch
+from a2tgpo.run.plugins import load_rewards, load_turn_signal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +31,8 @@ def check_run(config: RunConfig, task: Task, tokenizer: PreTrainedTokenizerBase,
     check_chat_template(tokenizer, config.recipe.system_prompt, training.chat_template_kwargs)
     if training.max_steps == 0:
         return
+    load_rewards(config.recipe.reward)
+    load_turn_signal(config.recipe.turn_signal)
     check_batch_size(len(task.train_dataset), training)
     _check_trackers(training.report_to)
     if training.use_vllm:
@@ -40,6 +43,8 @@ def check_run(config: RunConfig, task: Task, tokenizer: PreTrainedTokenizerBase,
             import peft  # noqa: F401
     if training.push_to_hub:
         _check_hub(training.hub_token)
+    if config.recipe.best_checkpoint and training.save_strategy == "no":
+        raise RecipeError("best_checkpoint=True with save_strategy='no': there would be no checkpoint to choose from")
     per_batch = updates_per_batch(training)
     if training.save_strategy == "steps" and training.save_steps % per_batch:
         console.print(

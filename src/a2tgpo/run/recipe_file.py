@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Action
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from a2tgpo.environments.loading import load_module
 from a2tgpo.errors import RecipeError, needs_extra
 from a2tgpo.redact import is_secret, remember_secrets, secrets_in
 from a2tgpo.run.recipe import Recipe, RunConfig
@@ -30,6 +31,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """
     path = find_recipe(name)
     given = _read(path)
+    overrides = import_plugins(given, overrides)
     flags = [flag[2:].split("=")[0].replace("-", "_") for flag in overrides if flag.startswith("--")]
     check_keys([*map(str, given), *flags])
     remember_secrets([*secrets_in(given), *_secret_flags(overrides)])
@@ -45,6 +47,45 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
         raise RecipeError(f"recipe {name!r}: {error}") from error
     overridden = [flag if flag in values else flag.removeprefix("no_") for flag in flags]
     return RunConfig(recipe, training, model, given | {key: values[key] for key in overridden})
+
+
+def import_plugins(given: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
+    """Import the plug-ins of a recipe, of `--plugins A B` and of `--import C`, and return the flags with one list of
+    them all.
+
+    Raises:
+        RecipeError: a module is not found, or fails.
+    """
+    named = given.get("plugins") or []
+    modules = [named] if isinstance(named, str) else list(named)
+    others: list[str] = []
+    taking = False
+    for flag in overrides:
+        name, _, value = flag.partition("=")
+        if flag.startswith("--"):
+            taking = name in ("--import", "--plugins")
+            if taking and value:
+                modules.append(value)
+        elif taking:
+            modules.append(flag)
+        if not taking:
+            others.append(flag)
+    modules = list(dict.fromkeys(map(str, modules)))
+    for module in modules:
+        try:
+            load_module(module)
+        except ValueError as error:
+            raise RecipeError(f"plugin {error}") from error
+    return [*others, "--plugins", *modules] if modules else others
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """Return the keys that the recipe `name` gives, unchecked.
+
+    Raises:
+        RecipeError: there is no such recipe, or it is no mapping.
+    """
+    return _read(find_recipe(name))
 
 
 def _secret_flags(overrides: Sequence[str]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from a2tgpo.signals.answer_likelihood import LabelLogps, fused_forward
+from a2tgpo.signals.answer_likelihood import LabelLogps, ModelForward, fused_forward
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ def _reference_adapter(policy: Any, forward: LabelLogps) -> LabelLogps:
         with _reference_active(policy):
             return forward(input_ids, labels, **model_kwargs)
 
-    return with_reference_adapter
+    return ModelForward(with_reference_adapter, policy)
 
 
 @contextmanager

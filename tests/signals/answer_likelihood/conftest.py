@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tests.signals.answer_likelihood.families import VOCABULARY, rollouts_of_four, word_tokenizer
 from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
@@ -23,9 +23,6 @@ from transformers import (
     Qwen3NextConfig,
 )
 
-WORDS = ["<pad>", "<eos>", "it", "is", "(", ")", "paris", "rome", "new", "york", "the", "city", "of", "light"]
-VOCABULARY = 48
-ANSWERS = [["paris"], ["new york", "the city"], ["rome", "paris", "the city of light"], ["the city of light"]]
 SPECIAL = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1}
 SPREAD = {"initializer_range": 0.15}  # far from uniform, so that a wrong token or position shows
 TINY = {
@@ -61,9 +58,7 @@ CONFIGS = {
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
+    return word_tokenizer()
 
 
 @pytest.fixture(scope="session")
@@ -80,35 +75,5 @@ def make_model():
 
 @pytest.fixture
 def batch() -> SimpleNamespace:
-    """Four left-padded rollouts: 2 process turns and an answer; an answer alone; 1 process turn without
-    answer; 3 process turns and an answer, closed by the environment's EOS."""
-    generator = torch.Generator().manual_seed(7)
-    layouts = [
-        "mmoomoommm",
-        "mmmm",
-        "mmmooo",
-        "mommooomommE",
-    ]  # m = policy, o = observation, E = appended EOS
-    prompt_lengths = [5, 3, 7, 1]
-    n_rollouts, n_prompt, n_completion = 4, 7, 13
-    prompt_ids = torch.zeros(n_rollouts, n_prompt, dtype=torch.long)
-    prompt_mask = torch.zeros(n_rollouts, n_prompt, dtype=torch.long)
-    completion_ids = torch.zeros(n_rollouts, n_completion, dtype=torch.long)
-    completion_mask = torch.zeros(n_rollouts, n_completion, dtype=torch.long)
-    model_mask = torch.zeros(n_rollouts, n_completion, dtype=torch.long)
-    for row, (layout, length) in enumerate(zip(layouts, prompt_lengths, strict=True)):
-        prompt_ids[row, n_prompt - length :] = torch.randint(2, VOCABULARY, (length,), generator=generator)
-        prompt_mask[row, n_prompt - length :] = 1
-        ids = torch.randint(2, VOCABULARY, (len(layout),), generator=generator)
-        for column, kind in enumerate(layout):
-            completion_ids[row, column] = 1 if kind == "E" else ids[column]
-            completion_mask[row, column] = 1
-            model_mask[row, column] = kind == "m"
-    return SimpleNamespace(
-        prompt_ids=prompt_ids,
-        prompt_mask=prompt_mask,
-        completion_ids=completion_ids,
-        completion_mask=completion_mask,
-        model_mask=model_mask,
-        answers=ANSWERS,
-    )
+    """`rollouts_of_four`, by attribute."""
+    return SimpleNamespace(**rollouts_of_four())

@@ -105,8 +105,13 @@ class AnswerScoring:
         if not self.by_policy or self.shares_turns or self.scorer.method == "rows" or self.scorer.cut_last_result:
             return None
         forward = fused_forward(model, self.autocast)
-        suffixes = self.scorer.suffixes(answers)
-        return AnswerReader(forward, suffixes, additive_mask=needs_additive_mask(model.config))
+        return AnswerReader(
+            forward,
+            self.scorer.suffixes(answers),
+            self.scorer.suffixes(answers, [True] * len(answers)) if self.scorer.scaffold.opens else None,
+            self.scorer.opens_thought,
+            additive_mask=needs_additive_mask(model.config),
+        )
 
     def score(
         self, batch: RolloutBatch, policy: PreTrainedModel, *, rows_per_forward: int, old_logps: bool = False

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from a2tgpo.signals.answer_likelihood import LabelLogps
+from a2tgpo.signals.answer_likelihood import LabelLogps, ModelForward
 from a2tgpo.signals.answer_likelihood.forward import no_router_logits
 from a2tgpo.signals.answer_likelihood.trajectories import IGNORED
 
@@ -59,7 +59,7 @@ def module_forward(
         logps = torch.zeros(labels.shape, device=input_ids.device)
         return logps.index_put((rows, columns + 1), _logps(logits, targets, temperature))
 
-    return forward
+    return ModelForward(forward, module, autocast)
 
 
 def _logps(logits: Float[Tensor, "N V"], targets: Tensor, temperature: float) -> Float[Tensor, " N"]:

@@ -11,6 +11,7 @@ from a2tgpo.signals.answer_likelihood.boundaries import Boundaries, find_boundar
 from a2tgpo.signals.answer_likelihood.forward import (
     FusedReading,
     LabelLogps,
+    ModelForward,
     fused_forward,
     fused_reading,
     plain_forward,
@@ -27,6 +28,7 @@ __all__ = [
     "Boundaries",
     "FusedReading",
     "LabelLogps",
+    "ModelForward",
     "Scores",
     "find_boundaries",
     "fused_forward",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from a2tgpo.signals.answer_likelihood.device import upload
-from a2tgpo.signals.answer_likelihood.output_head import OutputHead
+from a2tgpo.signals.answer_likelihood.output_head import OutputHead, backbone_of
 from a2tgpo.signals.answer_likelihood.trajectories import IGNORED
 
 if TYPE_CHECKING:
@@ -32,6 +34,24 @@ class LabelLogps(Protocol):
     ) -> Float[Tensor, "B L"]: ...
 
 
+@dataclass(frozen=True, eq=False)
+class ModelForward:
+    """Run `read`, which is a `LabelLogps`, and say which model it asks and in which context."""
+
+    read: LabelLogps
+    model: Any
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def __call__(self, input_ids: Tensor, labels: Tensor, **model_kwargs: Any) -> Tensor:
+        """See `LabelLogps`."""
+        return self.read(input_ids, labels, **model_kwargs)
+
+
+def model_of(forward: LabelLogps) -> Any | None:
+    """Give the model behind a forward; None where nobody said."""
+    return getattr(forward, "model", None)
+
+
 def plain_forward(model: PreTrainedModel, temperature: float = 1.0) -> LabelLogps:
     """Read log-probabilities from a Hugging Face causal language model.
 
@@ -44,16 +64,16 @@ def plain_forward(model: PreTrainedModel, temperature: float = 1.0) -> LabelLogp
         raise ValueError(f"temperature is {temperature}; pass a positive number (1.0 leaves the logits alone).")
     model = _causal_model(model)
     head = OutputHead.of(model, temperature)
-    extra = no_router_logits(model)
+    backbone, extra = backbone_of(model), no_router_logits(model)
 
     def forward(input_ids: Tensor, labels: Tensor, **model_kwargs: Any) -> Tensor:
         rows, columns, targets = _readings(labels, input_ids.device)
         use_cache = "past_key_values" in model_kwargs
-        hidden = model.base_model(input_ids=input_ids, use_cache=use_cache, **extra, **model_kwargs)[0]
+        hidden = backbone(input_ids=input_ids, use_cache=use_cache, **extra, **_named(backbone, model_kwargs))[0]
         logps = torch.zeros(labels.shape, device=input_ids.device)
         return logps.index_put((rows, columns + 1), head.logps(hidden[rows, columns], targets))
 
-    return forward
+    return ModelForward(forward, model)
 
 
 def fused_forward(
@@ -68,7 +88,7 @@ def fused_forward(
     def forward(input_ids: Tensor, labels: Tensor, **model_kwargs: Any) -> Tensor:
         return fused_reading(model, input_ids, labels, autocast, **model_kwargs).logps
 
-    return forward
+    return ModelForward(forward, model, autocast)
 
 
 class FusedReading(NamedTuple):
@@ -106,13 +126,17 @@ def fused_reading(
         columns = rows + input_ids.size(1) - 1
 
     # Without Triton, TRL's head scores every position it gets: hand it only those that are read.
+    seen = []
+
     def keep_read(module: Any, args: Any, output: Any) -> Any:
+        seen.append(module)
         hidden = output.last_hidden_state
         # A model split over devices (`device_map`) ends on another one than it starts on.
         output.last_hidden_state = hidden[rows.to(hidden.device), columns.to(hidden.device)][None]
         return output
 
-    hook = _causal_model(model).base_model.register_forward_hook(keep_read)
+    backbone = backbone_of(_causal_model(model))
+    hook = backbone.register_forward_hook(keep_read)
     try:
         with autocast():
             output = model(
@@ -120,10 +144,15 @@ def fused_reading(
                 shift_labels=targets[None],
                 fused_lm_head=True,
                 **({"output_router_logits": True} if aux_loss else no_router_logits(model)),
-                **model_kwargs,
+                **_named(backbone, model_kwargs),
             )
     finally:
         hook.remove()
+    if not seen:
+        raise ValueError(
+            f"{type(_causal_model(model)).__name__} does not run its layers through its base model, so that the hidden "
+            "states that are read cannot be picked out; use another model."
+        )
 
     def placed(values: Tensor) -> Tensor:
         values = values[0].to(input_ids.device).float() * (not nothing)
@@ -142,6 +171,15 @@ def _readings(labels: Integer[Tensor, "B L"], device: torch.device) -> list[Inte
 def _causal_model(model: Any) -> PreTrainedModel:
     """Find the language model inside whatever wraps it."""
     return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+
+
+def _named(backbone: Any, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Call the cache `cache_params` for models that know it by that name alone."""
+    names = inspect.signature(backbone.forward).parameters
+    if "past_key_values" not in model_kwargs or "past_key_values" in names or "cache_params" not in names:
+        return model_kwargs
+    others = {name: value for name, value in model_kwargs.items() if name != "past_key_values"}
+    return others | {"cache_params": model_kwargs["past_key_values"]}
 
 
 def no_router_logits(model: Any) -> dict[str, bool]:

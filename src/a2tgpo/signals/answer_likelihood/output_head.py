@@ -71,13 +71,18 @@ class OutputHead:
         return logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
 
+def backbone_of(model: PreTrainedModel) -> Any:
+    """Give what a causal language model puts its output head on."""
+    return model.base_model if model.base_model is not model else model.model
+
+
 @torch.no_grad()
 def _two_tokens(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
     """Take hidden states and logits of the same forward, so that dropout cannot tell them apart."""
     hidden: list[Tensor] = []
-    hook = model.base_model.register_forward_hook(lambda *call: hidden.append(call[-1][0]))
+    hook = backbone_of(model).register_forward_hook(lambda *call: hidden.append(call[-1][0]))
     try:
         logits = model(input_ids=torch.tensor([[0, 1]], device=model.device), use_cache=False).logits
     finally:
         hook.remove()
-    return hidden[0], logits
+    return hidden[0] if hidden else logits[0], logits

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
 
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries
 from a2tgpo.signals.answer_likelihood.device import Stopwatch, upload
-from a2tgpo.signals.answer_likelihood.forward import LabelLogps
+from a2tgpo.signals.answer_likelihood.forward import LabelLogps, model_of
 from a2tgpo.signals.answer_likelihood.kv_cache import cached_answer_logps, trajectory_logps
-from a2tgpo.signals.answer_likelihood.model_support import needs_additive_mask
+from a2tgpo.signals.answer_likelihood.model_support import (
+    Layer,
+    attending_by,
+    full_key_cache,
+    layers_of,
+    suffix_attention,
+)
+from a2tgpo.signals.answer_likelihood.packed_suffixes import PackedSuffixes
+from a2tgpo.signals.answer_likelihood.recurrent import KeptStates, RecurrentModules
 from a2tgpo.signals.answer_likelihood.scaffold import SuffixBatch
 from a2tgpo.signals.answer_likelihood.token_budget import Extent, cut_by_tokens
 from a2tgpo.signals.answer_likelihood.trajectories import IGNORED, Trajectories
@@ -81,22 +89,64 @@ def read_logps(
         return Reading(logps, answer_logps, watch.seconds("logps"), watch.seconds("gain"))
     answer_logps = torch.zeros(batch, n_boundaries, suffixes.ids.shape[1], device=device)
     n_suffix_tokens = boundaries.exists.sum(1) * suffixes.n_tokens
+    reader = _CachedReader.of(forward, cache_config, device)
     for part in cut_by_tokens(trajectories.extents(n_suffix_tokens), tokens_per_batch, device):
-        rows, rollouts = upload(torch.tensor(part.rows), device), trajectories.take(part)
-        cache = DynamicCache(config=cache_config)
-        logps[rows, part.columns] = trajectory_logps(forward, rollouts, device, cache)
-        watch.lap("logps")
-        answer_logps[rows] = cached_answer_logps(
-            forward,
-            rollouts,
-            boundaries.take(part.rows, part.columns.start),
-            suffixes.take(part.rows),
-            device,
-            cache,
-            additive_mask=needs_additive_mask(cache_config),
-        )
-        watch.lap("gain")
+        rows = upload(torch.tensor(part.rows), device)
+        own = boundaries.take(part.rows, part.columns.start)
+        found = reader.read(trajectories.take(part), own, suffixes.take(part.rows), watch)
+        logps[rows, part.columns], answer_logps[rows] = found
     return Reading(logps, answer_logps, watch.seconds("logps"), watch.seconds("gain"))
+
+
+@dataclass(frozen=True)
+class _CachedReader:
+    """Read a micro-batch: its trajectories, and its answers from what they leave in a cache."""
+
+    forward: LabelLogps
+    config: PreTrainedConfig
+    device: torch.device
+    layers: list[Layer]
+    recurrent: RecurrentModules | None
+
+    @classmethod
+    def of(cls, forward: LabelLogps, config: PreTrainedConfig, device: torch.device) -> _CachedReader:
+        layers = layers_of(config)
+        recurrent = any(layer.recurrent for layer in layers)
+        found = RecurrentModules.of(forward, config, device) if recurrent else None
+        return cls(forward, config, device, layers, found)
+
+    def read(
+        self, trajectories: Trajectories, boundaries: Boundaries, suffixes: SuffixBatch, watch: Stopwatch
+    ) -> tuple[Float[Tensor, "b s"], Float[Tensor, "b K A"]]:
+        """Give log π of what the policy wrote and the answers' mean log-probabilities."""
+        cache = full_key_cache(self.config)
+        kept: KeptStates | None = None
+        with ExitStack() as stack:
+            if self.recurrent is not None:
+                kept = stack.enter_context(self.recurrent.keeping(cache, boundaries, trajectories.ends))
+            logps = trajectory_logps(self.forward, trajectories, self.device, cache)
+        watch.lap("logps")
+
+        def within(packed: PackedSuffixes) -> AbstractContextManager[Any]:
+            if self.recurrent is None or kept is None:
+                return nullcontext()
+            return self.recurrent.continuing(cache, kept, packed, self.device)
+
+        attention = suffix_attention(self.config, model_of(self.forward))
+        with attending_by(self.config, attention):
+            answer_logps = cached_answer_logps(
+                self.forward,
+                trajectories,
+                boundaries,
+                suffixes,
+                self.device,
+                cache,
+                layers=self.layers,
+                additive_mask=attention == "eager",
+                within=within,
+            )
+        watch.lap("gain")
+        return logps, answer_logps
 
 
 @torch.no_grad()

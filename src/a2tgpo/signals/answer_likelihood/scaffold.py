@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PLACEHOLDER = "{answer}"
+OPENING = "<think>"
+TAIL = 32
+"""Tokens at the end of a prompt in which an open thought is looked for."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,16 @@ class AnswerScaffold:
                 f"put {PLACEHOLDER} where the gold answer belongs."
             )
 
+    @property
+    def inside_thought(self) -> AnswerScaffold:
+        """Return the scaffold of a policy whose prompt has opened the thought: the same without the tag."""
+        return AnswerScaffold(self.template.lstrip().removeprefix(OPENING).lstrip()) if self.opens else self
+
+    @property
+    def opens(self) -> bool:
+        """Tell whether the scaffold opens a thought."""
+        return self.template.lstrip().startswith(OPENING)
+
     def encode(self, tokenizer: PreTrainedTokenizerBase, answer: str) -> AnswerSuffix:
         """Tokenise the scaffold around `answer`, without special tokens, and find the answer by offsets.
 
@@ -63,6 +76,14 @@ class AnswerScaffold:
         """
         before, _, after = self.template.partition(PLACEHOLDER)
         return _encode(tokenizer, before, answer, after)
+
+
+def opens_thought(tokenizer: PreTrainedTokenizerBase, before: Sequence[int]) -> bool:
+    """Tell whether the policy's turn after the tokens `before` begins inside a thought.
+
+    Chat templates of thinking models end the prompt in `<think>`.
+    """
+    return tokenizer.decode(list(before[-TAIL:])).rstrip().endswith(OPENING)
 
 
 @lru_cache(maxsize=1 << 16)

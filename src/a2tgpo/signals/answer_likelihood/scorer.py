@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,10 +13,11 @@ from torch import Tensor
 from a2tgpo.core.gain import Likelihood
 from a2tgpo.messages import warn_once
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries, find_boundaries
+from a2tgpo.signals.answer_likelihood.cache_check import why_not_trusted
 from a2tgpo.signals.answer_likelihood.forward import LabelLogps
 from a2tgpo.signals.answer_likelihood.model_support import why_not_cached
 from a2tgpo.signals.answer_likelihood.passes import read_logps
-from a2tgpo.signals.answer_likelihood.scaffold import AnswerScaffold, AnswerSuffix, SuffixBatch
+from a2tgpo.signals.answer_likelihood.scaffold import AnswerScaffold, AnswerSuffix, SuffixBatch, opens_thought
 from a2tgpo.signals.answer_likelihood.trajectories import Trajectories
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class AnswerScorer:
             exponential out as the authors' released code does.
         alias: "first" scores the canonical answer, "best" the likeliest alias at each boundary.
         method: "cached" reads the KV cache of the trajectory's pass, "rows" runs one forward row per
-            boundary, "auto" is "cached" for every model whose cache can be cut at a boundary.
+            boundary, "auto" is "cached" for every model that `why_not_cached` admits and
+            whose first rollout comes out alike both ways (see `docs/models.md`).
         cut_last_result: see `find_boundaries`; reproduces a fault of the released code.
         count_padding: let positions count left padding, as a forward without `position_ids` does. Set it where
             the update runs so (TRL's does): rotary positions shifted by the padding round differently, which in
@@ -126,19 +128,24 @@ class AnswerScorer:
             raise ValueError(
                 f"answers has {len(answers)} entries for {len(prompt_ids)} rollouts; pass one list per rollout."
             )
-        suffixes = SuffixBatch.stack(self.suffixes(answers))
+        prompts = (ids[mask.bool()].tolist() for ids, mask in zip(prompt_ids, prompt_mask, strict=True))
+        opened = [self.opens_thought(prompt) for prompt in prompts]
+        suffixes = SuffixBatch.stack(self.suffixes(answers, opened))
         trajectories = Trajectories.join(
             prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask, self.count_padding
         )
         if not old_logps:
             trajectories = trajectories.for_keys(boundaries.columns.amax(1))
+        cached = self.method != "rows" and self._use_cache(
+            forward, model_config, trajectories, boundaries, suffixes, device, tokens_per_batch
+        )
         read = read_logps(
             forward,
             trajectories,
             boundaries,
             suffixes,
             device,
-            cache_config=model_config if self._use_cache(model_config) else None,
+            cache_config=model_config if cached else None,
             old_logps=old_logps,
             tokens_per_batch=tokens_per_batch,
         )
@@ -151,10 +158,8 @@ class AnswerScorer:
             seconds_gain=read.seconds_gain if old_logps else read.seconds_logps + read.seconds_gain,
         )
 
-    def _use_cache(self, model_config: PreTrainedConfig) -> bool:
-        if self.method == "rows":
-            return False
-        obstacle = why_not_cached(model_config)
+    def _use_cache(self, forward: LabelLogps, model_config: PreTrainedConfig, *batch: Any) -> bool:
+        obstacle = why_not_cached(model_config) or why_not_trusted(forward, model_config, *batch)
         if obstacle is not None and self.method == "cached":
             raise ValueError(f"method='cached' cannot score this model: {obstacle}. Or use method='rows'.")
         if obstacle is not None:
@@ -165,8 +170,18 @@ class AnswerScorer:
             )
         return obstacle is None
 
-    def suffixes(self, answers: Sequence[Sequence[str]]) -> list[list[AnswerSuffix]]:
+    def opens_thought(self, prompt: Sequence[int]) -> bool:
+        """Tell whether the scaffold's thought is opened by the prompt's tokens already."""
+        return self.scaffold.opens and opens_thought(self.tokenizer, prompt)
+
+    def suffixes(
+        self, answers: Sequence[Sequence[str]], opened: Sequence[bool] | None = None
+    ) -> list[list[AnswerSuffix]]:
         """Encode the scored aliases of each rollout's `answers` in the scaffold.
+
+        Args:
+            answers: gold answers of each rollout, canonical first.
+            opened: rollouts whose prompt has opened the thought (`opens_thought`); none by default.
 
         Raises `ValueError` for answers that are missing, blank or tokenise to nothing.
         """
@@ -175,7 +190,9 @@ class AnswerScorer:
             if isinstance(aliases, str) or not aliases:
                 raise ValueError(f"answers[{row}] is {aliases!r}; pass a non-empty list of gold answers.")
             scored = aliases[:1] if self.alias == "first" else aliases
-            suffixes.append([self.scaffold.encode(self.tokenizer, answer) for answer in scored])
+            inside = opened is not None and opened[row]
+            scaffold = self.scaffold.inside_thought if inside else self.scaffold
+            suffixes.append([scaffold.encode(self.tokenizer, answer) for answer in scored])
         return suffixes
 
     def likelihood_of(self, answer_logps: Float[Tensor, "B K"], boundaries: Boundaries) -> Float[Tensor, "B K"]:
