@@ -26,8 +26,6 @@ class CreditSettings:
     alpha: float
     rescale: bool
     std: Std
-    skip_first_gain: bool
-    drop_zero_gains: bool
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> CreditSettings:
@@ -43,8 +41,6 @@ class CreditSettings:
             alpha=number("gain_alpha", "alpha"),
             rescale=bool(getattr(credit, "rescale", True)),
             std=getattr(credit, "std", "population"),
-            skip_first_gain=bool(config.get("skip_first_gain", False)),
-            drop_zero_gains=bool(config.get("drop_zero_gains", False)),
         )
 
 
@@ -68,16 +64,11 @@ def add_terms(run: RunData) -> None:
 def _add_to(batch: Batch, settings: CreditSettings) -> None:
     rollouts = batch.rollouts
     width = max(1, *(max(len(rollout.advantage), rollout.n_process) for rollout in rollouts))
-    normalized, gain = _padded(rollouts, "normalized_gain", width), _padded(rollouts, "gain", width)
     is_process = torch.arange(width) < torch.tensor([[rollout.n_process] for rollout in rollouts])
-    counted = is_process.clone()
-    if settings.skip_first_gain:
-        counted[:, 0] = False
-    if settings.drop_zero_gains:
-        counted &= gain != 0
     number = {group: i for i, group in enumerate(dict.fromkeys(rollout.group for rollout in rollouts))}
     rewards = [float("nan") if rollout.reward is None else rollout.reward for rollout in rollouts]
-    process = accumulate(normalized, is_process, gamma=settings.gamma, rescale=settings.rescale, counted=counted)
+    normalized = _padded(rollouts, width)
+    process = accumulate(normalized, is_process, gamma=settings.gamma, rescale=settings.rescale)
     outcome = normalize_outcome(
         torch.tensor(rewards, dtype=torch.float64),
         torch.tensor([number[rollout.group] for rollout in rollouts]),
@@ -91,9 +82,9 @@ def _add_to(batch: Batch, settings: CreditSettings) -> None:
             rollout.terms = Terms(process[i, : rollout.n_process].tolist(), outcome[i].item())
 
 
-def _padded(rollouts: list[Rollout], name: str, width: int) -> Tensor:
+def _padded(rollouts: list[Rollout], width: int) -> Tensor:
     padded = torch.zeros(len(rollouts), width, dtype=torch.float64)
     for i, rollout in enumerate(rollouts):
-        values = getattr(rollout, name)
-        padded[i, : len(values)] = torch.tensor(values, dtype=torch.float64)
+        values = torch.tensor(rollout.normalized_gain, dtype=torch.float64)
+        padded[i, : len(values)] = values
     return padded
