@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from a2tgpo.run.interrupt import updates_per_batch
 from a2tgpo.run.recipe import Recipe, RunConfig
 from a2tgpo.run.recipe_file import describe_keys, load_recipe, packaged_recipes
 from a2tgpo.run.recipe_keys import known_keys
+from a2tgpo.run.verl_command import read_overrides
+from a2tgpo.run.verl_overrides import verl_overrides
 
 RECIPES = packaged_recipes()
 FILES = {"questions": "a.jsonl", "eval_questions": ["b.jsonl"], "corpus": "c.jsonl"}
@@ -70,6 +73,28 @@ def test_the_paper_s_settings(name: str) -> None:
     assert (method.name, method.eps_low, method.eps_high) == ("a2tgpo", 3e-3, 4e-3)
     assert (method.credit.alpha, method.credit.beta) == (1.0, 0.3)  # type: ignore[attr-defined]
     assert config.model.model_name_or_path in ("Qwen/Qwen3-4B", "Qwen/Qwen3-8B", "Qwen/Qwen2.5-7B-Instruct")
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("paper/")])
+def test_every_key_of_the_paper_s_recipes_arrives(name: str) -> None:
+    """The value in the file is the value in the run, for text and numbers as for lists."""
+    config = load_recipe(name, ["--use_cpu", "true", "--bf16", "false"])
+    for key, value in yaml.safe_load(RECIPES[name].read_text(encoding="utf-8")).items():
+        found = config.value(key)
+        if key not in ("bf16", "report_to"):  # the first is overridden here; transformers makes a list of the second
+            assert getattr(found, "value", found) in (value, [value]), key
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("paper/")])
+def test_the_paper_s_settings_on_eight_gpus(name: str) -> None:
+    """With the two numbers of its header a recipe of the paper is verl's command for 64 prompts a batch and 8 an
+    update on eight devices, saved every five batches."""
+    flags = re.search(rf"a2tgpo verl {name} --devices 8 (.*)", RECIPES[name].read_text(encoding="utf-8"))
+    assert flags is not None
+    given, _ = read_overrides(name, flags[1].split())
+    made = verl_overrides(given, Path("data"), n_devices=8)
+    assert {"data.train_batch_size=64", "actor_rollout_ref.actor.ppo_mini_batch_size=8"} <= set(made)
+    assert {"actor_rollout_ref.rollout.n=16", "trainer.save_freq=5", "trainer.n_gpus_per_node=8"} <= set(made)
 
 
 def test_keys_read_from_source_are_the_fields(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from a2tgpo import A2TGPOConfig
 from a2tgpo.methods import METHODS, Method
+from a2tgpo.run.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("PAPER.md", "docs/methods.md", "docs/baselines.md")
@@ -59,8 +60,8 @@ def test_files_exist(document):
 
 @each_document
 def test_options_and_rows_exist(document):
-    """Every `key: value` is an option of the trainer, every `key=value` one of a row or its credit; rows are rows."""
-    options = {f.name for f in fields(A2TGPOConfig)}
+    """Every `key: value` is a key of recipes, every `key=value` one of a row or its credit; rows are rows."""
+    options = {f.name for part in (A2TGPOConfig, Recipe) for f in fields(part)}
     of_rows = {f.name for row in METHODS.values() for part in (row, row.credit) for f in fields(part)}
     of_rows |= {f.name for f in fields(Method)} | options
     for text in quoted(document):

@@ -62,9 +62,7 @@ def test_null_leaves_a_key_to_the_method() -> None:
     """`turn_gamma: null` is a recipe's way to say nothing; the method's row holds then, its standard deviation too:
     GRPO's is the sample's. Text in place of a number says nothing either."""
     assert CreditSettings.of({"turn_gamma": None, "gain_alpha": None}) == CreditSettings.of({})
-    assert CreditSettings.of({"turn_gamma": 0.5, "gain_alpha": 0.3}) == CreditSettings(
-        0.5, 0.3, True, "population", False, False
-    )
+    assert CreditSettings.of({"turn_gamma": 0.5, "gain_alpha": 0.3}) == CreditSettings(0.5, 0.3, True, "population")
     assert CreditSettings.of({"method": "grpo"}).std == "sample"
     assert CreditSettings.of({"turn_gamma": "fast"}) == CreditSettings.of({})
 

@@ -68,7 +68,7 @@ def test_a_row_of_the_table_trains(tmp_path: Path, start: Path, name: str) -> No
     assert all(math.isfinite(step["loss"]) for step in metrics)
     method = METHODS[name]
     assert ("gain/turn_1" in metrics[0]) == method.signal
-    assert ("rollout/refill_batches" in metrics[0]) == isinstance(method.sampling, DynamicSampling)
+    assert ("rollout/sampled_batches" in metrics[0]) == isinstance(method.sampling, DynamicSampling)
     rollouts = [json.loads(line) for line in (directory.rollouts / "step_000000.jsonl").open(encoding="utf-8")]
     assert len(rollouts) == 16
     assert all(("gain" in rollout) == method.signal for rollout in rollouts)

@@ -87,7 +87,9 @@ def test_a_methods_penalty_and_filter_are_switched_on() -> None:
     ("changes", "message"),
     [
         ({"max_stepz": 3}, "did you mean 'max_steps'"),
-        ({"optim": "adafactor"}, "'optim' has no counterpart in verl"),
+        ({"optim": "adafactor"}, "optim='adafactor': verl's own is AdamW"),
+        ({"lr_scheduler_kwargs": {}}, "'lr_scheduler_kwargs' has no counterpart in verl"),
+        ({"best_checkpoint": True}, "best_checkpoint=True: verl keeps the last"),
         ({"warm_start_steps": 10}, "run it with TRL"),
         ({"use_cpu": True}, "--use_cpu false"),
         ({"fp16": True}, "fp16=True"),
@@ -126,6 +128,18 @@ def test_data_of_the_generated_world(tmp_path: Path) -> None:
     assert len(rows) == 6 and rows[0]["prompt"][0]["role"] == "user"
     assert all(gold_answers(row["reward_model"], "row") for row in rows)
     assert (tmp_path / "corpus.jsonl").stat().st_size and (tmp_path / "val.parquet").exists()
+
+
+def test_a_recipe_s_words_reach_verl(tmp_path: Path) -> None:
+    """The instruction stands around the question in the data, the format of a result among the keys of the loop."""
+    words = {"instruction": "Search, then answer. {question}", "result_format": "{title}: {text}"}
+    size = {"world_entities": 40, "n_train_questions": 2, "n_eval_questions": 2, "hops": [1]}
+    write_data(size | words, tmp_path)
+    rows = load_dataset("parquet", data_files=str(tmp_path / "val.parquet"), cache_dir=str(tmp_path))["train"]
+    assert all(row["prompt"][0]["content"].startswith("Search, then answer. ") for row in rows)
+    assert command(**words)["+a2tgpo.result_format"] == r"'{title}: {text}'"
+    with pytest.raises(RecipeError, match=r"needs \{text\} once"):
+        command(result_format="{title}")
 
 
 def test_dry_run_prints_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,9 +70,16 @@ def open_policy(config: EvalConfig, search: BatchedSearch) -> Policy:
     from a2tgpo.rollout.protocol import INSTRUCTION
 
     tokenizer = open_tokenizer(config.model)
-    system_prompt = INSTRUCTION if config.system_prompt is None else config.system_prompt or None
+    system_prompt = INSTRUCTION if config.system_message is None else config.system_message or None
     check_chat_template(tokenizer, system_prompt)
-    agent = SearchAgent(tokenizer, search, config.limits, system_prompt)
+    agent = SearchAgent(
+        tokenizer,
+        search,
+        config.limits,
+        system_prompt,
+        instruction=config.instruction,
+        result_format=config.result_format,
+    )
     if config.engine == "vllm":
         from a2tgpo.evaluate.local_policy import vllm_engine
 
@@ -99,7 +106,9 @@ def _server_policy(config: EvalConfig, base_url: str, search: BatchedSearch) -> 
         dialogue=DIALOGUES[config.protocol],
         search=search,
         limits=config.limits,
-        system_prompt=config.system_prompt,
+        system_prompt=config.system_message,
+        instruction=config.instruction,
+        result_format=config.result_format,
         temperature=config.temperature,
         seed=config.seed,
         concurrency=config.concurrency,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from a2tgpo.errors import RecipeError
 from a2tgpo.evaluate.benchmarks import Benchmark, parse_benchmarks
+from a2tgpo.rollout.protocol import check_wording
 
 if TYPE_CHECKING:
     from a2tgpo.rollout.agent import RolloutLimits
@@ -47,7 +48,11 @@ class EvalConfig:
     max_completion_length: int = _flag("tokens of an answer, results included", 4096, type=int)
     max_prompt_tokens: int = _flag("a longer prompt is an error", 1024, type=int)
     passage_tokens: int = _flag("tokens shown of one passage", 160, type=int)
-    system_prompt: str | None = _flag("system message; default: the protocol in words; '' for none", None)
+    system_prompt: str | None = _flag(
+        "system message; default: the protocol in words, or none beside an instruction; '' for none", None
+    )
+    instruction: str | None = _flag("what the user's message says, with one {question}; default: that alone", None)
+    result_format: str | None = _flag("how a result shows a passage: {rank}, {title}, {text}", None)
 
     concurrency: int = _flag("questions at a time", 16, type=int)
     timeout_s: float = _flag("seconds before a request to the server is tried again", 120.0, type=float)
@@ -70,12 +75,18 @@ class EvalConfig:
             raise RecipeError(f"api_key_env={self.api_key_env!r} is for a server; give base_url")
         if self.base_url is not None and self.engine != "transformers":
             raise RecipeError(f"engine={self.engine!r}: with base_url the server generates; leave engine out")
+        check_wording(self.instruction, self.result_format)
         self.sources  # noqa: B018  # raises
 
     @property
     def sources(self) -> tuple[Benchmark, ...]:
         """Return the benchmarks, read."""
         return parse_benchmarks(self.benchmarks)
+
+    @property
+    def system_message(self) -> str | None:
+        """Return the system message, empty for none; None for the protocol in words."""
+        return "" if self.system_prompt is None and self.instruction is not None else self.system_prompt
 
     @property
     def folder(self) -> Path:

@@ -14,7 +14,7 @@ from a2tgpo.evaluate.outcome import Asked, Outcome
 from a2tgpo.redact import redact
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.agent import BatchedSearch, RolloutLimits
-from a2tgpo.rollout.protocol import Answer, Ending, Search, judge_turn, render_result, tool_failure
+from a2tgpo.rollout.protocol import RESULT_FORMAT, Answer, Ending, Search, judge_turn, render_result, tool_failure
 from a2tgpo.rollout.types import Termination
 
 _CHARACTERS_PER_TOKEN = 4
@@ -85,6 +85,8 @@ class ServerPolicy:
         temperature: 0 for greedy; what else shapes the choice (top-k, penalties) is the server's own default.
         seed: of the samples.
         concurrency: conversations at a time.
+        instruction: what the user's message says, with one `{question}`; None for the question alone.
+        result_format: how a result shows a passage; None for `RESULT_FORMAT`.
     """
 
     make_client: Callable[[], ChatClient]
@@ -95,6 +97,8 @@ class ServerPolicy:
     temperature: float
     seed: int
     concurrency: int
+    instruction: str | None = None
+    result_format: str | None = None
 
     def answer(self, asked: Sequence[Asked], done: Callable[[Outcome], None]) -> None:
         asyncio.run(self._answer_all(asked, done))
@@ -128,7 +132,8 @@ class ServerPolicy:
 
     def _prompt(self, question: str) -> list[Message]:
         system = self.dialogue.instruction if self.system_prompt is None else self.system_prompt
-        return [{"role": "system", "content": system}] * bool(system) + [{"role": "user", "content": question}]
+        asked = question if self.instruction is None else self.instruction.replace("{question}", question)
+        return [{"role": "system", "content": system}] * bool(system) + [{"role": "user", "content": asked}]
 
     async def _take_turn(self, client: ChatClient, talk: _Conversation, sampling: dict[str, float]) -> None:
         """Let the model write, run its searches, show their results."""
@@ -154,7 +159,8 @@ class ServerPolicy:
         except ToolError as error:
             return tool_failure(query, error)
         talk.queries.append(query)
-        talk.show(self.dialogue.result(reply, index, render_result(map(self._cut, passages))))
+        result = render_result(map(self._cut, passages), self.result_format or RESULT_FORMAT)
+        talk.show(self.dialogue.result(reply, index, result))
         if self._tokens_left(talk) < 1:
             return Ending(Termination.OUT_OF_TOKENS, f"the result of search {query!r} does not fit")
         return None

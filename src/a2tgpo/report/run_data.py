@@ -7,7 +7,6 @@ what a run has not written yet.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -148,11 +147,12 @@ def _lines(path: Path, parse: Callable[[str, int], T], notices: list[str]) -> It
 
 def _outcome(line: str, _: int) -> Outcome:
     outcome = Outcome(**json.loads(line))
-    texts = (outcome.id, outcome.question, outcome.dataset, outcome.termination, outcome.text, *outcome.answer)
-    numbers = (outcome.searches, outcome.policy_tokens, outcome.total_tokens, outcome.hops or 0)
-    if not (isinstance(outcome.correct, bool) and all(isinstance(text, str) for text in texts)):
-        raise TypeError("not an outcome")
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+    texts = [outcome.id, outcome.question, outcome.dataset, outcome.termination, outcome.reason, outcome.text]
+    texts += [*outcome.answer, *outcome.queries, outcome.prediction or ""]
+    numbers = [outcome.searches, outcome.policy_tokens, outcome.total_tokens, outcome.sample]
+    numbers += [] if outcome.hops is None else [outcome.hops]
+    right = isinstance(outcome.correct, bool) and isinstance(outcome.answer, list)
+    if not (right and all(isinstance(text, str) for text in texts) and all(type(number) is int for number in numbers)):
         raise TypeError("not an outcome")
     return outcome
 

@@ -26,8 +26,6 @@ class CreditSettings:
     alpha: float
     rescale: bool
     std: Std
-    skip_first_gain: bool
-    drop_zero_gains: bool
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> CreditSettings:
@@ -43,8 +41,6 @@ class CreditSettings:
             alpha=number("gain_alpha", "alpha"),
             rescale=bool(getattr(credit, "rescale", True)),
             std=getattr(credit, "std", "population"),
-            skip_first_gain=bool(config.get("skip_first_gain", False)),
-            drop_zero_gains=bool(config.get("drop_zero_gains", False)),
         )
 
 
@@ -68,32 +64,27 @@ def add_terms(run: RunData) -> None:
 def _add_to(batch: Batch, settings: CreditSettings) -> None:
     rollouts = batch.rollouts
     width = max(1, *(max(len(rollout.advantage), rollout.n_process) for rollout in rollouts))
-    normalized, gain = _padded(rollouts, "normalized_gain", width), _padded(rollouts, "gain", width)
+    normalized = _padded(rollouts, "normalized_gain", width)
     is_process = torch.arange(width) < torch.tensor([[rollout.n_process] for rollout in rollouts])
-    counted = is_process.clone()
-    if settings.skip_first_gain:
-        counted[:, 0] = False
-    if settings.drop_zero_gains:
-        counted &= gain != 0
     number = {group: i for i, group in enumerate(dict.fromkeys(rollout.group for rollout in rollouts))}
     rewards = [float("nan") if rollout.reward is None else rollout.reward for rollout in rollouts]
-    process = accumulate(normalized, is_process, gamma=settings.gamma, rescale=settings.rescale, counted=counted)
+    process = accumulate(normalized, is_process, gamma=settings.gamma, rescale=settings.rescale)
     outcome = normalize_outcome(
-        torch.tensor(rewards),
+        torch.tensor(rewards, dtype=torch.float64),
         torch.tensor([number[rollout.group] for rollout in rollouts]),
         valid=torch.tensor([r.valid and math.isfinite(reward) for r, reward in zip(rollouts, rewards, strict=True)]),
         std=settings.std,
     )
     expected = settings.alpha * process + outcome[:, None]
     for i, rollout in enumerate(rollouts):
-        logged = torch.tensor(rollout.advantage)
+        logged = torch.tensor(rollout.advantage, dtype=torch.float64)
         if not rollout.valid or torch.allclose(expected[i, : len(logged)], logged, atol=_TOLERANCE):
             rollout.terms = Terms(process[i, : rollout.n_process].tolist(), outcome[i].item())
 
 
 def _padded(rollouts: list[Rollout], name: str, width: int) -> Tensor:
-    padded = torch.zeros(len(rollouts), width)
+    padded = torch.zeros(len(rollouts), width, dtype=torch.float64)
     for i, rollout in enumerate(rollouts):
         values = getattr(rollout, name)
-        padded[i, : len(values)] = torch.tensor(values)
+        padded[i, : len(values)] = torch.tensor(values, dtype=torch.float64)
     return padded

@@ -11,13 +11,14 @@ from transformers import PreTrainedTokenizerBase
 
 from a2tgpo.environments.environment import Row
 from a2tgpo.environments.episodes import EnvironmentSource
-from a2tgpo.environments.search_environment import BatchedSearch, SearchEnvironment
+from a2tgpo.environments.search_environment import SEARCH, BatchedSearch, SearchEnvironment
 from a2tgpo.errors import DataError, ToolError
 from a2tgpo.messages import warn_once
 from a2tgpo.pretrained import encode_chat
 from a2tgpo.rollout.engine import GenerationEngine
 from a2tgpo.rollout.groups import Chains, Expansion, RolloutGroups, check_groups, initial_places
 from a2tgpo.rollout.play import Play, RolloutLimits
+from a2tgpo.rollout.protocol import RESULT_FORMAT, check_wording
 from a2tgpo.rollout.turn_protocol import TagProtocol, TurnProtocol
 from a2tgpo.rollout.types import Rollout, Termination
 from a2tgpo.signals.answer_likelihood.scaffold import opens_thought
@@ -61,6 +62,11 @@ class Agent:
         system_prompt: prepended as a system message unless None or empty.
         protocol: how turns call tools; None for the paper's tags, named after the environment's tools.
         chat_template_kwargs: what the chat template takes besides the messages.
+        instruction: what the user's message says, with the prompt at its `{question}`; None for the prompt alone. Chat
+            messages are left as they are.
+
+    Raises:
+        RecipeError: an instruction without its `{question}`.
 
     Attributes:
         health: what became of the calls so far.
@@ -74,11 +80,14 @@ class Agent:
         system_prompt: str | None = None,
         protocol: TurnProtocol | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        instruction: str | None = None,
     ) -> None:
+        check_wording(instruction, None)
         self.tokenizer = tokenizer
         self.environment = environment
         self.limits = limits
         self.system_prompt = system_prompt
+        self.instruction = "{question}" if instruction is None else instruction
         self.protocol = protocol or TagProtocol(tokenizer, environment.tools, limits.passage_tokens)
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self.health = ToolHealth()
@@ -150,7 +159,9 @@ class Agent:
             DataError: the prompt is longer than `max_prompt_tokens`.
             RecipeError: there is no chat template, or it refuses the prompt.
         """
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        if isinstance(prompt, str):
+            prompt = [{"role": "user", "content": self.instruction.replace("{question}", prompt)}]
+        messages = list(prompt)
         if self.system_prompt and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self.system_prompt}, *messages]
         if observed:
@@ -207,6 +218,11 @@ class SearchAgent(Agent):
         limits: token and turn budgets.
         system_prompt: prepended as a system message unless None or empty.
         chat_template_kwargs: what the chat template takes besides the messages.
+        instruction: what the user's message says, with the question at its `{question}`; None for the question alone.
+        result_format: how a passage is shown, with its `{text}`, `{title}` and `{rank}`; None for `RESULT_FORMAT`.
+
+    Raises:
+        RecipeError: as `check_wording` says.
     """
 
     def __init__(
@@ -216,13 +232,18 @@ class SearchAgent(Agent):
         limits: RolloutLimits,
         system_prompt: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        instruction: str | None = None,
+        result_format: str | None = None,
     ) -> None:
+        check_wording(None, result_format)
         super().__init__(
             tokenizer,
             SearchEnvironment(search),
             limits,
             system_prompt,
-            chat_template_kwargs=chat_template_kwargs,
+            TagProtocol(tokenizer, (SEARCH,), limits.passage_tokens, result_format=result_format or RESULT_FORMAT),
+            chat_template_kwargs,
+            instruction,
         )
         self.search = search
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from transformers import PreTrainedTokenizerBase
 
 from a2tgpo.retrieval.corpus import Passage
-from a2tgpo.rollout.protocol import neutralise, render_result, tag_pattern
+from a2tgpo.rollout.protocol import RESULT_FORMAT, neutralise, render_result, tag_pattern
 
 CHARACTERS_PER_TOKEN = 8
 """Characters tokenised for each token of a budget; eight times as many where these were not enough."""
@@ -62,12 +62,14 @@ class ObservationEncoder:
         passage_tokens: most tokens of one passage's text, and of its title.
         text_tokens: most tokens of an observation that is text; None for `3·passage_tokens`, as three passages have.
         tools: names of the tags that call tools.
+        result_format: how a passage is shown (`protocol.check_wording`).
     """
 
     tokenizer: PreTrainedTokenizerBase
     passage_tokens: int = 160
     text_tokens: int | None = None
     tools: tuple[str, ...] = ("search",)
+    result_format: str = RESULT_FORMAT
 
     def __call__(self, shown: str | Sequence[Passage]) -> list[int]:
         """Return the token ids of the whole `<result>` block."""
@@ -100,7 +102,8 @@ class ObservationEncoder:
         titles = self._safe([passage.title for passage in shown], self.passage_tokens, spell, foreign)
         texts = self._safe([passage.text for passage in shown], self.passage_tokens, spell, foreign)
         parts = zip(shown, titles, texts, strict=True)
-        return render_result([replace(passage, title=title, text=text) for passage, title, text in parts])
+        safe = [replace(passage, title=title, text=text) for passage, title, text in parts]
+        return render_result(safe, self.result_format)
 
     def _safe(self, texts: list[str], n_tokens: int, spell: Spelling, foreign: list[str]) -> list[str]:
         """Neutralise and cut `texts`, of which only as much is read as the budget can need."""

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from a2tgpo.errors import ToolError
+from a2tgpo.errors import RecipeError, ToolError
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.types import Termination
 from a2tgpo.text_match import plain_text
@@ -33,6 +33,9 @@ INSTRUCTION = (
 )
 """The protocol in words, for a policy that was not trained in it."""
 
+RESULT_FORMAT = '[{rank}] "{title}" {text}'
+"""How a result shows a passage."""
+
 SCAFFOLD = "<think> I now know the answer. </think> <answer> \\boxed{{answer}} </answer>"
 """How the policy itself would answer. Demonstrations end with it and the scorer reads the gold answer inside it, so
 the likelihood measures what the policy knows and not how surprised it is by a foreign sentence."""
@@ -41,6 +44,7 @@ _OPENING = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
 """An open thought, or a closed empty one, at the end of what stands before a turn."""
 _ANSWER_OPEN = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_FIELD = re.compile(r"\{(\w*)\}")
 
 
 @dataclass(frozen=True)
@@ -241,13 +245,35 @@ def answer_turn(answer: str) -> str:
     return SCAFFOLD.replace("{answer}", answer, 1)
 
 
-def render_result(passages: Iterable[Passage]) -> str:
+def check_wording(instruction: str | None, result_format: str | None) -> None:
+    """Refuse words of a user's own that leave out what they are for; None is always right.
+
+    Raises:
+        RecipeError: an instruction that does not have `{question}` once; a result format that does not have `{text}`
+            once, has a field other than `{rank}` and `{title}` beside it, or a tag of the protocol.
+    """
+    if instruction is not None and instruction.count("{question}") != 1:
+        raise RecipeError(f"instruction={instruction!r}: it needs {{question}} once, where the question stands")
+    if result_format is None:
+        return
+    names = _FIELD.findall(result_format)
+    if names.count("text") != 1 or not set(names) <= {"rank", "title", "text"}:
+        raise RecipeError(
+            f"result_format={result_format!r}: it needs {{text}} once, and may have {{rank}} and {{title}} beside it"
+        )
+    if tag := tag_pattern().search(result_format):
+        raise RecipeError(f"result_format={result_format!r}: {tag[0]} is the protocol's; say it in other words")
+
+
+def render_result(passages: Iterable[Passage], result_format: str = RESULT_FORMAT) -> str:
     """Write the observation that answers a search, its passages neutralised; `no results` where there are none."""
-    lines = [
-        f'[{rank}] "{neutralise(passage.title)}" {neutralise(passage.text)}'
-        for rank, passage in enumerate(passages, start=1)
-    ]
+    lines = [_shown(rank, passage, result_format) for rank, passage in enumerate(passages, start=1)]
     return "\n".join(["<result>", *(lines or ["no results"]), "</result>", ""])
+
+
+def _shown(rank: int, passage: Passage, result_format: str) -> str:
+    fields = {"rank": str(rank), "title": neutralise(passage.title), "text": neutralise(passage.text)}
+    return _FIELD.sub(lambda match: fields[match[1]], result_format)
 
 
 def neutralise(text: str, foreign_tokens: Iterable[str] = (), tools: tuple[str, ...] = ("search",)) -> str:

@@ -11,7 +11,16 @@ from transformers import PreTrainedTokenizerBase
 
 from a2tgpo.environments.environment import Action, Observation, Tool
 from a2tgpo.rollout.observation import ObservationEncoder
-from a2tgpo.rollout.protocol import Answer, Call, Malformed, check_answer, opened_thought, parse_call, unbox
+from a2tgpo.rollout.protocol import (
+    RESULT_FORMAT,
+    Answer,
+    Call,
+    Malformed,
+    check_answer,
+    opened_thought,
+    parse_call,
+    unbox,
+)
 from a2tgpo.signals.answer_likelihood.scaffold import TAIL
 
 
@@ -76,6 +85,7 @@ class TagProtocol:
         tools: their names are the tags; what stands between is the one argument, or a JSON object of several.
         passage_tokens: most tokens of a passage's text.
         text_tokens: most tokens of an observation that is text.
+        result_format: how a passage is shown.
     """
 
     tool_schemas = None
@@ -86,6 +96,7 @@ class TagProtocol:
         tools: Sequence[Tool],
         passage_tokens: int = 160,
         text_tokens: int | None = None,
+        result_format: str = RESULT_FORMAT,
     ) -> None:
         names = tuple(tool.name for tool in tools)
         if taken := {"think", "result"} & set(names):
@@ -93,7 +104,7 @@ class TagProtocol:
         self.tokenizer = tokenizer
         self.tools = tuple(name for name in names if name != "answer")
         self.stop_strings = tuple(f"</{name}>" for name in (*self.tools, "answer"))
-        self.encode = ObservationEncoder(tokenizer, passage_tokens, text_tokens, self.tools)
+        self.encode = ObservationEncoder(tokenizer, passage_tokens, text_tokens, self.tools, result_format)
 
     def read(self, turn: list[int], before: list[int]) -> Sequence[Action] | Answer | Malformed:
         """Read one turn, whose thought may have been opened before it."""

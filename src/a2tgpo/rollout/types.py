@@ -53,6 +53,13 @@ class Rollout:
     token i and 0 where the environment wrote it (observations, the closing end-of-sequence token). Tokens are never
     decoded and re-encoded: what was sampled is what is trained on.
 
+    Two rollouts of one prompt: `s` tokens of a search turn, `o` of its observation, `a` of an answer, `e` the end:
+
+        completion_ids  [s, s, o, o, a, e]    [a, e]
+        model_mask      [1, 1, 0, 0, 1, 0]    [1, 0]
+        turn_rewards    [0.5, None]           [None]
+        nodes           [0, 2]                [1]
+
     A rollout that branched off another one has that one's tokens up to there, by whomever they were written.
     `nodes[t]` names the sampled turn that is its turn t: rollouts of a prompt have the same number there if and only if
     they share the turn. `tree` numbers the prompt's trees from 0: rollouts of one tree grew from one first rollout.

@@ -29,6 +29,7 @@ class RunDirectory:
     checkpoints/       TRL's checkpoints; model/ the final policy
     metrics.jsonl      one line per step logged
     rollouts/          one file per generation batch (step_*.jsonl), and one of its updates (updates_*.jsonl)
+    best_checkpoint.json  which checkpoint became model/, and what all scored (where the recipe asks for the best)
     eval/              every evaluated question; summary.json and summary.md the final table
     """
 
@@ -61,6 +62,10 @@ class RunDirectory:
     @property
     def model(self) -> Path:
         return self.root / "model"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.root / "best_checkpoint.json"
 
     @property
     def corpus(self) -> Path:

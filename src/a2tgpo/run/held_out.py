@@ -38,22 +38,24 @@ def evaluate_policy(
     """Return the summaries of `name` in both modes; outcomes already on disk are read, not computed again."""
     return {
         f"{name}, {mode}": Summary.of(
-            _outcomes(model, agent, questions, config, directory.evaluation(f"{name}_{mode}"), mode)
+            answer_questions(model, agent, questions, config, directory.evaluation(f"{name}_{mode}"), mode)
         )
         for mode in MODES
     }
 
 
-def _outcomes(
-    model: PreTrainedModel,
+def answer_questions(
+    model: PreTrainedModel | None,
     agent: SearchAgent,
     questions: Sequence[dict[str, Any]],
     config: RunConfig,
     path: Path,
     mode: str,
 ) -> list[Outcome]:
+    """Return the outcomes of the policy in `mode`, those in `path` if it is there; then the policy may be None."""
     if path.exists():
         return read_outcomes(path)
+    assert model is not None, f"{path} is not there, and nobody to ask"
     set_seed(config.training.seed)
     backend = transformers_engine(
         model, agent.tokenizer, sampling_config(agent, config, mode), STOP_STRINGS, config.recipe.rows_per_generation

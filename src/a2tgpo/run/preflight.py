@@ -43,6 +43,8 @@ def check_run(config: RunConfig, task: Task, tokenizer: PreTrainedTokenizerBase,
             import peft  # noqa: F401
     if training.push_to_hub:
         _check_hub(training.hub_token)
+    if config.recipe.best_checkpoint and training.save_strategy == "no":
+        raise RecipeError("best_checkpoint=True with save_strategy='no': there would be no checkpoint to choose from")
     per_batch = updates_per_batch(training)
     if training.save_strategy == "steps" and training.save_steps % per_batch:
         console.print(

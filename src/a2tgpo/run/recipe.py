@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from a2tgpo.errors import RecipeError
+from a2tgpo.rollout.protocol import check_wording
 
 if TYPE_CHECKING:  # the keys of a recipe are known without TRL, which takes seconds to import
     from trl import ModelConfig
@@ -92,6 +93,16 @@ class Recipe:
     passage_tokens: int = field(default=160, metadata={"help": "Tokens shown of one passage."})
     rows_per_generation: int = field(default=256, metadata={"help": "Rollouts generated together."})
     system_prompt: str | None = field(default=None, metadata={"help": "System message before every question."})
+    instruction: str | None = field(
+        default=None,
+        metadata={"help": "What the user's message says, with one {question}; none = the question alone."},
+    )
+    result_format: str | None = field(
+        default=None,
+        metadata={
+            "help": "How a result shows a passage: {rank}, {title}, {text}; none = '[{rank}] \"{title}\" {text}'."
+        },
+    )
 
     warm_start_steps: int = field(
         default=0, metadata={"help": "Supervised steps on scripted demonstrations before the updates; 0 = none."}
@@ -109,6 +120,15 @@ class Recipe:
     )
     wrong_hop: float = field(default=0.2, metadata={"help": "Share of demonstrated searches for the wrong hop."})
 
+    best_checkpoint: bool = field(
+        default=False,
+        metadata={
+            "help": "Take as the final policy, of the checkpoints that are kept, the one with the best average exact "
+            "match over the data sets of eval_questions; the paper reports such. Chosen and measured on the same "
+            "questions, it looks better than it is, the more so the more checkpoints there are: compare only runs that "
+            "all have it, with as many."
+        },
+    )
     eval_batch_size: int = field(default=100, metadata={"help": "Questions answered together in an evaluation."})
 
     def __post_init__(self) -> None:
@@ -124,6 +144,7 @@ class Recipe:
             raise RecipeError(
                 f"warm_start_micro_batch_size={micro}: must divide warm_start_batch_size={self.warm_start_batch_size}"
             )
+        check_wording(self.instruction, self.result_format)
         self._check_task()
 
     def _check_task(self) -> None:

@@ -130,13 +130,16 @@ def cut_back(directory: RunDirectory, step: int) -> None:
     for checkpoint in checkpoints_in(directory.checkpoints):
         if step_of(checkpoint) > step:
             remove_checkpoint(checkpoint)
+    for path in directory.evaluation("checkpoint").parent.glob("checkpoint-*_greedy.jsonl"):
+        if step_of(Path(path.name.removesuffix("_greedy.jsonl"))) > step:
+            path.unlink()
     for remains in directory.checkpoints.glob(f"{UNFINISHED}*"):
         shutil.rmtree(remains, ignore_errors=True)
 
 
 def withdraw_result(directory: RunDirectory) -> None:
     """Take back what a finished run says of its end, because it goes on: the table first, for it says `finished`."""
-    for path in (directory.summary, directory.summary.with_suffix(".md")):
+    for path in (directory.summary, directory.summary.with_suffix(".md"), directory.best_checkpoint):
         path.unlink(missing_ok=True)
     for path in directory.evaluation("after").parent.glob("after_*.jsonl"):
         path.unlink()

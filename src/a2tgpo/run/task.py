@@ -48,12 +48,15 @@ class Task(ABC):
 
     def agent(self, tokenizer: PreTrainedTokenizerBase) -> SearchAgent:
         """Return the agent loop of this task for a policy's tokenizer."""
+        recipe = self.config.recipe
         return SearchAgent(
             tokenizer,
             self.search,
             self.limits,
-            self.config.recipe.system_prompt,
+            recipe.system_prompt,
             self.config.training.chat_template_kwargs,
+            recipe.instruction,
+            recipe.result_format,
         )
 
     @abstractmethod

@@ -14,16 +14,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import get_peft_config
 
 from a2tgpo.errors import KEPT
+from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.evaluate.questions import Summary
 from a2tgpo.files import new_file, new_folder
 from a2tgpo.integrations.trl.callbacks import FiniteGuard, MetricsFile
 from a2tgpo.integrations.trl.rollout_func import TagRollout
 from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
 from a2tgpo.rollout.agent import SearchAgent
-from a2tgpo.run.checkpoints import Rotation
+from a2tgpo.run.best_checkpoint import BestCheckpoint, choose_checkpoint
+from a2tgpo.run.checkpoints import Rotation, remove_checkpoint
 from a2tgpo.run.console import UPDATES, ConsoleSummary, StepProgress
 from a2tgpo.run.directory import RunDirectory
-from a2tgpo.run.held_out import as_markdown, as_table, evaluate_policy
+from a2tgpo.run.held_out import answer_questions, as_markdown, as_table, evaluate_policy
 from a2tgpo.run.interrupt import Interrupted, InterruptGuard
 from a2tgpo.run.plugins import load_rewards, load_turn_signal
 from a2tgpo.run.preflight import check_construction, check_run
@@ -90,7 +92,11 @@ def _go_on(
     console.print(f"policy {start}: {model.num_parameters() / 1e6:.2f} M parameters", soft_wrap=True)
     summaries = evaluate_policy(model, agent, task.eval_questions, config, directory, "before")
     if config.training.max_steps != 0:
-        _Updates(config, directory, task, agent, console).make(model, resume)
+        updates = _Updates(config, directory, task, agent, console)
+        updates.make(model, resume)
+        if config.recipe.best_checkpoint and not directory.best_checkpoint.exists():
+            del model
+            updates.keep_best(start)
         trained = load_model(str(directory.model), config)
         summaries |= evaluate_policy(trained, agent, task.eval_questions, config, directory, "after")
     _report(summaries, directory, console)
@@ -141,6 +147,27 @@ class _Updates:
             self._save(self._restored(model, resume.checkpoint))
         else:
             self._train(model, resume)
+
+    def keep_best(self, start: str) -> None:
+        """Put the checkpoint with the best average over the held-out data sets in the place of the final policy.
+
+        Args:
+            start: the model that the updates began with, which adapters stand on.
+        """
+
+        def restored(checkpoint: Path) -> PreTrainedModel:
+            return self._restored(load_model(start, self.config), checkpoint)
+
+        def evaluate(checkpoint: Path, name: str) -> list[Outcome]:
+            path = self.directory.evaluation(f"{name}_greedy")
+            model = None if path.exists() else restored(checkpoint)
+            return answer_questions(model, self.agent, self.task.eval_questions, self.config, path, "greedy")
+
+        best, choice = choose_checkpoint(self.directory.checkpoints, evaluate)
+        if self.directory.model.exists():
+            remove_checkpoint(self.directory.model)
+        self._save(restored(best))
+        choice.write(self.directory.best_checkpoint)
 
     def _train(self, model: PreTrainedModel, resume: ResumePoint) -> None:
         metrics = MetricsFile(self.directory.metrics)
@@ -195,8 +222,13 @@ class _Updates:
 
 def _report(summaries: dict[str, Summary], directory: RunDirectory, console: Console) -> None:
     console.print(as_table(summaries, "held-out questions: exact match with 95 % interval"))
+    text = as_markdown(summaries)
+    if directory.best_checkpoint.exists():
+        chosen = f"after: {BestCheckpoint.read(directory.best_checkpoint)}"
+        console.print(chosen, soft_wrap=True, highlight=False)
+        text += f"\n{chosen}\n"
     with new_file(directory.root / "summary.md") as unfinished:
-        unfinished.write_text(as_markdown(summaries), encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8")
     table = json.dumps({name: summary.as_json() for name, summary in summaries.items()}, indent=2)
     with new_file(directory.summary) as unfinished:
         unfinished.write_text(table, encoding="utf-8")

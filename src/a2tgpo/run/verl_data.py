@@ -20,22 +20,25 @@ def write_data(given: Mapping[str, Any], folder: Path) -> None:
     recipe = Recipe(**{key: value for key, value in given.items() if key in known})
     folder.mkdir(parents=True, exist_ok=True)
     if recipe.questions is None:
-        world = World.generate(recipe.world_seed, recipe.world_entities, recipe.world_entities // 2)
+        world = World.generate(
+            recipe.world_seed, recipe.world_entities, recipe.world_entities // 2, recipe.world_correlation
+        )
         world.write_corpus(folder / "corpus.jsonl")
         train = world.questions("train", recipe.hops, recipe.n_train_questions or 4000)
         held_out = world.questions("eval", recipe.hops, recipe.n_eval_questions or 300)
     else:
         train = _load(recipe, recipe.questions, "train", recipe.n_train_questions)
         held_out = _load(recipe, recipe.eval_questions or [], "dev", recipe.n_eval_questions)
-    write_rows(train, folder / "train.parquet")
-    write_rows(held_out, folder / "val.parquet")
+    write_rows(train, folder / "train.parquet", recipe.instruction)
+    write_rows(held_out, folder / "val.parquet", recipe.instruction)
 
 
-def write_rows(questions: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write questions (`id`, `question`, `answer`) as rows of verl's data sets."""
+def write_rows(questions: Sequence[Mapping[str, Any]], path: Path, instruction: str | None = None) -> None:
+    """Write questions (`id`, `question`, `answer`), asked in an instruction's words, as rows of verl's data sets."""
+    words = instruction or "{question}"
     rows = [
         {
-            "prompt": [{"role": "user", "content": row["question"]}],
+            "prompt": [{"role": "user", "content": words.replace("{question}", row["question"])}],
             "data_source": str(row.get("dataset") or "a2tgpo"),
             "reward_model": {"style": "rule", "ground_truth": _aliases(row["answer"])},
             "extra_info": {"index": index, "id": str(row.get("id", index)), "hops": row.get("hops")},

@@ -101,6 +101,7 @@ _TRANSLATED: dict[str, Callable[[Any], list[str]]] = {
     "lora_alpha": _same(f"{MODEL}.lora_alpha"),
     "report_to": lambda value: [f"trainer.logger=[{','.join(['console', *_loggers(value)])}]"],
     "lr_scheduler_type": lambda value: [f"{ACTOR}.optim.lr_scheduler_type={_scheduler(value)}"],
+    "optim": lambda value: _optimizer(value),
     "warmup_steps": _same(f"{ACTOR}.optim.lr_warmup_steps"),
     "resume_from_checkpoint": _resume,
 }
@@ -174,6 +175,11 @@ def _check_keys(recipe: Mapping[str, Any]) -> None:
             f"warm_start_steps={recipe['warm_start_steps']}: verl has no warm start; run it with TRL (a2tgpo train "
             "RECIPE --max_steps 0), then give --model_name_or_path OUTPUT_DIR/warm_start --warm_start_steps 0"
         )
+    if recipe.get("best_checkpoint"):
+        raise RecipeError(
+            "best_checkpoint=True: verl keeps the last; give --best_checkpoint false, and compare checkpoints by "
+            "`a2tgpo eval`"
+        )
     if "lr_scheduler_type" not in recipe:
         raise RecipeError(
             "lr_scheduler_type is left out: TRL then lowers the learning rate linearly, which verl cannot; give "
@@ -228,6 +234,12 @@ def _batches(recipe: Mapping[str, Any], n_processes: int) -> list[str]:
         n_batches = math.ceil(int(recipe["max_steps"]) / updates)
         return [*found, f"trainer.total_training_steps={n_batches}", f"trainer.total_epochs={n_batches}"]
     return [*found, f"trainer.total_epochs={math.ceil(float(recipe['num_train_epochs']))}"]
+
+
+def _optimizer(name: str) -> list[str]:
+    if not str(name).startswith("adamw_torch"):
+        raise RecipeError(f"optim={name!r}: verl's own is AdamW; give --optim null and verl's option behind the recipe")
+    return []
 
 
 def _precision(recipe: Mapping[str, Any]) -> list[str]:

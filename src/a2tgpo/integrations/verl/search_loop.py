@@ -80,6 +80,7 @@ class SearchAgentLoop(AgentLoopBase):
             SearchTool(retriever, k=settings.passages_per_search, timeout_s=settings.search_timeout_s),
             settings.limits(max_prompt_tokens=data.max_prompt_length, max_completion_tokens=data.max_response_length),
             settings.system_prompt,
+            result_format=settings.result_format,
         )
         (rollout,) = agent.run([prompt], LockstepEngine(server, agent.protocol.stop_strings))
         return rollout

@@ -11,7 +11,7 @@ from a2tgpo.core.gain import Likelihood
 from a2tgpo.core.groups import Baseline
 from a2tgpo.methods import METHODS, Method, resolve_method
 from a2tgpo.rollout.agent import RolloutLimits
-from a2tgpo.rollout.protocol import SCAFFOLD
+from a2tgpo.rollout.protocol import SCAFFOLD, check_wording
 from a2tgpo.signals.answer_likelihood.scorer import Alias
 from a2tgpo.signals.answer_likelihood.scorer import Method as GainMethod
 
@@ -52,8 +52,9 @@ class TurnCreditSettings:
 
     Agent loop `a2tgpo_search`:
         corpus, retriever, passages_per_search, title_weight, search_timeout_s, search_cache: the search tool.
-        max_searches, max_turn_tokens, passage_tokens, system_prompt: bounds and system message of a rollout. Prompt
-            and response lengths are verl's `data.max_prompt_length` and `data.max_response_length`.
+        max_searches, max_turn_tokens, passage_tokens, system_prompt, result_format: bounds of a rollout, its system
+            message, and how a result shows a passage. Prompt and response lengths are verl's `data.max_prompt_length`
+            and `data.max_response_length`.
 
     Output:
         run_dir: where the run leaves what `a2tgpo report` opens; None for verl's `trainer.default_local_dir`.
@@ -85,6 +86,7 @@ class TurnCreditSettings:
     max_turn_tokens: int = 512
     passage_tokens: int = 160
     system_prompt: str | None = None
+    result_format: str | None = None
     run_dir: str | None = None
 
     @classmethod
@@ -112,6 +114,7 @@ class TurnCreditSettings:
         if self.gain_tokens is not None and self.gain_tokens < 1:
             raise ValueError(f"+a2tgpo.gain_tokens={self.gain_tokens}: give at least 1, or leave it out")
         try:
+            check_wording(None, self.result_format)
             self.limits(max_prompt_tokens=1, max_completion_tokens=1)
             self.resolve_method()
         except ValueError as error:
