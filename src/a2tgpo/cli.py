@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _explain(error: Exception) -> int:
     """Print an error in one line, or its traceback where it is no user's fault; return the exit status."""
-    if isinstance(error, A2TGPOError):
+    if isinstance(error, A2TGPOError) or (isinstance(error, ValueError) and _raised_here(error)):
         _say(f"error: {error}")
         return _EXIT_USAGE
     if (failure := disk_failure(error)) is not None:
@@ -69,6 +69,12 @@ def _explain(error: Exception) -> int:
         return _EXIT_USAGE
     _say(traceback.format_exc())
     return _EXIT_FAILURE
+
+
+def _raised_here(error: Exception) -> bool:
+    """Tell whether code of this package raised `error`: its ValueErrors name an argument, its value and the remedy."""
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    return Path(raised_in).is_relative_to(Path(__file__).parent)
 
 
 def _say(text: str) -> None:

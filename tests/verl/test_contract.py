@@ -97,7 +97,8 @@ def packed(rows: list[torch.Tensor]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("method", ["a2tgpo", "igpo+tg"])
-def test_the_loss_reads_verls_packed_rows(method: str) -> None:
+@pytest.mark.parametrize("kl_beta", [0.0, 0.1])
+def test_the_loss_reads_verls_packed_rows(method: str, kl_beta: float) -> None:
     """Log-probabilities packed over prompt and response, each a token ahead, come to the loss of the plain columns."""
     generator = torch.Generator().manual_seed(0)
     lengths, prompts = [4, 1, 3], [2, 127, 5]
@@ -107,9 +108,10 @@ def test_the_loss_reads_verls_packed_rows(method: str) -> None:
         "advantages": [torch.tensor([1.0, 0, -1, -1]), torch.zeros(1), torch.tensor([0.5, 0.5, 0.5])],
         "turn_clip_scale": [torch.tensor([1.1, 1, 1, 1]), torch.ones(1), torch.ones(3)],
         "old_log_probs": [row + 0.01 for row in response],
+        "ref_log_prob": [row - 0.3 for row in response],
     }
     expected = micro_batch_loss(
-        pad_sequence(response, batch_first=True), columns, METHODS[method], Update(6, 9.0, 2, 0.75)
+        pad_sequence(response, batch_first=True), columns, METHODS[method], Update(6, 9.0, 2, 0.75), kl_beta=kl_beta
     )
 
     # verl's column i holds the log-probability of token i + 1.
@@ -127,7 +129,7 @@ def test_the_loss_reads_verls_packed_rows(method: str) -> None:
     )
     tu.assign_non_tensor(data, global_batch_size=6, batch_num_tokens=9, dp_size=2)
     tu.assign_non_tensor_data(data, turn_credit_loss.REAL_SHARE, 0.75)
-    actor = SimpleNamespace(use_kl_loss=False, kl_loss_coef=0.0, entropy_coeff=0.0)
+    actor = SimpleNamespace(use_kl_loss=kl_beta > 0, kl_loss_coef=kl_beta, entropy_coeff=0.0)
     loss = partial(turn_credit_loss.turn_credit_loss, config=actor, method=METHODS[method])
     found, metrics = loss(model_output={"log_probs": packed(whole)}, data=data, dp_group=None)
     assert found.item() == pytest.approx(expected.loss.item(), rel=1e-6)
@@ -135,4 +137,5 @@ def test_the_loss_reads_verls_packed_rows(method: str) -> None:
     summed = {f"actor/{name}": metric.aggregate() for name, metric in metrics.items()}
     means = turn_credit_loss.mean_diagnostics(summed)
     assert means["loss/ratio_mean"] == pytest.approx(expected.diagnostics["loss/ratio_mean"].item(), rel=1e-6)
+    assert ("kl" in means) == (kl_beta > 0)
     assert not any("a2tgpo/" in name for name in summed)

@@ -40,6 +40,7 @@ from a2tgpo.integrations.trl.generation_batch import (
 from a2tgpo.integrations.trl.policy_model import loadable
 from a2tgpo.integrations.trl.tool_failures import ToolFailures
 from a2tgpo.integrations.trl.tool_loop import ToolLoopCache
+from a2tgpo.integrations.trl.trl_contract import check_trl
 from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.rollout.types import NOT_THE_POLICYS
 from a2tgpo.signals import ProcessSignal
@@ -72,6 +73,7 @@ class RolloutTrainer(GRPOTrainer):
             raise TypeError(
                 f"args is a {type(args).__name__}: write A2TGPOConfig(...) with the same arguments, without epsilon"
             )
+        check_trl(args.device.type)
         assert args.beta is not None, "the configuration takes the method's"
         with loadable(model, args.beta):
             super().__init__(model, refuse_nan(reward_funcs), args, *positional, **kwargs)
