@@ -1,4 +1,4 @@
-# docker build -t a2tgpo . && docker run --rm -v "$PWD/runs:/work/runs" a2tgpo train hops_cpu
+# docker build -t a2tgpo . && docker run --rm -v "$PWD/runs:/data/runs" a2tgpo train hops_cpu
 # SIGTERM, which `docker stop` sends, keeps a checkpoint at the end of a batch: give it time (--stop-timeout 120).
 FROM python:3.11-slim
 WORKDIR /app
@@ -8,6 +8,6 @@ COPY pyproject.toml README.md LICENSE ./
 COPY recipes recipes
 COPY src src
 RUN pip install --no-cache-dir --constraint constraints/cpu.txt '.[trl,peft,dense,server,eval,report]'
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["a2tgpo"]
 CMD ["--help"]

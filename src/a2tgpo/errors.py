@@ -35,7 +35,7 @@ class RecipeError(A2TGPOError, ValueError):
 
 
 class MissingExtra(A2TGPOError, ImportError):
-    """Say that a package is missing which an optional part needs, and which extra of ours brings it."""
+    """Say that a package is missing, or is not one that works, which an optional part needs; and what brings it."""
 
 
 class SignalError(A2TGPOError, ValueError):

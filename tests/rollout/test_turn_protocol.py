@@ -157,13 +157,13 @@ def test_a_template_that_rewrites_a_call_is_refused() -> None:
         ("<think> a </think> <answer> \\boxed{x} </answer>", Answer("x")),
         ("<think> a </think> <search> door </search>", Malformed),
         ("<think> <look> x </look> </think> <add> 1 </add>", [Action("add", "1")]),
-        ("<think> a </think> <think> <add> 1 </add>", Malformed),
+        ("<think> a </think> <think> <add> 1 </add>", [Action("add", "1")]),
         ("<think> a </think> <add> <look> </add>", Malformed),
         ("<think> a </think> <look> 1 </add>", Malformed),
     ],
 )
 def test_tags_are_named_after_the_tools(turn: str, read: Any) -> None:
-    """Any tool by its name, the answer always; tags of other tools and tags within tags are malformed."""
+    """Any tool by its name, the answer always, whatever is said besides; other tools and nested tags are malformed."""
     tokenizer = qwen_tokenizer()
     protocol = TagProtocol(tokenizer, [LOOK, Tool("add")])
     assert protocol.stop_strings == ("</look>", "</add>", "</answer>")

@@ -76,6 +76,18 @@ def test_train_keeps_the_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert directory.best_checkpoint.stat().st_mtime_ns == before
 
 
+def test_adapters_are_merged(tmp_path: Path) -> None:
+    """With LoRA each checkpoint answers with its adapters in its weights, and so does the policy that is kept."""
+    pytest.importorskip("peft")
+    policy = save_policy(tmp_path / "policy")
+    changes = {"warm_start_steps": 0, "best_checkpoint": True, "use_peft": True, "lora_target_modules": "all-linear"}
+    recipe = write_recipe(tmp_path / "recipe.yaml", policy, **changes)
+    assert main(["train", str(recipe)]) == 0
+    directory = RunDirectory(tmp_path / "run")
+    assert set(BestCheckpoint.read(directory.best_checkpoint).scores) == {1, 2}
+    assert weights(directory.model).keys() == weights(policy).keys()
+
+
 def test_without_checkpoints_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Before the run begins, in one line."""
     policy = save_policy(tmp_path / "policy")

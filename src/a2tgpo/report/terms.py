@@ -64,10 +64,10 @@ def add_terms(run: RunData) -> None:
 def _add_to(batch: Batch, settings: CreditSettings) -> None:
     rollouts = batch.rollouts
     width = max(1, *(max(len(rollout.advantage), rollout.n_process) for rollout in rollouts))
-    normalized = _padded(rollouts, "normalized_gain", width)
     is_process = torch.arange(width) < torch.tensor([[rollout.n_process] for rollout in rollouts])
     number = {group: i for i, group in enumerate(dict.fromkeys(rollout.group for rollout in rollouts))}
     rewards = [float("nan") if rollout.reward is None else rollout.reward for rollout in rollouts]
+    normalized = _padded(rollouts, width)
     process = accumulate(normalized, is_process, gamma=settings.gamma, rescale=settings.rescale)
     outcome = normalize_outcome(
         torch.tensor(rewards, dtype=torch.float64),
@@ -82,9 +82,9 @@ def _add_to(batch: Batch, settings: CreditSettings) -> None:
             rollout.terms = Terms(process[i, : rollout.n_process].tolist(), outcome[i].item())
 
 
-def _padded(rollouts: list[Rollout], name: str, width: int) -> Tensor:
+def _padded(rollouts: list[Rollout], width: int) -> Tensor:
     padded = torch.zeros(len(rollouts), width, dtype=torch.float64)
     for i, rollout in enumerate(rollouts):
-        values = getattr(rollout, name)
-        padded[i, : len(values)] = torch.tensor(values, dtype=torch.float64)
+        values = torch.tensor(rollout.normalized_gain, dtype=torch.float64)
+        padded[i, : len(values)] = values
     return padded

@@ -156,7 +156,7 @@ class _Updates:
         """
 
         def restored(checkpoint: Path) -> PreTrainedModel:
-            return self._restored(load_model(start, self.config), checkpoint)
+            return _merged(self._restored(load_model(start, self.config), checkpoint))
 
         def evaluate(checkpoint: Path, name: str) -> list[Outcome]:
             path = self.directory.evaluation(f"{name}_greedy")
@@ -213,11 +213,15 @@ class _Updates:
 
     def _save(self, model: Any) -> None:
         """Write the final policy; the folder appears only when it is whole."""
-        if hasattr(model, "merge_and_unload"):
-            model = model.merge_and_unload()
+        model = _merged(model)
         with new_folder(self.directory.model) as unfinished:
             model.save_pretrained(unfinished)
             self.agent.tokenizer.save_pretrained(unfinished)
+
+
+def _merged(model: Any) -> PreTrainedModel:
+    """Return the model with its adapters, where it has any, merged into its weights."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def _report(summaries: dict[str, Summary], directory: RunDirectory, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
 @contextmanager
 def generating(trainer: GRPOTrainer) -> Iterator[PreTrainedModel]:
     """Yield the language model inside what wraps it for training, under the autocast of the trainer's updates."""
+    options: dict[str, Any] = {"generation_kwargs": trainer.generation_kwargs}
+    if "gradient_checkpointing_kwargs" in inspect.signature(unwrap_model_for_generation).parameters:  # TRL 1.16 on
+        options["gradient_checkpointing_kwargs"] = trainer.args.gradient_checkpointing_kwargs
     with (
         unwrap_model_for_generation(
             trainer.model_wrapped,
             trainer.accelerator,
             gather_deepspeed3_params=trainer.args.ds3_gather_for_generation,
-            generation_kwargs=trainer.generation_kwargs,
-            gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+            **options,
         ) as model,
         torch.no_grad(),
         trainer.accelerator.autocast(),

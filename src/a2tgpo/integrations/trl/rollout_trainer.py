@@ -38,6 +38,7 @@ from a2tgpo.integrations.trl.generation_batch import (
 from a2tgpo.integrations.trl.policy_model import loadable
 from a2tgpo.integrations.trl.tool_failures import ToolFailures
 from a2tgpo.integrations.trl.tool_loop import ToolLoopCache
+from a2tgpo.integrations.trl.trl_contract import check_trl
 from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.signals import ProcessSignal
 
@@ -65,6 +66,7 @@ class RolloutTrainer(GRPOTrainer):
         **kwargs: Any,
     ) -> None:
         args = args if args is not None else A2TGPOConfig("a2tgpo-output")
+        check_trl(args.device.type)
         self._tool_failures = ToolFailures()
         if kwargs.get("tools"):
             kwargs["tools"] = [self._tool_failures.watch(tool) for tool in kwargs["tools"]]
