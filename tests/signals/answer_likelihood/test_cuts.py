@@ -297,7 +297,7 @@ def test_an_unknown_architecture_that_agrees_is_read_from_its_cache(unseen: None
             replace(CACHED, method="auto").score(plain_forward(model), model.config, **batch),
             CACHED.score(plain_forward(model), model.config, **batch),
         )
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.name.startswith("a2tgpo")]
 
 
 def test_a_forward_that_names_no_model_cannot_find_its_states(models: Any, unseen: None) -> None:
