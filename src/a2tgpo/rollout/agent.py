@@ -16,7 +16,7 @@ from a2tgpo.errors import DataError, ToolError
 from a2tgpo.messages import warn_once
 from a2tgpo.pretrained import encode_chat
 from a2tgpo.rollout.engine import GenerationEngine
-from a2tgpo.rollout.groups import Chains, Expansion, RolloutGroups, check_groups, initial_places
+from a2tgpo.rollout.expansion import Chains, Expansion, RolloutGroups, check_groups, initial_places
 from a2tgpo.rollout.play import Play, RolloutLimits
 from a2tgpo.rollout.protocol import RESULT_FORMAT, check_wording
 from a2tgpo.rollout.turn_protocol import TagProtocol, TurnProtocol

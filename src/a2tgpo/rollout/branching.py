@@ -10,7 +10,7 @@ from itertools import takewhile
 from statistics import fmean
 
 from a2tgpo.rollout.engine import Turn
-from a2tgpo.rollout.groups import Branch
+from a2tgpo.rollout.expansion import Branch
 from a2tgpo.rollout.strategies import EntropyBranch, Tree
 from a2tgpo.rollout.types import Rollout
 

@@ -10,7 +10,7 @@ from a2tgpo.environments.environment import Action, StepResult
 from a2tgpo.environments.episodes import Episodes
 from a2tgpo.errors import ToolError
 from a2tgpo.rollout.engine import Continuation, Turn
-from a2tgpo.rollout.groups import RolloutGroups
+from a2tgpo.rollout.expansion import RolloutGroups
 from a2tgpo.rollout.protocol import Answer, Ending, Malformed, judge_turn
 from a2tgpo.rollout.turn_protocol import TurnProtocol
 from a2tgpo.rollout.types import Rollout, Termination, ToolCall

@@ -17,7 +17,7 @@ from a2tgpo.integrations.trl.vllm_engine import TRLTokenEngine, largest_of_proce
 from a2tgpo.rollout.agent import Agent
 from a2tgpo.rollout.branching import EntropyExpansion, TreeExpansion
 from a2tgpo.rollout.engine import GenerationEngine
-from a2tgpo.rollout.groups import Expansion
+from a2tgpo.rollout.expansion import Expansion
 from a2tgpo.rollout.hf_generate_engine import HFGenerateEngine, transformers_engine
 from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 from a2tgpo.rollout.lockstep_engine import LockstepEngine
