@@ -28,9 +28,9 @@ from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.utils import tensordict_utils as tu
 
 from a2tgpo.integrations.verl import credit_trainer, turn_credit_loss
+from a2tgpo.integrations.verl.credit_settings import TurnCreditSettings
 from a2tgpo.integrations.verl.micro_batch import Update, micro_batch_loss
 from a2tgpo.integrations.verl.refusals import AGENT_LOOP, check_config
-from a2tgpo.integrations.verl.settings import TurnCreditSettings
 from a2tgpo.methods import METHODS
 from a2tgpo.rollout.protocol import SCAFFOLD
 from a2tgpo.run.verl_overrides import quoted

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from a2tgpo.data.tokenizer import build_tokenizer
+from a2tgpo.integrations.verl.credit_settings import TurnCreditSettings
 from a2tgpo.integrations.verl.queue_rows import RowOrder, as_rollouts
 from a2tgpo.integrations.verl.run_log import RunLog
-from a2tgpo.integrations.verl.settings import TurnCreditSettings
 from a2tgpo.methods import METHODS
 from a2tgpo.pipeline import SingleProcess, assign_credit, collect_signals
 from a2tgpo.report.run_data import read_runs

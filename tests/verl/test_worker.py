@@ -26,10 +26,10 @@ from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 from verl.utils import tensordict_utils as tu
 from verl.workers.rollout.replica import TokenOutput
 
+from a2tgpo.integrations.verl.credit_settings import TurnCreditSettings
 from a2tgpo.integrations.verl.queue_rows import RowOrder, as_rollouts
 from a2tgpo.integrations.verl.scoring_worker import LIKELIHOOD, SETTINGS, ScoringWorker
 from a2tgpo.integrations.verl.search_loop import SearchAgentLoop
-from a2tgpo.integrations.verl.settings import TurnCreditSettings
 from a2tgpo.pipeline.likelihood import score_answers
 from a2tgpo.pretrained import EMBEDDED, open_model, open_tokenizer, resolve
 from a2tgpo.rollout.types import Termination

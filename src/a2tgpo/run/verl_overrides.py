@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from a2tgpo.errors import RecipeError
+from a2tgpo.integrations.verl.credit_settings import TurnCreditSettings
 from a2tgpo.integrations.verl.refusals import AGENT_LOOP, ESTIMATOR
-from a2tgpo.integrations.verl.settings import TurnCreditSettings
 from a2tgpo.pretrained import resolve
 from a2tgpo.rollout.strategies import DynamicSampling
 from a2tgpo.run.recipe import Recipe

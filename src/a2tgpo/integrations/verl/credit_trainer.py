@@ -31,6 +31,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 
+from a2tgpo.integrations.verl.credit_settings import TurnCreditSettings
 from a2tgpo.integrations.verl.gold_answers import check_gold_answers, gold_answers
 from a2tgpo.integrations.verl.queue_rows import RowOrder, as_rollouts, credit_columns, pad_likelihoods, token_weights
 from a2tgpo.integrations.verl.refusals import ESTIMATOR, check_config
@@ -43,7 +44,6 @@ from a2tgpo.integrations.verl.scoring_worker import (
     DetachedScoringWorker,
     ScoringWorker,
 )
-from a2tgpo.integrations.verl.settings import TurnCreditSettings
 from a2tgpo.integrations.verl.turn_credit_loss import REAL_SHARE, TOKEN_WEIGHT, mean_diagnostics, turn_credit_loss
 from a2tgpo.pipeline import (
     BatchCredit,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from a2tgpo.integrations.verl.settings import TurnCreditSettings, methods_for_verl
+from a2tgpo.integrations.verl.credit_settings import TurnCreditSettings, methods_for_verl
 from a2tgpo.methods import Method
 from a2tgpo.rollout.strategies import DynamicSampling
 

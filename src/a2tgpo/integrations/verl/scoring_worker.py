@@ -14,11 +14,11 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_device_name
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
+from a2tgpo.integrations.verl.credit_settings import TurnCreditSettings
 from a2tgpo.integrations.verl.engine_forward import causal_model, module_forward
 from a2tgpo.integrations.verl.gold_answers import gold_answers
 from a2tgpo.integrations.verl.queue_rows import RowOrder, as_rollouts
 from a2tgpo.integrations.verl.row_scoring import answer_rows, rows_likelihood
-from a2tgpo.integrations.verl.settings import TurnCreditSettings
 from a2tgpo.pipeline import RolloutBatch
 from a2tgpo.pipeline.likelihood import score_answers
 from a2tgpo.signals.answer_likelihood import AnswerScaffold, AnswerScorer

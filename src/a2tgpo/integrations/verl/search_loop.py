@@ -17,10 +17,10 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutp
 from verl.utils.profiler import simple_timer
 
 from a2tgpo.environments.search import SearchTool
+from a2tgpo.integrations.verl.credit_settings import TurnCreditSettings
 from a2tgpo.integrations.verl.gold_answers import gold_answers
 from a2tgpo.integrations.verl.queue_rows import record_fields
 from a2tgpo.integrations.verl.refusals import AGENT_LOOP, select
-from a2tgpo.integrations.verl.settings import TurnCreditSettings
 from a2tgpo.retrieval.bm25 import BM25Retriever
 from a2tgpo.retrieval.retriever import Retriever
 from a2tgpo.retrieval.source import open_retriever

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from a2tgpo.integrations.verl.credit_settings import TurnCreditSettings
 from a2tgpo.integrations.verl.refusals import check_config
-from a2tgpo.integrations.verl.settings import TurnCreditSettings
 from a2tgpo.methods import METHODS
 
 CONFIG: dict[str, Any] = {
