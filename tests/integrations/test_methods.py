@@ -157,7 +157,7 @@ def test_zero_variance_groups_are_replaced() -> None:
     ones of the training set that differ; the third stays where it was, and so do the caller's rows."""
     world = Prompts()
     rows = [{"prompt": f"q{n}"} for n in (2, 2, 3, 3, 10, 10)]
-    sampled = world.sampling([4, 6, 7, 8, 9, 11], max_batches=10).sample(rows)
+    sampled = world.sampling([4, 6, 7, 8, 9, 11], max_batches=10).sample(rows, step=0)
     prompts = [row["prompt"] for row in sampled.rows]
     assert prompts[2:4] == ["q3", "q3"] and rows[0] == {"prompt": "q2"}
     assert all(int(prompt[1:]) % 2 for prompt in prompts) and len(set(prompts)) == 3
@@ -180,13 +180,25 @@ def test_groups_without_a_difference_are_replaceable() -> None:
         return [row["prompt"] for row in rows]
 
     sampling = DynamicSampler(DynamicSampling(), [{"prompt": "new"}], 4, generate, rewards, SingleProcess(), seed=0)
-    sampled = sampling.sample([{"prompt": f"old {i // 4}"} for i in range(20)])
+    sampled = sampling.sample([{"prompt": f"old {i // 4}"} for i in range(20)], step=0)
     assert sampled.generated[::4] == ["new", "new", "new", "old 3", "new"] and drawn == [20, 20]
 
 
 def test_dynamic_sampling_is_bounded() -> None:
     """Where every group has no variance, the step goes on with what it has after `max_batches` batches."""
     world = Prompts()
-    sampled = world.sampling([4, 6], max_batches=4).sample([{"prompt": "q2"}, {"prompt": "q2"}])
+    sampled = world.sampling([4, 6], max_batches=4).sample([{"prompt": "q2"}, {"prompt": "q2"}], step=0)
     assert sampled.batches == len(world.asked) == 4
     assert sampled.rows == [{"prompt": "q2"}, {"prompt": "q2"}]
+
+
+def test_an_interrupted_run_draws_the_same_replacements() -> None:
+    """A sampler made anew at step 2 asks for the prompts that one which made steps 0 and 1 asks for; steps differ."""
+    rows, prompts = [{"prompt": "q2"}] * 2, list(range(0, 40, 2))
+    unbroken, resumed = Prompts(), Prompts()
+    sampler = unbroken.sampling(prompts, max_batches=5)
+    for step in range(3):
+        sampler.sample(rows, step)
+    resumed.sampling(prompts, max_batches=5).sample(rows, step=2)
+    first, _, last = (unbroken.asked[5 * step : 5 * step + 5] for step in range(3))
+    assert last == resumed.asked and first != last

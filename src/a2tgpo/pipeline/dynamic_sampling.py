@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -40,8 +41,8 @@ class Sampled(Generic[G]):
 class DynamicSampler(Generic[G]):
     """Replace the prompts of a batch whose rollouts all earned the same (DAPO, arXiv 2503.14476).
 
-    After `max_batches` batches the step goes on with what it has. Replacements walk through the training set in an
-    order of their own, seeded as the run is.
+    After `max_batches` batches the step goes on with what it has. Each step draws
+    its replacements in an order of its own, so that a run that was interrupted draws what the unbroken one would have.
 
     Args:
         bound: on the batches of a step.
@@ -61,17 +62,19 @@ class DynamicSampler(Generic[G]):
     collective: Collective
     seed: int
 
-    def __post_init__(self) -> None:
-        self._replacements = self._walk()
+    def sample(self, rows: Sequence[Row], step: int) -> Sampled[G]:
+        """Generate for `rows`, and for others in place of those whose group has no variance.
 
-    def sample(self, rows: Sequence[Row]) -> Sampled[G]:
-        """Generate for `rows`, and for others in place of those whose group has no variance."""
-        rows = list(rows)
+        Args:
+            rows: the data set's row of each rollout, group after group.
+            step: updates made so far; with the seed it says which rows are drawn.
+        """
+        rows, replacements = list(rows), self._replacements(step)
         generated = self.generate(rows)
         batches = 1
         replaceable = self._zero_variance(rows, generated)
         while batches < self.bound.max_batches and self.collective.any(bool(replaceable)):
-            drawn = itertools.islice(self._replacements, len(rows) // self.group_size)
+            drawn = itertools.islice(replacements, len(rows) // self.group_size)
             others = [copy.deepcopy(row) for row in drawn for _ in range(self.group_size)]
             fresh = self.generate(others)
             useful = sorted(set(range(len(others) // self.group_size)) - set(self._zero_variance(others, fresh)))
@@ -92,8 +95,8 @@ class DynamicSampler(Generic[G]):
     def _rows_of(self, group: int) -> slice:
         return slice(group * self.group_size, (group + 1) * self.group_size)
 
-    def _walk(self) -> Iterator[Row]:
-        generator = torch.Generator().manual_seed(self.seed)
+    def _replacements(self, step: int) -> Iterator[Row]:
+        generator = random.Random(f"{self.seed}, step {step}")
         while True:
-            for index in torch.randperm(len(self.dataset), generator=generator).tolist():
+            for index in generator.sample(range(len(self.dataset)), len(self.dataset)):
                 yield self.dataset[index]

@@ -141,7 +141,7 @@ class RolloutTrainer(GRPOTrainer):
         group_size = self.num_generations if self.model.training else self.num_generations_eval
         generation = GenerationBatch(inputs, [], group_size)
         if self._dynamic_sampler is not None and self.model.training:
-            sampled = self._dynamic_sampler.sample(inputs)
+            sampled = self._dynamic_sampler.sample(inputs, self.state.global_step)
             self._metrics["train"]["rollout/sampled_batches"].append(sampled.batches)
             generation.rows, generation.generated = sampled.rows, join_rollouts(sampled.generated)
             generation.failed = [one.failed for one in sampled.generated]
