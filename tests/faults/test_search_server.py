@@ -123,7 +123,8 @@ def test_a_bad_query_fails_alone(server: Answer, retries: int, place: int, no_pa
     queries = [f"q{i}" for i in range(32)]
     queries[place] = "poison"
     with stand_in(server) as url:
-        tool = SearchTool(HTTPRetriever(url, timeout_s=0.5, retries=retries), timeout_s=10)
+        timeout_s = 0.5 if server is hangs else 5  # a busy machine answers late, and is no fault of the query's
+        tool = SearchTool(HTTPRetriever(url, timeout_s=timeout_s, retries=retries), timeout_s=10)
         results = tool.ask(queries)
         with pytest.raises(ToolError, match="search 'poison' failed"):
             tool(queries)

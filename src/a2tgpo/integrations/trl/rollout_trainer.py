@@ -194,7 +194,8 @@ class RolloutTrainer(GRPOTrainer):
 
     def _generate(self, prompts: list[Any]) -> Any:
         generation = self._generation
-        assert generation is not None, "TRL generates for a batch"
+        if generation is None:
+            return self._generate_once(prompts)[0]  # somebody asks outside a batch
         generation.prompts = list(prompts)
         if generation.generated is None:
             generation.generated, generation.failed = self._generate_once(prompts)
