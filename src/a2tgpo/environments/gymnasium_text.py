@@ -11,7 +11,7 @@ from a2tgpo.environments.environment import Action, InvalidAction, Row, StepResu
 from a2tgpo.errors import needs_extra
 
 _COLOURED = re.compile(r"\x1b\[[0-9;]*m(.*?)\x1b\[0m", re.DOTALL)
-"""What a rendered picture highlights: where the player stands."""
+"""A rendered picture highlights the place where the player stands."""
 
 
 class GymnasiumText:

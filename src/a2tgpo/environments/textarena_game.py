@@ -11,7 +11,7 @@ from a2tgpo.environments.environment import Action, Row, StepResult, Tool
 from a2tgpo.errors import ToolError, needs_extra
 
 SECRETS = ("game_number", "secret_code")
-"""Where GuessTheNumber and Mastermind keep what is to be guessed."""
+"""GuessTheNumber and Mastermind keep here what is to be guessed."""
 
 _drawing = threading.Lock()
 

@@ -34,10 +34,10 @@ INSTRUCTION = (
 """The protocol in words, for a policy that was not trained in it."""
 
 RESULT_FORMAT = '[{rank}] "{title}" {text}'
-"""How a result shows a passage."""
+"""One passage, as a result shows it."""
 
 SCAFFOLD = "<think> I now know the answer. </think> <answer> \\boxed{{answer}} </answer>"
-"""How the policy itself would answer. Demonstrations end with it and the scorer reads the gold answer inside it, so
+"""The policy's own way to answer. Demonstrations end with it and the scorer reads the gold answer inside it, so
 the likelihood measures what the policy knows and not how surprised it is by a foreign sentence."""
 
 _OPENING = re.compile(r"<think>\s*(?:</think>\s*)?\Z")

@@ -36,7 +36,7 @@ class Chunk:
     n_slots: int
     """Slots of the cache that the rows need."""
     in_order: bool
-    """Whether `slots` is 0, 1, ..., R − 1, which spares a copy of the keys."""
+    """True if `slots` is 0, 1, ..., R − 1, which spares a copy of the keys."""
 
     @classmethod
     def pack(
