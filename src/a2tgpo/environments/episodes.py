@@ -39,6 +39,9 @@ class Episodes(Protocol):
     def outcome(self, row: int) -> tuple[float | None, Any]:
         """Return the episode's outcome reward and the answer it reveals, None each where it has none."""
 
+    def environment(self, row: int) -> Any:
+        """Return the environment that the episode was played in; None where one serves all."""
+
     def close(self) -> None:
         """End the batch."""
 
@@ -154,6 +157,9 @@ class PooledEpisodes:
         reward = self._calls.resolve(get_reward()) if callable(get_reward) else None
         return reward, getattr(environment, "answer", None)
 
+    def environment(self, row: int) -> Any:
+        return self._environments.get(row)
+
     def close(self) -> None:
         for row, environment in self._environments.items():
             if row not in self._broken:
@@ -241,6 +247,9 @@ class BatchedEpisodes:
 
     def outcome(self, row: int) -> tuple[float | None, Any]:
         return None, None
+
+    def environment(self, row: int) -> Any:
+        return None
 
     def close(self) -> None:
         pass

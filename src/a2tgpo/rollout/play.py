@@ -180,6 +180,7 @@ class Play:
         rollout = self.groups.rollouts[row]
         rollout.answer = ending.answer
         rollout.end(ending.termination, ending.reason)
+        rollout.environment = self.episodes.environment(row)
         if ending.termination is Termination.TOOL_FAILED:
             return
         # TRL reads a completion without an end-of-sequence token as truncated.
