@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from a2tgpo.environments.calls import CallLimits, Calls
+from a2tgpo.environments.calls import CallLimits, Calls, resolve
 from a2tgpo.environments.environment import (
     Action,
     Environment,
@@ -30,14 +30,19 @@ class Episodes(Protocol):
     def submit(self, row: int, actions: Sequence[Action]) -> None:
         """Ask for the answers to the actions of a turn, which `collect` gives in time."""
 
-    def collect(self, *, block: bool) -> dict[int, Sequence[StepResult] | ToolError]:
-        """Return the answers that are there, by row; with `block` at least one, if any was asked for."""
+    def collect(self, *, idle: bool) -> dict[int, Sequence[StepResult] | ToolError]:
+        """Return the answers that are there, by row; where nobody can write (`idle`) at least one, if any was asked
+        for."""
 
     def branch(self, row: int, parent: int, turn: int) -> None:
         """Let `row` stand where `parent` stood before its turn `turn`."""
 
-    def outcome(self, row: int) -> tuple[float | None, Any]:
-        """Return the episode's outcome reward and the answer it reveals, None each where it has none."""
+    def outcome(self, row: int, closing: str | None) -> tuple[float | None, Any]:
+        """Return the episode's outcome reward and the answer it reveals, None each where it has none.
+
+        Args:
+            closing: the turn that ended the rollout without an action; None where there is none.
+        """
 
     def environment(self, row: int) -> Any:
         """Return the environment that the episode was played in; None where one serves all."""
@@ -108,7 +113,7 @@ class EnvironmentPool:
         for environment in self._free:
             close = getattr(environment, "close", None)
             if callable(close):
-                close()
+                resolve(close(), self.limits.timeout_s)
         self._free.clear()
 
 
@@ -126,15 +131,15 @@ class PooledEpisodes:
             self._calls.submit(number, partial(self._begin, number, row))
         shown: dict[int, str | ToolError | None] = {}
         while len(shown) < len(rows):
-            shown |= self._calls.collect(block=True)
+            shown |= self._calls.collect(idle=True)
         self._note(shown)
         return {number: shown[number] for number in rows}
 
     def submit(self, row: int, actions: Sequence[Action]) -> None:
         self._calls.submit(row, partial(self._steps, row, actions))
 
-    def collect(self, *, block: bool) -> dict[int, Sequence[StepResult] | ToolError]:
-        found = self._calls.collect(block=block)
+    def collect(self, *, idle: bool) -> dict[int, Sequence[StepResult] | ToolError]:
+        found = self._calls.collect(idle=idle)
         self._note(found)
         return found
 
@@ -149,10 +154,13 @@ class PooledEpisodes:
         except Exception as failure:
             self._broken[row] = ToolError(f"fork: {type(failure).__name__}: {failure}")
 
-    def outcome(self, row: int) -> tuple[float | None, Any]:
+    def outcome(self, row: int, closing: str | None) -> tuple[float | None, Any]:
         environment = self._environments.get(row)
         if environment is None or row in self._broken:
             return None, None
+        finish = getattr(environment, "finish", None)
+        if closing is not None and callable(finish):
+            self._calls.resolve(finish(closing))
         get_reward = getattr(environment, "get_reward", None)
         reward = self._calls.resolve(get_reward()) if callable(get_reward) else None
         return reward, getattr(environment, "answer", None)
@@ -224,7 +232,7 @@ class BatchedEpisodes:
     def submit(self, row: int, actions: Sequence[Action]) -> None:
         self._asked[row] = actions
 
-    def collect(self, *, block: bool) -> dict[int, Sequence[StepResult] | ToolError]:
+    def collect(self, *, idle: bool) -> dict[int, Sequence[StepResult] | ToolError]:
         asked, self._asked = self._asked, {}
         if not asked:
             return {}
@@ -245,7 +253,7 @@ class BatchedEpisodes:
     def branch(self, row: int, parent: int, turn: int) -> None:
         pass
 
-    def outcome(self, row: int) -> tuple[float | None, Any]:
+    def outcome(self, row: int, closing: str | None) -> tuple[float | None, Any]:
         return None, None
 
     def environment(self, row: int) -> Any:
