@@ -9,7 +9,8 @@ policy, questions and delays. The engine's busy share is the time outside of the
 Then the demo's 64 rollouts in environments that answer at once, against pure generation: the same engine is given the
 same observations from a list, without protocol, threads or environments, and has to write the same tokens.
 
-Greedy outputs of all ways are identical before anything is timed.
+Greedy outputs of all ways are identical before anything is timed. With `--smoke` every turn of a few tokens is taken as
+a search: the policy at hand may know no protocol.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from _measure import Case, measure, print_cases, write_json
 from _trl_loop import TRLToolLoop, closing_tokens
@@ -36,6 +38,7 @@ from a2tgpo.rollout.decoding import Sampler
 from a2tgpo.rollout.engine import Continuation, TakeTurns, Turn
 from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 from a2tgpo.rollout.protocol import STOP_STRINGS
+from a2tgpo.rollout.turn_protocol import TagProtocol
 from a2tgpo.rollout.types import Rollout
 from a2tgpo.run.directory import RunDirectory
 from a2tgpo.run.recipe_file import load_recipe
@@ -44,6 +47,7 @@ from a2tgpo.run.task import open_task
 TRL, OURS = "TRL's tool loop", "EnvironmentPool, KV-cache reuse"
 LOOP, PURE = "environments that answer at once", "pure generation"
 STRAGGLER_EVERY = 20
+SMOKE_TURN = 6
 
 
 @dataclass
@@ -76,6 +80,14 @@ class SearchWorld:
         if self.delays is not None:
             self.delays.wait()
         return StepResult(self.search([action.text])[0])
+
+
+class EveryTurnSearches(TagProtocol):
+    """Takes every turn as a search."""
+
+    def read(self, turn: list[int], before: list[int]) -> list[Action]:
+        """The same search whatever the turn says."""
+        return [Action("search", "Kelo")]
 
 
 @dataclass
@@ -136,9 +148,16 @@ def environment_cases(arguments: argparse.Namespace, folder: Path) -> Iterator[C
     task = open_task(config, RunDirectory(folder))
     model, tokenizer = policy(arguments, config, task, folder)
     # TRL's loop has no budget per turn.
-    budget = config.training.max_completion_length
-    limits = RolloutLimits(task.limits.max_searches, budget, budget, passage_tokens=task.limits.passage_tokens)
+    budget, smoke = config.training.max_completion_length, arguments.smoke
+    limits = RolloutLimits(
+        2 if smoke else task.limits.max_searches,
+        1000 if smoke else budget,
+        SMOKE_TURN if smoke else budget,
+        passage_tokens=task.limits.passage_tokens,
+    )
     agent = SearchAgent(tokenizer, task.search, limits)
+    if smoke:
+        agent.protocol = EveryTurnSearches(tokenizer, agent.environment.tools, limits.passage_tokens)
 
     def questions(n_rollouts: int) -> list[str]:
         return [row["question"] for row in task.train_dataset.select(range(n_rollouts // 8)) for _ in range(8)]
@@ -151,7 +170,9 @@ def slow_case(
     arguments: argparse.Namespace, model: PreTrainedModel, agent: SearchAgent, questions: Sequence[str]
 ) -> Case:
     """Rollouts in slow environments, by our loop and by TRL's."""
-    cpu = dict(use_cpu=model.device.type == "cpu", bf16=False)
+    cpu: dict[str, Any] = dict(use_cpu=model.device.type == "cpu", bf16=False)
+    if arguments.smoke:
+        cpu |= dict(turn_tokens=SMOKE_TURN, query_of=lambda turn: "Kelo")
     distinct = questions[::8]
     plain = TRLToolLoop(model, agent, greedy=True, **cpu).run(distinct)
     ours = in_environments(agent, None, len(distinct)).run(distinct, engine(model, agent, greedy=True))

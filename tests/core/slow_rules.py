@@ -44,7 +44,6 @@ def igpo(rollouts, norm, gamma):
     return per_turn(rollouts, value)
 
 
-
 def returns(rollouts, alpha, gamma):
     reward = normalized_outcomes(rollouts)
 

@@ -27,9 +27,7 @@ def test_what_is_no_verifiers_environment_is_refused() -> None:
 
 vf = pytest.importorskip("verifiers", reason="pip install 'verifiers<0.4', into an environment of its own")
 if not hasattr(vf, "MultiTurnEnv"):
-    vf = pytest.importorskip(
-        "verifiers.legacy", reason="no MultiTurnEnv; pip install 'verifiers<0.4'"
-    )
+    vf = pytest.importorskip("verifiers.legacy", reason="no MultiTurnEnv; pip install 'verifiers<0.4'")
 
 ROWS = Dataset.from_list([{"question": "Guess my number.", "answer": "5"}])
 CLEANED: list[Any] = []

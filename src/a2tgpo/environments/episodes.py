@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from a2tgpo.environments.calls import CallLimits, Calls, resolve
 from a2tgpo.environments.environment import (
@@ -19,6 +19,14 @@ from a2tgpo.environments.environment import (
     tools_of,
 )
 from a2tgpo.errors import ToolError
+
+
+class EpisodeOutcome(NamedTuple):
+    """Hold what an environment says after the episode, None each where it says nothing."""
+
+    reward: float | None = None
+    answer: Any = None
+    success: bool | None = None
 
 
 class Episodes(Protocol):
@@ -37,8 +45,8 @@ class Episodes(Protocol):
     def branch(self, row: int, parent: int, turn: int) -> None:
         """Let `row` stand where `parent` stood before its turn `turn`."""
 
-    def outcome(self, row: int, closing: str | None) -> tuple[float | None, Any]:
-        """Return the episode's outcome reward and the answer it reveals, None each where it has none.
+    def outcome(self, row: int, closing: str | None = None) -> EpisodeOutcome:
+        """Return what the environment says after the episode.
 
         Args:
             closing: the turn that ended the rollout without an action; None where there is none.
@@ -154,16 +162,17 @@ class PooledEpisodes:
         except Exception as failure:
             self._broken[row] = ToolError(f"fork: {type(failure).__name__}: {failure}")
 
-    def outcome(self, row: int, closing: str | None) -> tuple[float | None, Any]:
+    def outcome(self, row: int, closing: str | None = None) -> EpisodeOutcome:
         environment = self._environments.get(row)
         if environment is None or row in self._broken:
-            return None, None
+            return EpisodeOutcome()
         finish = getattr(environment, "finish", None)
         if closing is not None and callable(finish):
             self._calls.resolve(finish(closing))
         get_reward = getattr(environment, "get_reward", None)
         reward = self._calls.resolve(get_reward()) if callable(get_reward) else None
-        return reward, getattr(environment, "answer", None)
+        success = getattr(environment, "success", None)
+        return EpisodeOutcome(reward, getattr(environment, "answer", None), None if success is None else bool(success))
 
     def environment(self, row: int) -> Any:
         return self._environments.get(row)
@@ -253,8 +262,8 @@ class BatchedEpisodes:
     def branch(self, row: int, parent: int, turn: int) -> None:
         pass
 
-    def outcome(self, row: int, closing: str | None) -> tuple[float | None, Any]:
-        return None, None
+    def outcome(self, row: int, closing: str | None = None) -> EpisodeOutcome:
+        return EpisodeOutcome()
 
     def environment(self, row: int) -> Any:
         return None
