@@ -96,7 +96,7 @@ class MicaCredit:
 
 @dataclass(frozen=True)
 class ReturnCredit:
-    """Give Â_t = α·Σ_{k≥t} γ^{k−t} g_k + R̂ on process turns, R̂ on the others: gains as they are, compared with nobody's.
+    """Give Â_t = α·Σ_{k≥t} γ^{k−t} g_k + R̂ on process turns, R̂ on the others: gains as they are.
 
     For turn rewards whose size means something, as an environment's or a judge's: a turn that all rollouts of a prompt
     play equally well is credited with what it is worth, and not with 0. For gains around another mean than 0 subtract
