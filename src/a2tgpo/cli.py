@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         processes.check_launcher()
         if (several := processes.launched()) > 1 and rest[0] != "train":
             raise RecipeError(f"`a2tgpo {rest[0]}` runs in one process, and a launcher started {several}; train can")
+        if not processes.is_main():
+            os.environ |= {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
         console = Console(quiet=not processes.is_main())
         return int(arguments.run(arguments, [*overrides, *_plugins(imports, rest[0])], console))
     except KeyboardInterrupt as interrupt:

@@ -26,7 +26,12 @@ def save_policy(folder: Path) -> Path:
     return folder
 
 
-def write_recipe(path: Path, policy: Path, **changes: Any) -> Path:
+def distinct_tokens(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """A reward that differs between the rollouts of the poorest policy."""
+    return [float(len(set(ids))) for ids in completion_ids]
+
+
+def write_recipe(path: Path, policy: Path | str, **changes: Any) -> Path:
     """A recipe of 2 warm-start steps and 2 updates on the generated world, with `changes`."""
     recipe: dict[str, Any] = dict(
         model_name_or_path=str(policy),

@@ -27,7 +27,7 @@ from a2tgpo.run.processes import check_launcher
 from a2tgpo.run.recipe_file import find_launcher, load_recipe
 from a2tgpo.run.task import open_task
 from tests.integrations.parts import record_credit
-from tests.run.parts import Command, save_policy, write_recipe
+from tests.run.parts import Command, write_recipe
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "a2tgpo"]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--num_processes", "2"]
@@ -37,35 +37,33 @@ SETTINGS: dict[str, Any] = dict(
     num_generations=8,
     per_device_train_batch_size=4,
     optim="sgd",
-    learning_rate="0.5",
+    learning_rate="0.2",
     max_steps=3,
+    # Enough practice to search now and then, and rewards that differ.
+    warm_start_steps=20,
+    warm_start_batch_size=16,
+    warm_start_learning_rate="2e-3",
+    reward="tests.run.parts:distinct_tokens",
 )
 
 
+POLICY = "a2tgpo:hops-tiny"
+
+
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_policy(tmp_path_factory.mktemp("policy"))
-
-
-def run_in_two(folder: Path, policy: Path, **changes: Any) -> Path:
-    """Where a run of two processes to its end left everything."""
-    recipe = write_recipe(folder / "recipe.yaml", policy, **(SETTINGS | changes))
-    command = Command.start(folder, "train", recipe, program=TORCHRUN)
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    command = Command.start(folder, "train", write_recipe(folder / "recipe.yaml", POLICY, **SETTINGS), program=TORCHRUN)
     assert command.wait() == 0, command.errors
     return folder / "run"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, policy: Path) -> Path:
-    """A run that nothing disturbed."""
-    return run_in_two(tmp_path_factory.mktemp("whole"), policy)
-
-
-@pytest.fixture(scope="module")
-def sharded(tmp_path_factory: pytest.TempPathFactory, policy: Path) -> Path:
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run under FSDP2 by the package's own configuration, whose batches feed two updates."""
     folder = tmp_path_factory.mktemp("sharded")
-    recipe = write_recipe(folder / "recipe.yaml", policy, **SETTINGS | {"num_iterations": 2, "max_steps": 2})
+    recipe = write_recipe(folder / "recipe.yaml", POLICY, **SETTINGS | {"num_iterations": 2, "max_steps": 2})
     launch = [*ACCELERATE, "--config_file", find_launcher("fsdp2"), "-m", "a2tgpo"]
     command = Command.start(folder, "train", recipe, "--import", "tests.run.fsdp_on_cpu", program=launch)
     assert command.wait() == 0, command.errors
@@ -127,7 +125,7 @@ def test_credit_and_update_are_those_of_one_process(
     before = load_file(run / "warm_start" / "model.safetensors")
     after = load_file(run / "checkpoints" / "checkpoint-1" / "model.safetensors")
     moved = max((after[name] - before[name]).abs().max().item() for name in before)
-    assert moved > 1e-3
+    assert moved > 1e-3 and any(len(record.gain or ()) for record in logged)
     for name in before:
         found, expected = after[name] - before[name], weights[name] - before[name]
         torch.testing.assert_close(found, expected, atol=1e-3 * moved, rtol=1e-2)
@@ -148,19 +146,19 @@ def test_a_run_of_two_leaves_what_a_run_of_one_does(whole: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(whole / "model").num_parameters()
 
 
-def test_the_warm_start_is_that_of_one_process(whole: Path, tmp_path: Path, policy: Path) -> None:
+def test_the_warm_start_is_that_of_one_process(whole: Path, tmp_path: Path) -> None:
     """Processes share the recipe's batch of demonstrations, so that the policy the updates begin with is the same."""
-    recipe = write_recipe(tmp_path / "recipe.yaml", policy, **SETTINGS | {"max_steps": 0, "num_generations": 4})
+    recipe = write_recipe(tmp_path / "recipe.yaml", POLICY, **SETTINGS | {"max_steps": 0, "num_generations": 4})
     assert main(["train", str(recipe)]) == 0
     alone, shared = (load_file(run / "warm_start" / "model.safetensors") for run in (tmp_path / "run", whole))
     for name, weight in alone.items():
         torch.testing.assert_close(shared[name], weight, atol=1e-5, rtol=1e-4)
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(whole: Path, tmp_path: Path, policy: Path) -> None:
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(whole: Path, tmp_path: Path) -> None:
     """SIGTERM to the launcher: all processes stop after the same update with one whole checkpoint, and the line that is
     told continues to the weights of the run that was not stopped, to the last bit."""
-    recipe = write_recipe(tmp_path / "recipe.yaml", policy, **SETTINGS)
+    recipe = write_recipe(tmp_path / "recipe.yaml", POLICY, **SETTINGS)
     run = tmp_path / "run"
     command = Command.start(tmp_path, "train", recipe, program=TORCHRUN)
     assert command.interrupt_when((run / "metrics.jsonl").exists, signal.SIGTERM) != 0
@@ -182,9 +180,9 @@ def test_another_number_of_processes_does_not_go_on_with_it(whole: Path, capsys:
     assert "holds a run of 2 processes, and 1 started" in capsys.readouterr().err
 
 
-def test_what_cannot_be_honoured_is_said_once(tmp_path: Path, policy: Path) -> None:
+def test_what_cannot_be_honoured_is_said_once(tmp_path: Path) -> None:
     """FSDP where there are no GPUs would be no FSDP: both processes end at once, and one says why."""
-    recipe = write_recipe(tmp_path / "recipe.yaml", policy, **SETTINGS)
+    recipe = write_recipe(tmp_path / "recipe.yaml", POLICY, **SETTINGS)
     launch = [*ACCELERATE, "--config_file", find_launcher("fsdp2"), "-m", "a2tgpo"]
     command = Command.start(tmp_path, "train", recipe, program=launch)
     assert command.wait() != 0
@@ -192,9 +190,9 @@ def test_what_cannot_be_honoured_is_said_once(tmp_path: Path, policy: Path) -> N
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-def test_a_launcher_that_started_one_of_several_is_noticed(tmp_path: Path, policy: Path) -> None:
+def test_a_launcher_that_started_one_of_several_is_noticed(tmp_path: Path) -> None:
     """`accelerate launch --cpu --num_processes 2` starts one process that knows of no other."""
-    recipe = write_recipe(tmp_path / "recipe.yaml", policy)
+    recipe = write_recipe(tmp_path / "recipe.yaml", POLICY)
     command = Command.start(tmp_path, "train", recipe, program=[*ACCELERATE, "--cpu", "-m", "a2tgpo"])
     assert command.wait() != 0
     assert "was asked for several processes and started one" in command.errors and "torchrun" in command.errors
@@ -223,10 +221,10 @@ def test_what_a_launcher_leaves_in_the_environment(environment: dict[str, str], 
 
 @pytest.mark.parametrize("processes", [0, 3])
 def test_a_recipe_for_another_number_of_processes(
-    processes: int, tmp_path: Path, policy: Path, capsys: pytest.CaptureFixture[str]
+    processes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A recipe may say how many processes its batches are for; another number is refused with what to do."""
-    recipe = write_recipe(tmp_path / "recipe.yaml", policy, processes=processes)
+    recipe = write_recipe(tmp_path / "recipe.yaml", POLICY, processes=processes)
     assert main(["train", str(recipe)]) == 2
     error = capsys.readouterr().err
     assert f"processes={processes}: " in error and ("1 started; launch 3" in error) == (processes == 3)

@@ -70,12 +70,11 @@ def _missing_state(checkpoint: Path, sharded: bool) -> str | None:
     """Name what is missing of the state beside the weights: there is all of it or (save_only_model) none."""
     optimizer = next((name for name in _OPTIMIZERS if (checkpoint / name).exists()), _OPTIMIZERS[0])
     # Each process keeps the state of its own random numbers.
-    several = processes.size() > 1
-    random = [f"rng_state_{rank}.pth" for rank in range(processes.size())] if several else ["rng_state.pth"]
+    ranks = range(processes.size())
+    random = [f"rng_state_{rank}.pth" for rank in ranks] if len(ranks) > 1 else ["rng_state.pth"]
     wanted = random if sharded else [optimizer, "scheduler.pt", *random]
     missing = [name for name in wanted if not (checkpoint / name).exists()]
-    none = len(missing) == len(wanted) and not sharded
-    return None if none or not missing else f"{', '.join(sorted(missing))} is missing"
+    return None if len(missing) in (0, len(wanted)) else f"{', '.join(sorted(missing))} is missing"
 
 
 def _is_whole_safetensors(path: Path) -> bool:

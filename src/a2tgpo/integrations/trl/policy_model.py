@@ -93,7 +93,10 @@ def loadable(model: Any, beta: float) -> Iterator[None]:
         yield
         return
     with TemporaryDirectory() as folder:
+        # In several processes transformers writes in the first alone; here each has a folder of its own.
+        model.should_save_on_this_rank = lambda is_main_process: True
         model.save_pretrained(folder)
+        del model.should_save_on_this_rank
         model.config._name_or_path = folder
         try:
             yield
