@@ -171,6 +171,17 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(whole: Path, tmp_path: P
     assert all(torch.equal(weight, found[name]) for name, weight in expected.items())
 
 
+def test_adapters_are_trained_in_shards(tmp_path: Path) -> None:
+    """LoRA under FSDP2: rollouts come from the language model inside the adapters, whose merged weights are saved."""
+    settings = SETTINGS | {"max_steps": 1, "warm_start_steps": 2, "use_peft": True, "lora_target_modules": "all-linear"}
+    recipe = write_recipe(tmp_path / "recipe.yaml", POLICY, **settings, n_eval_questions=2)
+    launch = [*ACCELERATE, "--config_file", find_launcher("fsdp2"), "-m", "a2tgpo"]
+    command = Command.start(tmp_path, "train", recipe, "--import", "tests.run.fsdp_on_cpu", program=launch)
+    assert command.wait() == 0, command.errors
+    before, after = (load_file(tmp_path / "run" / name / "model.safetensors") for name in ("warm_start", "model"))
+    assert before.keys() == after.keys() and any(not torch.equal(after[name], before[name]) for name in before)
+
+
 def test_another_number_of_processes_does_not_go_on_with_it(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One process cannot continue what two began: its batches would be half as large."""
     recipe = whole.parent / "recipe.yaml"
@@ -229,3 +240,12 @@ def test_a_recipe_for_another_number_of_processes(
     error = capsys.readouterr().err
     assert f"processes={processes}: " in error and ("1 started; launch 3" in error) == (processes == 3)
     assert yaml.safe_load(recipe.read_text("utf-8"))["processes"] == processes
+
+
+def test_zero_3_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before a model is opened, which DeepSpeed would spread over the processes at once."""
+    recipe = write_recipe(tmp_path / "recipe.yaml", POLICY)
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    assert main(["train", str(recipe)]) == 2
+    assert "error: DeepSpeed ZeRO-3: an evaluation would ask" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.yaml").exists()

@@ -45,7 +45,7 @@ from a2tgpo.run.resume import (
 )
 from a2tgpo.run.task import Encoded, Task, open_task
 from a2tgpo.run.warm_start import share_batch, warm_start
-from a2tgpo.run.whole_policy import check_strategy, is_spread
+from a2tgpo.run.whole_policy import check_stage, check_strategy, is_spread
 
 
 def train(config: RunConfig, directory: RunDirectory, console: Console) -> dict[str, Summary]:
@@ -84,6 +84,7 @@ def _of_processes(config: RunConfig) -> RunConfig:
         RecipeError: it is another number than the recipe wants, or they have not found each other.
     """
     processes.check_joined()
+    check_stage()
     n, wanted = processes.size(), config.recipe.processes
     if wanted not in (None, n):
         raise RecipeError(

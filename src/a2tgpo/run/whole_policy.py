@@ -28,6 +28,21 @@ def save_whole(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Pat
     processes.on_main(lambda: tokenizer.save_pretrained(folder))
 
 
+def check_stage() -> None:
+    """Refuse DeepSpeed ZeRO-3 before a model is opened, which it would spread over the processes at once.
+
+    Raises:
+        RecipeError: it is asked for, by the launcher or the recipe.
+    """
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    if is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
+        raise RecipeError(
+            "DeepSpeed ZeRO-3: an evaluation would ask every process for equally many forwards, and answers differ in "
+            "length; shard with FSDP2 (`a2tgpo launcher fsdp2`) or ZeRO-2 (`a2tgpo launcher zero2`)"
+        )
+
+
 def check_strategy(trainer: Trainer) -> None:
     """Refuse a strategy that a run cannot honour, in all processes alike.
 
@@ -43,11 +58,6 @@ def check_strategy(trainer: Trainer) -> None:
                 f"{variable}=true: the launcher asked for {name} and the run would be {found} without it, as with "
                 "use_cpu; leave that out, or launch without it"
             )
-    if kind == "DeepSpeed ZeRO-3":
-        raise RecipeError(
-            "DeepSpeed ZeRO-3: an evaluation would ask every process for equally many forwards, and answers differ in "
-            "length; shard with FSDP2 (`a2tgpo launcher fsdp2`) or ZeRO-2 (`a2tgpo launcher zero2`)"
-        )
     if kind == "FSDP":
         raise RecipeError(
             "fsdp_version=1: rollouts need all parameters at hand, which FSDP2 gives; set fsdp_version: 2, as "

@@ -60,6 +60,9 @@ def reading(trainer: GRPOTrainer) -> Iterator[Any]:
 def gathered(model: Any, accelerator: Accelerator) -> Iterator[None]:
     """Hold all parameters of a model under FSDP2 in every process; others are left as they are. A collective."""
     units = {name: unit for name, unit in model.named_modules() if isinstance(unit, FSDPModule)}
+    if "" in units:
+        # The first forward makes its module the root; the language model inside adapters is not.
+        units[""]._get_fsdp_state()._lazy_init()
     for unit in units.values():
         unit.set_reshard_after_forward(False, recurse=False)
         unit.unshard()
