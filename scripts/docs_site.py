@@ -84,7 +84,7 @@ REFERENCE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "run": (
         "Recipes and runs",
         "What a recipe says and what a run leaves.",
-        ("run.recipe", "run.recipe_file", "run.directory"),
+        ("run.recipe", "run.environment_keys", "run.recipe_file", "run.directory"),
     ),
     "verl": ("Clusters", "The keys `+a2tgpo.*` of a verl command.", ("integrations.verl.credit_settings",)),
     "errors": ("Errors", "What a user can meet; each message names the value and the remedy.", ("errors",)),
@@ -93,6 +93,7 @@ REFERENCE: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 KEYS = {
     "A recipe: task, rollouts, warm start, evaluation": ("run/recipe.py", "Recipe"),
+    "A recipe: environments": ("run/environment_keys.py", "EnvironmentKeys"),
     "A recipe, and `A2TGPOConfig`: credit, beside everything of TRL's GRPOConfig": (
         "integrations/trl/config.py",
         "A2TGPOConfig",
