@@ -23,13 +23,14 @@ from a2tgpo.files import UNFINISHED, new_file, new_folder
 from a2tgpo.integrations.trl.callbacks import MetricsFile
 from a2tgpo.integrations.trl.rollout_func import TagRollout
 from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
-from a2tgpo.rollout.agent import SearchAgent
+from a2tgpo.rollout.agent import Agent
 from a2tgpo.run import processes
+from a2tgpo.run.base_task import Encoded, Task
 from a2tgpo.run.best_checkpoint import BestCheckpoint, choose_checkpoint
 from a2tgpo.run.checkpoints import Rotation, remove_checkpoint
 from a2tgpo.run.console import UPDATES, ConsoleSummary, StepProgress
 from a2tgpo.run.directory import RunDirectory
-from a2tgpo.run.held_out import answer_questions, as_markdown, as_table, evaluate_policy
+from a2tgpo.run.held_out import answer_questions, as_markdown, as_table, evaluate_policy, title
 from a2tgpo.run.interrupt import Interrupted, InterruptGuard
 from a2tgpo.run.plugins import load_rewards, load_turn_signal
 from a2tgpo.run.preflight import check_construction, check_run
@@ -43,7 +44,7 @@ from a2tgpo.run.resume import (
     find_resume_point,
     withdraw_result,
 )
-from a2tgpo.run.task import Encoded, Task, open_task
+from a2tgpo.run.task import open_task
 from a2tgpo.run.warm_start import share_batch, warm_start
 from a2tgpo.run.whole_policy import check_stage, check_strategy, is_spread
 
@@ -106,7 +107,13 @@ def _locked(directory: RunDirectory) -> Iterator[None]:
 def _run(config: RunConfig, directory: RunDirectory, console: Console) -> dict[str, Summary]:
     set_seed(config.training.seed)
     resume = processes.on_main(lambda: find_resume_point(directory, config))
-    task = open_task(config, directory)
+    with open_task(config, directory) as task:
+        return _run_task(task, resume, config, directory, console)
+
+
+def _run_task(
+    task: Task, resume: ResumePoint, config: RunConfig, directory: RunDirectory, console: Console
+) -> dict[str, Summary]:
     tokenizer = load_tokenizer(config.model.model_name_or_path, config)
     check_run(config, task, tokenizer, console)
     warmed_up = processes.on_main(directory.warm_start_losses.exists)
@@ -139,7 +146,7 @@ def _go_on(
     config: RunConfig,
     directory: RunDirectory,
     task: Task,
-    agent: SearchAgent,
+    agent: Agent,
     demonstrations: Encoded,
     resume: ResumePoint,
     console: Console,
@@ -183,7 +190,7 @@ class _Updates:
     config: RunConfig
     directory: RunDirectory
     task: Task
-    agent: SearchAgent
+    agent: Agent
     console: Console
 
     @property
@@ -259,7 +266,7 @@ class _Updates:
         sampling = training.resolve_method().sampling
         trainer = A2TGPOTrainer(
             model,
-            load_rewards(self.config.recipe.reward),
+            load_rewards(self.config.recipe.reward, self.task.rewards),
             training,
             train_dataset=self.task.train_dataset,
             processing_class=self.agent.tokenizer,
@@ -303,7 +310,7 @@ def _merged(model: Any) -> PreTrainedModel:
 
 
 def _report(summaries: dict[str, Summary], directory: RunDirectory, console: Console) -> None:
-    console.print(as_table(summaries, "held-out questions: exact match with 95 % interval"))
+    console.print(as_table(summaries, f"held-out {title(summaries)}"))
     text = as_markdown(summaries)
     if directory.best_checkpoint.exists():
         chosen = f"after: {BestCheckpoint.read(directory.best_checkpoint)}"
