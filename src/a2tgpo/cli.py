@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import a2tgpo
 from a2tgpo.compare.compare_command import add_compare_command
 from a2tgpo.errors import KEPT, A2TGPOError, RecipeError, disk_failure
 from a2tgpo.messages import quieten, silence_imports
@@ -129,6 +130,7 @@ def _plugins(modules: list[str], command: str) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="a2tgpo", description="Train search agents with per-turn credit.")
+    parser.add_argument("--version", action="version", version=f"a2tgpo {a2tgpo.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = _command(commands, "train", "run a recipe from warm start to final table", _train)
     train.usage = "a2tgpo train RECIPE [--key value ...]"
