@@ -21,6 +21,9 @@ AT_ONCE_S = 0.002
 """A call that answers within this is waited for even while other rollouts write: they lose less than its rollout
 would, which would write nothing meanwhile."""
 
+_IDLE_S = 1.0
+"""For another call, before a thread ends."""
+
 _LONGEST_WAIT_S = 60.0
 """For something to finish, before it is looked for anew."""
 
@@ -58,7 +61,7 @@ class _Call:
 
 
 class Calls:
-    """Run calls by key, each in a daemon thread of its own; what they await runs in one event loop.
+    """Run calls by key, each in a daemon thread to itself; what they await runs in one event loop.
 
     Python cannot stop a thread: a call that hangs is given up, keeps what it holds until it returns by itself, and no
     longer counts as running.
@@ -71,7 +74,8 @@ class Calls:
         # In the order they were started, and so of their deadlines.
         self._running: dict[int, _Call] = {}
         self._done: SimpleQueue[tuple[_Call, Any, float]] = SimpleQueue()
-        self._n_busy = 0
+        self._handed: SimpleQueue[_Call] = SimpleQueue()
+        self._n_busy = self._n_idle = 0
         self._last_start = 0.0
         self._usual_s = 0.0
 
@@ -149,19 +153,34 @@ class Calls:
             call.started = self._last_start = time.monotonic()
             self._running[call.key] = call
             self._n_busy += 1
-            threading.Thread(target=self._run, args=(call,), name="a2tgpo-environment", daemon=True).start()
+            if self._n_idle:
+                self._n_idle -= 1
+                self._handed.put(call)
+            else:
+                threading.Thread(target=self._work, args=(call,), name="a2tgpo-environment", daemon=True).start()
 
-    def _run(self, call: _Call) -> None:
-        try:
-            outcome = call.run()
-        except BaseException as failure:  # noqa: BLE001: given to the thread that collects, whatever it is
-            outcome = _failure(failure)
-        with self._lock:
-            if self._running.get(call.key) is call:
-                call.returned = True
-                self._n_busy -= 1
+    def _work(self, call: _Call) -> None:
+        """Run `call`, and others that come while the thread is idle."""
+        while True:
+            try:
+                outcome = call.run()
+            except BaseException as failure:  # noqa: BLE001: given to the thread that collects, whatever it is
+                outcome = _failure(failure)
+            with self._lock:
+                if self._running.get(call.key) is call:
+                    call.returned = True
+                    self._n_busy -= 1
+                self._n_idle += 1
                 self._start()
-        self._done.put((call, outcome, time.monotonic() - call.started))
+            self._done.put((call, outcome, time.monotonic() - call.started))
+            try:
+                call = self._handed.get(timeout=_IDLE_S)
+            except Empty:
+                with self._lock:
+                    if self._n_idle:
+                        self._n_idle -= 1
+                        return
+                call = self._handed.get()  # handed over in this moment
 
 
 def resolve(value: Any, timeout_s: float) -> Any:
