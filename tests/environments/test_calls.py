@@ -73,7 +73,7 @@ def test_a_call_that_hangs_is_given_up_and_makes_room() -> None:
 
 
 def test_writing_rollouts_wait_for_what_answers_at_once_and_for_nothing_else() -> None:
-    """While others write, a call that answers in a moment is waited for; once calls are known to be slow, nothing is."""
+    """While others write, what answers in a moment is waited for; once calls are known to be slow, nothing is."""
     calls = Calls(CallLimits())
     calls.submit(0, lambda: "now")
     assert calls.collect(idle=False) == {0: "now"}
