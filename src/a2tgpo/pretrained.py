@@ -16,10 +16,15 @@ from a2tgpo.errors import RecipeError
 EMBEDDED = "a2tgpo:hops-tiny"
 """Name of the small pre-trained policy that ships with the package."""
 
+EMBEDDED_REGIONS = "a2tgpo:hops-regions-tiny"
+"""Name of the one that has read worlds with regions as well."""
+
 
 def resolve(name: str) -> str:
-    """Return the path of the embedded policy for `EMBEDDED`; any other name (a path or a Hub id) as it is."""
-    return str(files("a2tgpo").joinpath("assets/hops-tiny")) if name == EMBEDDED else name
+    """Return the path of an embedded policy (`EMBEDDED`, …); any other name (a path or a Hub id) as it is."""
+    if name not in (EMBEDDED, EMBEDDED_REGIONS):
+        return name
+    return str(files("a2tgpo").joinpath("assets", name.removeprefix("a2tgpo:")))
 
 
 def open_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
