@@ -27,6 +27,7 @@ from a2tgpo.run.console import UPDATES, ConsoleSummary, StepProgress
 from a2tgpo.run.directory import RunDirectory
 from a2tgpo.run.held_out import answer_questions, as_markdown, as_table, evaluate_policy
 from a2tgpo.run.interrupt import Interrupted, InterruptGuard
+from a2tgpo.run.lesson import draw_training, read_table
 from a2tgpo.run.plugins import load_rewards, load_turn_signal
 from a2tgpo.run.preflight import check_construction, check_run
 from a2tgpo.run.recipe import RunConfig
@@ -225,8 +226,16 @@ def _merged(model: Any) -> PreTrainedModel:
 
 
 def _report(summaries: dict[str, Summary], directory: RunDirectory, console: Console) -> None:
+    lesson, curves = read_table(summaries), "\n".join(draw_training(directory.rollouts))
+    if curves:
+        console.print(curves, soft_wrap=True, highlight=False)
     console.print(as_table(summaries, "held-out questions: exact match with 95 % interval"))
     text = as_markdown(summaries)
+    if lesson:
+        console.print(lesson, soft_wrap=True, highlight=False)
+        text += f"\n{lesson}\n"
+    if curves:
+        text += f"\n```\n{curves}\n```\n"
     if directory.best_checkpoint.exists():
         chosen = f"after: {BestCheckpoint.read(directory.best_checkpoint)}"
         console.print(chosen, soft_wrap=True, highlight=False)
