@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from a2tgpo.run.lesson import draw_shares, draw_training, read_table
 def summary(right: int, deep: int | None, searches: float) -> Summary:
     """`right` of 20, `deep` of 10 where questions say how many hops they have."""
     by_hops = {} if deep is None else {1: Proportion(right - deep, 10), 3: Proportion(deep, 10)}
-    return Summary(Proportion(right, 20), by_hops, format_rate=1.0, searches=searches, terminations={})
+    return Summary("exact_match", Proportion(right, 20), None, by_hops, 1.0, searches, terminations={})
 
 
 def summaries(deep: bool) -> dict[str, Summary]:
@@ -32,13 +33,17 @@ def test_the_table_is_read_in_one_sentence() -> None:
     """Right answers in both modes, those at most hops, and searches, before and after; hops only where there are any;
     nothing for a run without updates."""
     both = "Reading: of 20 held-out questions, 20% → 60% (sampled), 25% → 75% (greedy) are right"
-    searches = ". Searches per question, sampled: 1.25 → 2.50."
+    searches = ". Calls per rollout, sampled: 1.25 → 2.50."
     assert read_table(summaries(deep=True)) == (
         f"{both}; of those with 3 hops, 0% → 40% (sampled), 10% → 60% (greedy){searches}"
     )
     assert read_table(summaries(deep=False)) == both + searches
     before = {name: one for name, one in summaries(deep=True).items() if name.startswith("before")}
     assert read_table(before) == ""
+    played = {name: replace(one, measure="success") for name, one in summaries(deep=False).items()}
+    assert read_table(played) == both.replace("questions", "episodes") + searches
+    rewarded = {name: replace(one, measure="reward", correct=None) for name, one in played.items()}
+    assert read_table(rewarded) == ""
 
 
 def log(folder: Path, batch: int, rollouts: list[tuple[int | None, str | None]]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from a2tgpo.evaluate.questions import Summary
+from a2tgpo.evaluate.statistics import Proportion
 from a2tgpo.gold import read_aliases
 from a2tgpo.pipeline.rollout_log import RolloutRecord
 from a2tgpo.run.directory import MODES
@@ -23,25 +24,29 @@ def read_table(summaries: Mapping[str, Summary]) -> str:
     """Put the table of a run into one sentence: right answers in either mode, those at most hops, and searches.
 
     Args:
-        summaries: of "before, greedy" and so on; without those of "after" there is nothing to say.
+        summaries: of "before, greedy" and so on. Nothing is said without those of "after", nor of environments that
+            do not say what is right.
     """
-    if "after, greedy" not in summaries:
+    if "after, greedy" not in summaries or any(one.correct is None for one in summaries.values()):
         return ""
-    asked = summaries["after, greedy"].exact_match.total
-    said = f"Reading: of {asked} held-out questions, {_both(summaries, lambda one: one.exact_match.value)} are right"
-    deepest = max(summaries["after, greedy"].by_hops, default=0)
+
+    def both(share: Callable[[Summary], Proportion | None]) -> str:
+        changes = []
+        for mode in reversed(MODES):
+            before, after = (share(summaries[f"{when}, {mode}"]) for when in ("before", "after"))
+            assert before is not None and after is not None, "asked the same questions, of which some are right"
+            changes.append(f"{before.value:.0%} → {after.value:.0%} ({mode})")
+        return ", ".join(changes)
+
+    last = summaries["after, greedy"]
+    asked = "questions" if last.measure == "exact_match" else "episodes"
+    assert last.correct is not None, "refused above"
+    said = f"Reading: of {last.correct.total} held-out {asked}, {both(lambda one: one.correct)} are right"
+    deepest = max(last.by_hops, default=0)
     if deepest > 1:
-        said += f"; of those with {deepest} hops, {_both(summaries, lambda one: one.by_hops[deepest].value)}"
+        said += f"; of those with {deepest} hops, {both(lambda one: one.by_hops.get(deepest))}"
     before, after = (summaries[f"{when}, sampled"].searches for when in ("before", "after"))
-    return f"{said}. Searches per question, sampled: {before:.2f} → {after:.2f}."
-
-
-def _both(summaries: Mapping[str, Summary], share: Callable[[Summary], float]) -> str:
-    changes = (
-        f"{share(summaries[f'before, {mode}']):.0%} → {share(summaries[f'after, {mode}']):.0%} ({mode})"
-        for mode in reversed(MODES)
-    )
-    return ", ".join(changes)
+    return f"{said}. Calls per rollout, sampled: {before:.2f} → {after:.2f}."
 
 
 def draw_training(rollouts: Path) -> list[str]:
