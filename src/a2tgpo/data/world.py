@@ -29,7 +29,7 @@ CHANGES = {"mentor": 0, "founder": 0, "twin": 0, "employer": 1, "birthplace": 2,
 """Relation -> the part of the name in which, in a world with regions, its two ends differ; the region is part 0."""
 
 SPLITS = ("train", "eval")
-Parts = tuple[int, int, int, int]
+Parts = tuple[int, ...]
 _SHARES = {"person": 0.5, "organisation": 0.25, "place": 0.25}
 _ATTEMPTS_PER_QUESTION = 200
 _PER_KIND = len(PARTS[0]) * len(PARTS[1]) * len(PARTS[2])
