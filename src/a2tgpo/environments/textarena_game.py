@@ -19,11 +19,11 @@ _drawing = threading.Lock()
 class TextArenaGame:
     """Play one game (an `Environment`); the row's `seed` decides what is to be guessed.
 
-    The reward comes with the end: 1 for a win, otherwise what the game gives for how near the last guess was, and less
-    after moves that it refuses.
+    The reward comes with the end: 1 for a win, otherwise what the game gives for how near the last guess was.
 
     Args:
         game: name in TextArena, with `-raw` for the game without wrappers.
+        partial_credit: with False a game that is not won earns 0.
         options: of the game, such as `max_number`.
 
     Raises:
@@ -32,10 +32,11 @@ class TextArenaGame:
 
     tools = (Tool("guess", "Make your guess, such as 7, or 2 1 4 5."),)
 
-    def __init__(self, game: str = "GuessTheNumber-v0-raw", **options: Any) -> None:
+    def __init__(self, game: str = "GuessTheNumber-v0-raw", *, partial_credit: bool = True, **options: Any) -> None:
         with needs_extra("games", f"the game {game}"):
             import textarena
         self._game = textarena.make(game, **options)
+        self._partial_credit = partial_credit
         self.answer: str | None = None
         self.reward = 0.0
 
@@ -67,8 +68,10 @@ class TextArenaGame:
         if not done:
             return StepResult(said)
         rewards, info = self._game.close()
-        self.reward = float(rewards[0])
-        return StepResult(str(info[0].get("reason", "")), self.reward, done=True)
+        reward = float(rewards[0])
+        self.reward = reward if self._partial_credit or reward >= 1.0 else 0.0
+        # The reason for losing names the secret, which the last guess did not find out.
+        return StepResult(said or str(info[0].get("reason", "")), self.reward, done=True)
 
     def get_reward(self) -> float:
         """Return the game's reward, 0 for one that was not played to its end."""
