@@ -13,22 +13,25 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from a2tgpo.errors import RecipeError
 
-EMBEDDED = "a2tgpo:"
-"""Names of the small pre-trained policies that ship with the package begin so: `a2tgpo:hops-tiny`."""
+SHIPPED = "a2tgpo:"
+"""Names of the small pre-trained policies that ship with the package begin so."""
+
+EMBEDDED = f"{SHIPPED}hops-tiny"
+"""The one that searches; the others play games."""
 
 
 def resolve(name: str) -> str:
-    """Return the path of an embedded policy; any other name (a path or a Hub id) as it is.
+    """Return the path of a policy that ships with the package; any other name (a path or a Hub id) as it is.
 
     Raises:
-        RecipeError: there is no embedded policy of that name.
+        RecipeError: no such policy ships with it.
     """
-    if not name.startswith(EMBEDDED):
+    if not name.startswith(SHIPPED):
         return name
     assets = files("a2tgpo").joinpath("assets")
     there = sorted(found.name for found in assets.iterdir() if found.is_dir())
-    if (wanted := name.removeprefix(EMBEDDED)) not in there:
-        known = ", ".join(f"{EMBEDDED}{found}" for found in there)
+    if (wanted := name.removeprefix(SHIPPED)) not in there:
+        known = ", ".join(f"{SHIPPED}{found}" for found in there)
         raise RecipeError(f"model {name!r}: no such policy in the package; there are {known}")
     return str(assets.joinpath(wanted))
 
