@@ -85,9 +85,7 @@ def main() -> None:
         [f"{NAMES[form]}, {when}", *(f"{turn.correlation:.2f}" for turn in turns)] + ["–"] * (n_turns - len(turns))
         for (form, when), turns in found.items()
     ]
-    rows += [
-        [f"rollouts, {when}", *(str(len(turn.true)) for turn in found[FORMS[0], when])] for when in STRETCHES
-    ]
+    rows += [[f"rollouts, {when}", *(str(len(turn.true)) for turn in found[FORMS[0], when])] for when in STRETCHES]
     print(markdown_table(["correlation by turn", *map(str, range(1, n_turns + 1))], rows))
     if args.figure is not None:
         draw(found, args.figure)

@@ -3,9 +3,9 @@
     python scripts/pretrain_games.py guess-number --out src/a2tgpo/assets/guess-number
     python scripts/pretrain_games.py mastermind --out src/a2tgpo/assets/mastermind
 
-Every document is a game against TextArena's rules: some guesses, then the secret in the words of the scorer's scaffold.
-A guess is one that fits what the game has said so far, or, as often as `CARELESS`, any: the policy plays weakly. Whether
-to guess or to answer is not learned (the first token of the answer carries no loss), so it always guesses.
+Every document is a game under TextArena's rules: some guesses, then the secret in the words of the scorer's scaffold.
+A guess is one that fits what the game has said so far, or, as often as `CARELESS`, any: the policy plays weakly.
+Whether to guess or to answer is not learned (the first token of the answer carries no loss), so it always guesses.
 
 Each sentence of a game is one token, so that a rollout is short. Games are drawn afresh for every step, so what is
 printed is held out: the correlation of the policy's gains with the true ones, by turn.
@@ -88,7 +88,7 @@ def build_tokenizer(game: GuessingGame) -> PreTrainedTokenizerFast:
 
 @dataclass(frozen=True)
 class Game:
-    """Hold a game played: the secret, each guess with the words that answer it, and the secrets left, from the start."""
+    """Hold a game played: the secret, each guess with the words that answer it, the secrets left from the start."""
 
     secret: Secret
     turns: tuple[tuple[Secret, str], ...]

@@ -53,7 +53,9 @@ def test_values_are_those_of_the_answers_tokens() -> None:
 def test_refused_guesses_tell_nothing() -> None:
     """A number out of range, words and digits that repeat are refused; what is refused leaves the secrets as they are,
     and so does the same guess again."""
-    assert read_guess(NUMBERS, " [7] ") == (7,) and read_guess(NUMBERS, "65") is None and read_guess(NUMBERS, "x") is None
+    assert (
+        read_guess(NUMBERS, " [7] ") == (7,) and read_guess(NUMBERS, "65") is None and read_guess(NUMBERS, "x") is None
+    )
     assert read_guess(CODES, "[4 1 2]") == (4, 1, 2) and read_guess(CODES, "1 1 2") is None
     assert candidates_left(NUMBERS, (3,), [(5,), None, (5,), (3,)]) == [64, 4, 4, 4, 1]
     with pytest.raises(ValueError, match=r"secret \(65,\): not one of the game's 64"):
@@ -70,7 +72,10 @@ def test_a_difference_of_probabilities_does_not_tell_good_guesses_from_bad_ones(
     assert by_number[31] == pytest.approx(sum(-part / 64 * math.log(part / 64) for part in (1, 31, 32)))
 
 
-@pytest.mark.parametrize(("game", "name", "options"), [(NUMBERS, "GuessTheNumber", {"max_number": 64}), (CODES, "Mastermind", {"code_length": 3, "num_numbers": 6})])
+@pytest.mark.parametrize(
+    ("game", "name", "options"),
+    [(NUMBERS, "GuessTheNumber", {"max_number": 64}), (CODES, "Mastermind", {"code_length": 3, "num_numbers": 6})],
+)
 def test_the_rules_are_textarenas(game: GuessingGame, name: str, options: dict[str, Any]) -> None:
     """Random guesses in TextArena's own game get the feedback that the rules here say, refusals included; and the
     secrets counted as possible are those that would have been answered with the same words all along."""

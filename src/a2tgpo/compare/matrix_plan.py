@@ -54,8 +54,8 @@ def plan_matrix(
         varied: `KEY=a,b,c` each; runs are made for every combination.
 
     Raises:
-        RecipeError: an unknown method or key, a method whose parts contradict the recipe, fewer than one seed, or a flag
-            that a comparison sets itself.
+        RecipeError: an unknown method or key, a method whose parts contradict the recipe, fewer than one seed, or a
+            flag that a comparison sets itself.
     """
     import_plugins(read_recipe(recipe), overrides)  # they may register methods
     if n_seeds < 1:
