@@ -59,9 +59,9 @@ def test_a_choice_stands(tmp_path: Path) -> None:
     """Once written it is read again, whatever the pilots say later; a method that comes later is chosen for then, and
     other rates are refused."""
     rates = {"1e-4": "1000", "3e-4": "0000", "1e-3": "0000"}
-    pilots, path = write_pilots(tmp_path, {"grpo": rates}), tmp_path / "rates.json"
+    pilots, path = write_pilots(tmp_path, {"grpo": rates, "mica": rates}), tmp_path / "rates.json"
     assert choose_rates(pilots, path)["grpo"].rate == "1e-4"
-    write_pilots(tmp_path, {"grpo": rates | {"3e-4": "1111"}})
+    write_pilots(tmp_path, {"grpo": rates | {"3e-4": "1111"}, "mica": rates})
     assert choose_rates(pilots, path)["grpo"].rate == "1e-4"
     both = write_pilots(tmp_path, {"grpo": rates, "igpo": rates | {"1e-3": "1100"}})
     assert {name: of.rate for name, of in choose_rates(both, path).items()} == {"grpo": "1e-4", "igpo": "1e-3"}

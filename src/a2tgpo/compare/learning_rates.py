@@ -65,7 +65,7 @@ def pilots_of(matrix: Matrix, rates: Sequence[str], n_seeds: int) -> Matrix:
         variations=tuple((("learning_rate", rate),) for rate in rates),
     )
     pilots.root.mkdir(exist_ok=True)
-    if not pilots.recipe.exists():
+    if not pilots.recipe.is_symlink():
         pilots.recipe.symlink_to("../recipe.yaml")
     return pilots
 
