@@ -17,8 +17,8 @@ from a2tgpo.run.plugins import load_rewards, load_turn_signal
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from a2tgpo.run.base_task import Task
     from a2tgpo.run.recipe import RunConfig
-    from a2tgpo.run.task import Task
 
 
 def check_run(config: RunConfig, task: Task, tokenizer: PreTrainedTokenizerBase, console: Console) -> None:
@@ -29,9 +29,10 @@ def check_run(config: RunConfig, task: Task, tokenizer: PreTrainedTokenizerBase,
     """
     training = config.training
     check_chat_template(tokenizer, config.recipe.system_prompt, training.chat_template_kwargs)
+    task.check()
     if training.max_steps == 0:
         return
-    load_rewards(config.recipe.reward)
+    load_rewards(config.recipe.reward, task.rewards)
     load_turn_signal(config.recipe.turn_signal)
     check_batch_size(len(task.train_dataset), training)
     _check_trackers(training.report_to)

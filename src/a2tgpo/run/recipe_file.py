@@ -14,6 +14,7 @@ import yaml
 from a2tgpo.environments.loading import load_module
 from a2tgpo.errors import RecipeError, needs_extra
 from a2tgpo.redact import is_secret, remember_secrets, secrets_in
+from a2tgpo.run.environment_keys import EnvironmentKeys, refuse_search_keys
 from a2tgpo.run.recipe import Recipe, RunConfig
 from a2tgpo.run.recipe_keys import check_keys
 
@@ -45,6 +46,8 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
         values = vars(parser.parse_args(list(overrides)))
     except (TypeError, ValueError) as error:
         raise RecipeError(f"recipe {name!r}: {error}") from error
+    if recipe.in_environment:
+        refuse_search_keys([*given, *flags])
     overridden = [flag if flag in values else flag.removeprefix("no_") for flag in flags]
     return RunConfig(recipe, training, model, given | {key: values[key] for key in overridden})
 
@@ -136,8 +139,10 @@ def describe_keys() -> str:
 
         from a2tgpo.integrations.trl.config import A2TGPOConfig
     ours = A2TGPOConfig.__annotations__
+    environment = {f.name for f in fields(EnvironmentKeys)}
     parts = {
-        "task, rollouts, warm start, evaluation": fields(Recipe),
+        "environment": fields(EnvironmentKeys),
+        "task, rollouts, warm start, evaluation": [f for f in fields(Recipe) if f.name not in environment],
         "per-turn credit": [f for f in fields(A2TGPOConfig) if f.name in ours],
         "training (TRL's GRPOConfig)": [f for f in fields(A2TGPOConfig) if f.name not in ours and f.init],
         "model (TRL's ModelConfig)": fields(ModelConfig),

@@ -20,19 +20,20 @@ from a2tgpo.files import new_file, new_folder
 from a2tgpo.integrations.trl.callbacks import MetricsFile
 from a2tgpo.integrations.trl.rollout_func import TagRollout
 from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
-from a2tgpo.rollout.agent import SearchAgent
+from a2tgpo.rollout.agent import Agent
+from a2tgpo.run.base_task import Encoded, Task
 from a2tgpo.run.best_checkpoint import BestCheckpoint, choose_checkpoint
 from a2tgpo.run.checkpoints import Rotation, remove_checkpoint
 from a2tgpo.run.console import UPDATES, ConsoleSummary, StepProgress
 from a2tgpo.run.directory import RunDirectory
-from a2tgpo.run.held_out import answer_questions, as_markdown, as_table, evaluate_policy
+from a2tgpo.run.held_out import answer_questions, as_markdown, as_table, evaluate_policy, title
 from a2tgpo.run.interrupt import Interrupted, InterruptGuard
 from a2tgpo.run.plugins import load_rewards, load_turn_signal
 from a2tgpo.run.preflight import check_construction, check_run
 from a2tgpo.run.recipe import RunConfig
 from a2tgpo.run.recipe_policy import load_model, load_tokenizer
 from a2tgpo.run.resume import ResumePoint, check_same_recipe, cut_back, find_resume_point, withdraw_result
-from a2tgpo.run.task import Encoded, Task, open_task
+from a2tgpo.run.task import open_task
 from a2tgpo.run.warm_start import warm_start
 
 
@@ -59,7 +60,13 @@ def train(config: RunConfig, directory: RunDirectory, console: Console) -> dict[
 def _run(config: RunConfig, directory: RunDirectory, console: Console) -> dict[str, Summary]:
     set_seed(config.training.seed)
     resume = find_resume_point(directory, config)
-    task = open_task(config, directory)
+    with open_task(config, directory) as task:
+        return _run_task(task, resume, config, directory, console)
+
+
+def _run_task(
+    task: Task, resume: ResumePoint, config: RunConfig, directory: RunDirectory, console: Console
+) -> dict[str, Summary]:
     tokenizer = load_tokenizer(config.model.model_name_or_path, config)
     check_run(config, task, tokenizer, console)
     lacks_warm_start = config.recipe.warm_start_steps and not directory.warm_start_losses.exists()
@@ -80,7 +87,7 @@ def _go_on(
     config: RunConfig,
     directory: RunDirectory,
     task: Task,
-    agent: SearchAgent,
+    agent: Agent,
     demonstrations: Encoded,
     resume: ResumePoint,
     console: Console,
@@ -125,7 +132,7 @@ class _Updates:
     config: RunConfig
     directory: RunDirectory
     task: Task
-    agent: SearchAgent
+    agent: Agent
     console: Console
 
     def check(self) -> None:
@@ -193,7 +200,7 @@ class _Updates:
         sampling = training.resolve_method().sampling
         return A2TGPOTrainer(
             model,
-            load_rewards(self.config.recipe.reward),
+            load_rewards(self.config.recipe.reward, self.task.rewards),
             training,
             train_dataset=self.task.train_dataset,
             processing_class=self.agent.tokenizer,
@@ -225,7 +232,7 @@ def _merged(model: Any) -> PreTrainedModel:
 
 
 def _report(summaries: dict[str, Summary], directory: RunDirectory, console: Console) -> None:
-    console.print(as_table(summaries, "held-out questions: exact match with 95 % interval"))
+    console.print(as_table(summaries, f"held-out {title(summaries)}"))
     text = as_markdown(summaries)
     if directory.best_checkpoint.exists():
         chosen = f"after: {BestCheckpoint.read(directory.best_checkpoint)}"
