@@ -38,7 +38,13 @@ class TextArenaGame:
         self._game = textarena.make(game, **options)
         self._partial_credit = partial_credit
         self.answer: str | None = None
+        self.success = False
         self.reward = 0.0
+
+    @staticmethod
+    def rows(n: int, seed: int) -> list[dict[str, Any]]:
+        """Return `n` rows, each with a seed of its own."""
+        return [{"prompt": "Play.", "seed": number} for number in range(seed * 10**6, seed * 10**6 + n)]
 
     def reset(self, row: Row) -> str:
         """Draw the secret by the row's `seed`, so that all rollouts of a prompt play the same game."""
@@ -57,7 +63,7 @@ class TextArenaGame:
         self.answer = (
             " ".join(map(str, secret)) if isinstance(secret, list) else None if secret is None else str(secret)
         )
-        self.reward = 0.0
+        self.success, self.reward = False, 0.0
         return "\n" + self._said()
 
     def step(self, action: Action) -> StepResult:
@@ -69,7 +75,8 @@ class TextArenaGame:
             return StepResult(said)
         rewards, info = self._game.close()
         reward = float(rewards[0])
-        self.reward = reward if self._partial_credit or reward >= 1.0 else 0.0
+        self.success = reward >= 1.0
+        self.reward = reward if self._partial_credit or self.success else 0.0
         # The reason for losing names the secret, which the last guess did not find out.
         return StepResult(said or str(info[0].get("reason", "")), self.reward, done=True)
 
