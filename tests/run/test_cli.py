@@ -216,7 +216,7 @@ def test_an_interrupt_in_the_last_step_costs_nothing(
         os.kill(os.getpid(), signal.SIGINT)
         return exact_match_reward(**columns)
 
-    monkeypatch.setattr("a2tgpo.run.plugins.exact_match_reward", interrupting)
+    monkeypatch.setattr("a2tgpo.run.base_task.exact_match_reward", interrupting)
     command = ["train", str(write_recipe(tmp_path / "recipe.yaml", policy, max_steps=1, warm_start_steps=0))]
     assert main(command) == 130
     assert "interrupted: checkpoint kept" in capsys.readouterr().err
