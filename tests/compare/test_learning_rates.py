@@ -161,6 +161,10 @@ def test_tasks_one_after_the_other_pilots_first(desk: Path, capsys: pytest.Captu
     }
     (desk / "flags").unlink()
     assert compare(desk, *flags) == 0 and not (desk / "flags").exists()
+    # Without the rates the choice stands: nothing is run with the recipe's own, and a method without one is refused.
+    assert compare(desk, *flags[4:]) == 0 and not (desk / "flags").exists()
+    assert compare(desk, "--methods", "igpo,grpo", "--primary", "igpo:grpo") == 2
+    assert not (desk / "flags").exists()
     tests = json.loads((desk / "all" / "primary.json").read_text())
     assert [(test["task"], test["first"], test["second"]) for test in tests] == [
         ("one", "a2tgpo", "grpo"),

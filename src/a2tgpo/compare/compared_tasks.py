@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from a2tgpo.compare.learning_rates import ChosenRate, choose_rates, pilots_of
+from a2tgpo.compare.learning_rates import ChosenRate, choose_rates, pilots_of, read_choice
 from a2tgpo.compare.matrix import Cell, Matrix
 from a2tgpo.compare.matrix_plan import Plan, plan_matrix
 from a2tgpo.compare.schedule import run_cells
@@ -43,14 +43,16 @@ class ComparedTask:
     ) -> tuple[ComparedTask, list[Cell]]:
         """Run what is missing; return the task with its learning rates, and the runs that failed.
 
-        Where a pilot fails nothing is chosen and nothing else is run.
+        Where a pilot fails nothing is chosen and nothing else is run. Without `tuning` a choice that stands is kept to.
         """
+        path = self.matrix.root / "learning_rates.json"
         if tuning is None:
-            return self, run_cells(self.matrix, jobs, console, program)
+            task = replace(self, chosen=read_choice(path, self.matrix)) if path.exists() else self
+            return task, run_cells(task.matrix, jobs, console, program)
         pilots = pilots_of(self.matrix, tuning.rates, tuning.n_seeds)
         if failed := run_cells(pilots, jobs, console, program):
             return self, failed
-        task = replace(self, chosen=choose_rates(pilots, self.matrix.root / "learning_rates.json"))
+        task = replace(self, chosen=choose_rates(pilots, path))
         return task, run_cells(task.matrix, jobs, console, program)
 
 

@@ -76,11 +76,8 @@ def choose_rates(pilots: Matrix, path: Path) -> dict[str, ChosenRate]:
     Raises:
         RecipeError: methods or rates are not those of the choice that `path` holds.
     """
-    if path.exists():
-        chosen = {name: ChosenRate(**of) for name, of in json.loads(path.read_text(encoding="utf-8")).items()}
-        there = {name: set(choice.scores) for name, choice in chosen.items()}
-    else:
-        chosen, there = {}, {}
+    chosen = _read(path) if path.exists() else {}
+    there = {name: set(choice.scores) for name, choice in chosen.items()}
     asked: dict[str, set[str]] = {}
     for arm in pilots.arms.values():
         asked.setdefault(arm.method, set()).add(dict(arm.values)["learning_rate"])
@@ -95,6 +92,22 @@ def choose_rates(pilots: Matrix, path: Path) -> dict[str, ChosenRate]:
         with new_file(path) as unfinished:
             unfinished.write_text(json.dumps({name: asdict(of) for name, of in chosen.items()}, indent=1) + "\n")
     return {name: chosen[name] for name in asked}
+
+
+def read_choice(path: Path, matrix: Matrix) -> dict[str, ChosenRate]:
+    """Return the choice that `path` holds for the methods of a comparison.
+
+    Raises:
+        RecipeError: it holds none for one of them.
+    """
+    chosen = _read(path)
+    if missing := [name for name in matrix.methods if name not in chosen]:
+        raise RecipeError(f"{path} holds no learning rate of {', '.join(missing)}: give --learning_rates as before")
+    return {name: chosen[name] for name in matrix.methods}
+
+
+def _read(path: Path) -> dict[str, ChosenRate]:
+    return {name: ChosenRate(**of) for name, of in json.loads(path.read_text(encoding="utf-8")).items()}
 
 
 def _score(pilots: Matrix, arm: str) -> float:
