@@ -3,9 +3,9 @@
     a2tgpo train recipes/guess_the_number.yaml --output_dir runs/numbers
     python scripts/gains_against_truth.py runs/numbers --figure docs/figures/gains_against_truth.svg
 
-Reads the rollout log of a method with gains (`likelihood: probability`), and prints for each turn the correlation of
-the policy's gain with the true one over the first and the last batches, as differences of probabilities and of
-logarithms.
+Reads the rollout logs of runs with gains (`likelihood: probability`), several seeds of a method together, and prints
+for each turn the correlation of the policy's gain with the true one over the first and the last batches, as differences
+of probabilities and of logarithms.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ class Gains:
 
 
 def game_of(directory: RunDirectory) -> GuessingGame:
-    """Return the rules of the game that the run's recipe plays."""
+    """Return the rules of the game that a run's recipe plays."""
     options: dict[str, Any] = yaml.safe_load(directory.config.read_text(encoding="utf-8")).get("environment_args") or {}
     if "Mastermind" in options.get("game", ""):
         return CodeGame(options.get("code_length", 4), options.get("num_numbers", 6))
     return NumberGame(options.get("max_number", 20))
 
 
-def gains_by_turn(files: Sequence[Path], game: GuessingGame, form: Likelihood) -> list[Gains]:
-    """Return the gains of each turn in files of a rollout log."""
-    turns: list[Gains] = []
+def gains_by_turn(files: Sequence[Path], game: GuessingGame, form: Likelihood, n_turns: int) -> list[Gains]:
+    """Return the gains of each of the first turns in files of a rollout log."""
+    turns = [Gains([], []) for _ in range(n_turns)]
     for file in files:
         for line in file.read_text(encoding="utf-8").splitlines():
             record = RolloutRecord.from_line(line)
@@ -62,9 +62,7 @@ def gains_by_turn(files: Sequence[Path], game: GuessingGame, form: Likelihood) -
             secret = tuple(map(int, answer.split()))
             counts = candidates_left(game, secret, [read_guess(game, call.query) for call in record.calls])
             values = record.likelihood if form == "probability" else [math.log(value) for value in record.likelihood]
-            for turn, true in enumerate(true_gains(counts, len(secret), form)[: len(values) - 1]):
-                if turn == len(turns):
-                    turns.append(Gains([], []))
+            for turn, true in enumerate(true_gains(counts, len(secret), form)[: min(len(values) - 1, n_turns)]):
                 turns[turn].policy.append(values[turn + 1] - values[turn])
                 turns[turn].true.append(true)
     return turns
@@ -72,21 +70,24 @@ def gains_by_turn(files: Sequence[Path], game: GuessingGame, form: Likelihood) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--batches", type=int, default=4, help="at the start, and at the end (default: 4)")
+    parser.add_argument("--turns", type=int, default=6, help="how many (default: 6)")
     parser.add_argument("--figure", type=Path, default=None, help="where to draw it, SVG or PNG")
     args = parser.parse_args()
-    directory = RunDirectory(args.run)
-    game, files = game_of(directory), sorted(directory.rollouts.glob("step_*.jsonl"))
-    chosen = dict(zip(STRETCHES, (files[: args.batches], files[-args.batches :]), strict=True))
-    found = {(form, when): gains_by_turn(chosen[when], game, form) for form in FORMS for when in STRETCHES}
-    n_turns = max(map(len, found.values()))
+    directories = [RunDirectory(run) for run in args.runs]
+    game, logs = game_of(directories[0]), [sorted(each.rollouts.glob("step_*.jsonl")) for each in directories]
+    chosen = {
+        "before": [file for files in logs for file in files[: args.batches]],
+        "after": [file for files in logs for file in files[-args.batches :]],
+    }
+    found = {(form, when): gains_by_turn(chosen[when], game, form, args.turns) for form in FORMS for when in STRETCHES}
     rows = [
-        [f"{NAMES[form]}, {when}", *(f"{turn.correlation:.2f}" for turn in turns)] + ["–"] * (n_turns - len(turns))
+        [f"{NAMES[form]}, {when}", *(f"{turn.correlation:.2f}" for turn in turns)]
         for (form, when), turns in found.items()
     ]
     rows += [[f"rollouts, {when}", *(str(len(turn.true)) for turn in found[FORMS[0], when])] for when in STRETCHES]
-    print(markdown_table(["correlation by turn", *map(str, range(1, n_turns + 1))], rows))
+    print(markdown_table(["correlation by turn", *map(str, range(1, args.turns + 1))], rows))
     if args.figure is not None:
         draw(found, args.figure)
 
