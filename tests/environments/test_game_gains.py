@@ -33,8 +33,7 @@ N_TURNS = 6
 
 
 def play(name: str, n: int) -> list[Rollout]:
-    """Games in TextArena through the agent's loop: of three guesses two fit what the game has said, and now and then one
-    is refused."""
+    """Games in TextArena through the agent's loop: of three guesses two fit what the game has said; a few are refused."""
     from a2tgpo.environments.textarena_game import TextArenaGame
 
     game, options = GAMES[name]
