@@ -33,7 +33,7 @@ N_TURNS = 6
 
 
 def play(name: str, n: int) -> list[Rollout]:
-    """Games in TextArena through the agent's loop: two of three guesses fit what the game has said, some are refused."""
+    """Games in TextArena through the agent's loop: two of three guesses fit what the game said, a few are refused."""
     from a2tgpo.environments.textarena_game import TextArenaGame
 
     game, options = GAMES[name]
