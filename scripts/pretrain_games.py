@@ -52,7 +52,7 @@ SENTENCES = (
 )
 """What the games and the scaffold say, and the word that is one token for it."""
 
-GAMES: dict[str, GuessingGame] = {"guess-number": NumberGame(64), "mastermind": CodeGame(3, 6)}
+GAMES: dict[str, GuessingGame] = {"guess-number": NumberGame(64), "mastermind": CodeGame(2, 8)}
 GUESSES = 6
 CARELESS, REFUSED = 0.4, 0.03
 """Shares of guesses that may be any, and of those that the game refuses."""
