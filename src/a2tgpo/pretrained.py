@@ -13,18 +13,30 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from a2tgpo.errors import RecipeError
 
-EMBEDDED = "a2tgpo:hops-tiny"
-"""Name of the small pre-trained policy that ships with the package."""
+SHIPPED = "a2tgpo:"
+"""Names of the small pre-trained policies that ship with the package begin so."""
 
-EMBEDDED_REGIONS = "a2tgpo:hops-regions-tiny"
-"""Name of the one that has read worlds with regions as well."""
+EMBEDDED = f"{SHIPPED}hops-tiny"
+"""The one that searches; others play games."""
+
+EMBEDDED_REGIONS = f"{SHIPPED}hops-regions-tiny"
+"""The same after worlds with regions."""
 
 
 def resolve(name: str) -> str:
-    """Return the path of an embedded policy (`EMBEDDED`, …); any other name (a path or a Hub id) as it is."""
-    if name not in (EMBEDDED, EMBEDDED_REGIONS):
+    """Return the path of a policy that ships with the package; any other name (a path or a Hub id) as it is.
+
+    Raises:
+        RecipeError: no such policy ships with it.
+    """
+    if not name.startswith(SHIPPED):
         return name
-    return str(files("a2tgpo").joinpath("assets", name.removeprefix("a2tgpo:")))
+    assets = files("a2tgpo").joinpath("assets")
+    there = sorted(found.name for found in assets.iterdir() if found.is_dir())
+    if (wanted := name.removeprefix(SHIPPED)) not in there:
+        known = ", ".join(f"{SHIPPED}{found}" for found in there)
+        raise RecipeError(f"model {name!r}: no such policy in the package; there are {known}")
+    return str(assets.joinpath(wanted))
 
 
 def open_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
