@@ -121,8 +121,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--policy", type=Path, help="checkpoint; its closing tags must be single tokens")
-    parser.add_argument("--environments", type=int, default=256, help="rollouts in slow environments, 8 per prompt")
-    parser.add_argument("--rollouts", type=int, default=64, help="rollouts in fast environments, 8 per prompt")
+    parser.add_argument(
+        "--environments", type=int, default=256, help="rollouts in slow environments, 8 per prompt; 0 leaves them out"
+    )
+    parser.add_argument(
+        "--rollouts", type=int, default=64, help="rollouts in fast environments, 8 per prompt; 0 leaves them out"
+    )
     parser.add_argument("--step_s", type=float, default=0.05, help="seconds of a step")
     parser.add_argument("--straggler_s", type=float, default=2.0, help="seconds of every twentieth step")
     parser.add_argument("--slow_repeats", type=int, default=2, help="of the slow environments; TRL's take minutes")
@@ -162,8 +166,10 @@ def environment_cases(arguments: argparse.Namespace, folder: Path) -> Iterator[C
     def questions(n_rollouts: int) -> list[str]:
         return [row["question"] for row in task.train_dataset.select(range(n_rollouts // 8)) for _ in range(8)]
 
-    yield slow_case(arguments, model, agent, questions(arguments.environments))
-    yield fast_case(arguments, model, agent, questions(arguments.rollouts))
+    if arguments.environments:
+        yield slow_case(arguments, model, agent, questions(arguments.environments))
+    if arguments.rollouts:
+        yield fast_case(arguments, model, agent, questions(arguments.rollouts))
 
 
 def slow_case(
