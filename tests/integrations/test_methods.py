@@ -40,7 +40,8 @@ TRLS = {
 def test_two_updates_are_trls_own(tmp_path: Path, name: str) -> None:
     """On the same rollouts, with two plain gradient steps on one batch in two micro-batches each (so that ratios leave
     1, and tokens must be counted over the whole update), the rows grpo, dapo and gspo move the weights as TRL's
-    `GRPOTrainer` does. Both divide by the sample's standard deviation, TRL after adding 1e-4, we after 1e-6."""
+    `GRPOTrainer` does, and log under TRL's names what it logs. Both divide by the sample's standard deviation, TRL
+    after adding 1e-4, we after 1e-6."""
     group = 8
     shared: dict[str, Any] = dict(
         optim="sgd",
@@ -70,6 +71,10 @@ def test_two_updates_are_trls_own(tmp_path: Path, name: str) -> None:
     assert other.norm() > 1e-4
     assert torch.nn.functional.cosine_similarity(mine, other, dim=0) > 0.9999
     assert mine.norm() / other.norm() == pytest.approx(1.0, abs=1e-3)
+    for our_log, their_log in zip(ours.state.log_history[:2], theirs.state.log_history[:2], strict=True):
+        assert {key: our_log.get(key) for key in their_log if key != "step_time"} == pytest.approx(
+            {key: value for key, value in their_log.items() if key != "step_time"}, abs=2e-3, rel=1e-3
+        )
 
 
 _PASSED = (

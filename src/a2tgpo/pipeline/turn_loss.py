@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from a2tgpo.core import kl_penalty, policy_loss, rollout_mean, turn_ids
+from a2tgpo.core import kl_penalty, policy_loss, turn_ids
 from a2tgpo.methods import Method
 from a2tgpo.pipeline.collective import Collective
 from a2tgpo.pipeline.credit import BatchCredit
@@ -180,8 +180,9 @@ def turn_loss(
         "clip_ratio/high_max": found.clipped_high_by_rollout.max(),
     }
     if penalty is not None:
-        counted = torch.where(inputs.token_weight > 0, ids, -1)
-        diagnostics["kl"] = rollout_mean(penalty.detach() / kl_beta, counted)
+        weight = inputs.token_weight
+        per_token = torch.where(weight > 0, penalty.detach() / kl_beta, 0) * weight
+        diagnostics["kl"] = per_token.sum() / weight.sum().clamp(min=1)
     return TurnLoss(found.loss, diagnostics, logps.detach() - old_logps, found.clipped_turns)
 
 

@@ -162,6 +162,11 @@ class A2TGPOConfig(GRPOConfig):
             raise ValueError(
                 f"process_signal={self.process_signal!r}: method {self.method!r} reads no process signal; leave it out"
             )
+        if self.delta is not None and self.delta <= 1 + self.epsilon_high:  # type: ignore[operator]
+            raise ValueError(
+                f"delta={self.delta}: two-sided clipping begins above the clip range, 1 + epsilon_high = "
+                f"{1 + self.epsilon_high}; set more"  # type: ignore[operator]
+            )
         if self.num_generations < 2:
             raise ValueError(
                 f"num_generations={self.num_generations}: a group of 1 has no baseline and every advantage is 0; "
