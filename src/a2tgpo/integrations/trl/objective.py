@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,11 +87,16 @@ CONTRADICTIONS = (
 )
 
 
-def check_options(args: Any, method: Method) -> None:
-    """Raise `ValueError` for an option of TRL's that contradicts `method`."""
+def check_options(args: Any, method: Method, as_written: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for an option of TRL's that contradicts `method`.
+
+    Args:
+        as_written: what the user wrote for options that TRL has rewritten.
+    """
     for one in CONTRADICTIONS:
         if one.holds(args, method):
-            raise ValueError(f"{one.option}={getattr(args, one.option)!r} with method={method.name!r}: {one.remedy}")
+            value = as_written.get(one.option, getattr(args, one.option))
+            raise ValueError(f"{one.option}={value!r} with method={method.name!r}: {one.remedy}")
 
 
 def update_loss(
