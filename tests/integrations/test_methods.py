@@ -10,6 +10,7 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 
 from a2tgpo import A2TGPOConfig
+from a2tgpo.integrations.trl.plain_head import give_head
 from a2tgpo.methods import METHODS
 from a2tgpo.pipeline import SingleProcess
 from a2tgpo.pipeline.anchor_states import number_states
@@ -66,6 +67,7 @@ def test_two_updates_are_trls_own(tmp_path: Path, name: str) -> None:
         processing_class=tokenizer,
         rollout_func=ScriptedRollout(tokenizer, SCRIPTS),
     )
+    give_head(theirs)
     start = torch.cat([parameter.detach().flatten() for parameter in theirs.model.parameters()])
     mine, other = weights_after(ours) - start, weights_after(theirs) - start
     assert other.norm() > 1e-4
