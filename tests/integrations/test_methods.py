@@ -114,7 +114,7 @@ def test_an_option_changes_the_row_it_belongs_to() -> None:
         ({"method": "grpo", "cut_last_result": True}, "method 'grpo' reads no gain"),
         ({"method": "igpo", "scale_rewards": "none"}, "scale_rewards='none' with method='igpo'"),
         ({"method": "dapo", "scale_rewards": "batch"}, "knows nothing of this method's penalty for length"),
-        ({"method": "tree-grpo", "importance_sampling_level": "sequence"}, "shares turns"),
+        ({"method": "tree-grpo", "importance_sampling_level": "sequence"}, "share turns, which have no sequence"),
         ({"method": "tree-grpo", "num_generations": 4}, "set num_generations=8"),
         ({"method": "aepo", "num_generations": 2}, "set num_generations to at least 4"),
         ({"method": "a3tgpo"}, "choose one of 'grpo'"),

@@ -168,14 +168,17 @@ def turn_loss(
         penalty=penalty,
         **method.loss_options,
     )
+    low, high = found.clipped_low, found.clipped_high
+    if method.ratio == "sequence":  # of rollouts, as TRL counts them
+        low, high = found.clipped_low_by_rollout.mean(), found.clipped_high_by_rollout.mean()
     diagnostics = {
         "loss/clipped_low": found.clipped_low,
         "loss/clipped_high": found.clipped_high,
         "loss/ratio_mean": found.ratio_mean,
         "loss/approx_kl": found.approx_kl,
-        "clip_ratio/low_mean": found.clipped_low,
-        "clip_ratio/high_mean": found.clipped_high,
-        "clip_ratio/region_mean": found.clipped_low + found.clipped_high,
+        "clip_ratio/low_mean": low,
+        "clip_ratio/high_mean": high,
+        "clip_ratio/region_mean": low + high,
         "clip_ratio/low_min": found.clipped_low_by_rollout.min(),
         "clip_ratio/high_max": found.clipped_high_by_rollout.max(),
     }

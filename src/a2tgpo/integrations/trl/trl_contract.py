@@ -93,7 +93,7 @@ def why_plain_head(device_type: str) -> str | None:
         try:
             add_head(model, outputs=("log_probs", "entropy"))
             found = model(input_ids=ids, labels=ids, fused_lm_head=True, past_key_values=cache).log_probs
-        except (AttributeError, TypeError, RuntimeError) as error:
+        except Exception as error:  # whatever a kernel raises for a device that it is not for
             return f"its fused head does not run on this device ({error})"
     if not torch.allclose(found, expected, atol=1e-4):
         return "its fused head gives other log-probabilities than the model"
