@@ -73,10 +73,12 @@ def test_two_updates_are_trls_own(tmp_path: Path, name: str) -> None:
     assert other.norm() > 1e-4
     assert torch.nn.functional.cosine_similarity(mine, other, dim=0) > 0.9999
     assert mine.norm() / other.norm() == pytest.approx(1.0, abs=1e-3)
+    # Extremes of a micro-batch depend on which rollouts are in it, and ours hold rollouts of like length.
+    apart = ("step_time", "clip_ratio/low_min", "clip_ratio/high_max")
     for our_log, their_log in zip(ours.state.log_history[:2], theirs.state.log_history[:2], strict=True):
-        assert {key: our_log.get(key) for key in their_log if key != "step_time"} == pytest.approx(
-            {key: value for key, value in their_log.items() if key != "step_time"}, abs=2e-3, rel=1e-3
-        )
+        expected = {key: value for key, value in their_log.items() if key not in apart}
+        assert their_log.keys() <= our_log.keys()
+        assert {key: our_log[key] for key in expected} == pytest.approx(expected, abs=2e-3, rel=1e-3)
 
 
 _PASSED = (
