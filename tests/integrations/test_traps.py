@@ -16,7 +16,7 @@ from trl import GRPOConfig
 
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.errors import DataError, ToolError
+from a2tgpo.errors import DataError, SignalError, ToolError
 from a2tgpo.integrations.trl import checks
 from a2tgpo.integrations.trl.tool_failures import FAILED_BATCHES, ToolFailures
 from a2tgpo.pipeline.rollout_log import RolloutRecord
@@ -117,6 +117,31 @@ def test_an_epsilon_of_another_method_is_said(
     with caplog.at_level(logging.WARNING, logger=checks.__name__):
         scripted_trainer(tmp_path, [["x"]], **changes)
     assert said in caplog.text if said else "hardly any" not in caplog.text
+
+
+def test_braces_that_are_the_placeholders(tmp_path: Path) -> None:
+    r"""`\boxed{answer}` would be filled to `\boxedbora`, whatever the reward."""
+    for scaffold in ("\\boxed{answer}", "So \\text{answer}."):
+        with pytest.raises(ValueError, match=r"would read .(boxed|text)Paris.*write .(boxed|text)\{\{answer\}\}"):
+            with_tools(tmp_path, messages(), lambda completions, **_: [0.0], answer_scaffold=scaffold)
+
+
+def test_a_missing_prompt_column_is_said(tmp_path: Path) -> None:
+    """TRL fails with a KeyError in its first step."""
+    with pytest.raises(DataError, match=r"columns \['question', 'answer'\] and no 'prompt'"):
+        scripted_trainer(tmp_path, [["x"]], dataset=questions().rename_column("prompt", "question"))
+
+
+def test_a_signal_of_one_rollout_is_told_from_one_of_a_batch(tmp_path: Path) -> None:
+    """A plain function is called with all rollouts; one written for a single rollout says what to wrap it in."""
+    signal = lambda rollout: [0.0 for _ in rollout.steps]  # noqa: E731
+    trainer = scripted_trainer(tmp_path, [[search_turn("find", "Kelo"), answer_turn("bora")]], turn_signal=signal)
+    with pytest.raises(SignalError, match=r"rollouts of a batch.*TurnFunction\("):
+        trainer.train()
+    of_batch = lambda rollouts: [[0.0 for _ in one.steps] for one in rollouts]  # noqa: E731
+    scripted_trainer(
+        tmp_path, [[search_turn("find", "Kelo"), answer_turn("bora")]], turn_signal=of_batch, rollouts_dir=""
+    ).train()
 
 
 def test_a_missing_answer_column_names_every_way_out(tmp_path: Path) -> None:

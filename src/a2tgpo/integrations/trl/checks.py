@@ -119,20 +119,34 @@ def require_answers(
 
 
 def check_traps(
-    datasets: Iterable[Any], *, tools: Any, reward_funcs: Sequence[Any], scaffold: str | None, method: Method
+    datasets: Iterable[Any],
+    *,
+    tools: Any,
+    in_environments: bool,
+    reward_funcs: Sequence[Any],
+    scaffold: str | None,
+    method: Method,
 ) -> None:
     """Raise `ValueError`, or warn, for what trains without a word and learns nothing.
 
     Args:
         datasets: for training and evaluation.
         tools: TRL's, called through the chat template.
+        in_environments: whether TRL's environments may say what the policy reads.
         reward_funcs: as the user gave them.
         scaffold: `answer_scaffold`, where gold answers are scored in it.
         method: with the clip range in use.
     """
-    for dataset in datasets if tools else ():
+    for dataset in datasets:
         for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
-            if isinstance(part, Dataset) and len(part):
+            if not isinstance(part, Dataset) or not len(part):
+                continue
+            if "prompt" not in part.column_names and not in_environments:
+                raise DataError(
+                    f"the data set has columns {part.column_names} and no 'prompt': rename the one that the policy "
+                    "is to read"
+                )
+            if tools:
                 check_prompts([part[0].get("prompt")])
     if exact_match_reward in reward_funcs and scaffold is not None and "\\boxed{" not in scaffold:
         raise ValueError(

@@ -92,6 +92,7 @@ class RolloutTrainer(GRPOTrainer):
         check_traps(
             (self.train_dataset, self.eval_dataset),
             tools=self.tools,
+            in_environments=self.environment_factories is not None,
             reward_funcs=reward_funcs if isinstance(reward_funcs, list) else [reward_funcs],
             scaffold=args.answer_scaffold if self._scoring.needs_answers else None,
             method=self.method,
