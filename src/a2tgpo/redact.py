@@ -41,11 +41,14 @@ def is_secret(name: str) -> bool:
     return name not in _NOT_SECRET and _NAMES.search(name) is not None
 
 
-def secrets_in(settings: Mapping[str, Any]) -> list[str]:
-    """Return the secret values of `settings`, those of its `env` among them."""
-    found = [value for name, value in settings.items() if is_secret(name) and isinstance(value, str)]
-    nested = settings.get("env")
-    return found + (secrets_in(nested) if isinstance(nested, Mapping) else [])
+def secrets_in(settings: Any) -> list[str]:
+    """Return the secret values of `settings`, those of mappings and lists inside it among them."""
+    if isinstance(settings, list | tuple):
+        return [value for item in settings for value in secrets_in(item)]
+    if not isinstance(settings, Mapping):
+        return []
+    found = [value for name, value in settings.items() if is_secret(str(name)) and isinstance(value, str)]
+    return found + [value for nested in settings.values() for value in secrets_in(nested)]
 
 
 def redact_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 
 def exact_match_reward(
     completions: Sequence[Completion],
-    answer: Sequence[str | list[str]],
+    answer: Sequence[str | list[str] | None] | None = None,
     rollout: Sequence[Rollout] | None = None,
     prompts: Sequence[Completion] | None = None,
     **_: Any,
@@ -39,16 +39,28 @@ def exact_match_reward(
 
     Args:
         completions: generated text or messages, per rollout.
-        answer: gold answer or its aliases, per rollout.
+        answer: gold answer or its aliases, per rollout; where a row has none, the one that the environment revealed.
         rollout: our record of each conversation, present with `TagRollout`; decides in place of `completions`.
         prompts: what each completion answers.
     """
-    golds = [gold_aliases(gold, f"rollout {number}") for number, gold in enumerate(answer)]
+    stated = [None] * len(completions) if answer is None else answer
+    if rollout is not None:
+        stated = [_known(*both) for both in zip(stated, rollout, strict=True)]
+    golds = [
+        []
+        if rollout is not None and rollout[number].termination is Termination.TOOL_FAILED
+        else gold_aliases(gold, f"rollout {number}")
+        for number, gold in enumerate(stated)
+    ]
     if rollout is not None:
         return [_score_rollout(record, gold) for record, gold in zip(rollout, golds, strict=True)]
     asked = [None] * len(completions) if prompts is None else prompts
     responses = [_response(*both) for both in zip(completions, asked, strict=True)]
     return [_score(given_answer(text), gold) for text, gold in zip(responses, golds, strict=True)]
+
+
+def _known(answer: Any, rollout: Rollout) -> Any:
+    return rollout.revealed_answer if answer is None or answer == [] else answer
 
 
 def _score_rollout(rollout: Rollout, golds: list[str]) -> float | None:
@@ -91,6 +103,7 @@ def _content_text(content: Any) -> str:
 def environment_reward(completions: Sequence[Completion], rollout: Sequence[Rollout], **_: Any) -> list[float | None]:
     """Return what each rollout's environment gave for the whole episode: its outcome, or the sum of its turns' rewards.
 
-    None where it gave nothing, and where it failed: TRL leaves such a rollout out of its group's baseline.
+    An episode in which it gave nothing, such as one whose first turn was malformed, earned 0. None where it
+    failed: TRL leaves such a rollout out of its group's baseline.
     """
-    return [None if one.termination is Termination.TOOL_FAILED else one.outcome for one in rollout]
+    return [None if one.termination is Termination.TOOL_FAILED else one.outcome or 0.0 for one in rollout]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.evaluate.questions import Summary, evaluate_questions
 from a2tgpo.evaluate.statistics import Proportion
@@ -68,7 +70,7 @@ def test_summary_by_hops() -> None:
             outcome(hops=None, correct=False, prediction=None, termination="malformed", searches=0),
         ]
     )
-    assert summary.exact_match == Proportion(2, 4)
+    assert (summary.measure, summary.correct, summary.reward) == ("exact_match", Proportion(2, 4), None)
     assert summary.by_hops == {1: Proportion(1, 2), 3: Proportion(1, 1)}
     assert summary.format_rate == 0.75
     assert summary.searches == 1.25
@@ -81,6 +83,19 @@ def test_summary_by_hops() -> None:
         "tool_failed": 0,
         "model_failed": 0,
     }
+
+
+def test_summary_of_episodes() -> None:
+    """The environment's word counts before its reward; an episode that it gave nothing for earned 0, one that it failed
+    is in no mean of rewards, and no success."""
+    failed = outcome(success=None, reward=None, termination="tool_failed", correct=False)
+    played = [outcome(success=s, correct=s, reward=r) for s, r in ((True, 1.0), (False, 0.5), (False, None))]
+    summary = Summary.of([*played, failed])
+    assert (summary.measure, summary.correct) == ("success", Proportion(1, 4))
+    assert summary.reward is not None and summary.reward.value == pytest.approx(0.5)
+    only_rewards = Summary.of([outcome(reward=2.0), outcome(reward=0.0)])
+    assert (only_rewards.measure, only_rewards.correct) == ("reward", None)
+    assert [o.score for o in (*played, failed, outcome(reward=2.0), outcome())] == [1, 0, 0, 0, 2.0, 1]
 
 
 def test_summary_as_json_is_plain_json() -> None:

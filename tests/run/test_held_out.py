@@ -55,7 +55,9 @@ def test_greedy_takes_the_likeliest_token(tmp_path: Path) -> None:
 def summary(hits: int, by_hops: dict[int, tuple[int, int]]) -> Summary:
     """`hits` of 100, and shares by hops."""
     return Summary(
-        exact_match=Proportion(hits, 100),
+        measure="exact_match",
+        correct=Proportion(hits, 100),
+        reward=None,
         by_hops={hops: Proportion(*share) for hops, share in by_hops.items()},
         format_rate=0.9876,
         searches=2.346,

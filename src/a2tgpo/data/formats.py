@@ -85,6 +85,22 @@ def load_questions(
     return datasets.Dataset.from_list(kept, features=_FEATURES)
 
 
+def load_rows(source: str | Path, *, split: str = "train") -> list[dict[str, Any]]:
+    """Load rows with whatever columns they have, as environments read them; `dataset` is the source's name.
+
+    Args:
+        source, split: see `load_questions`.
+
+    Raises:
+        DataError: the source cannot be read, or has no row.
+    """
+    rows, name = _open_source(source, split)
+    found = [{"dataset": name} | {column: plain_value(value) for column, value in row.items()} for _, row in rows]
+    if not found:
+        raise DataError(f"{source} holds no row; add some")
+    return found
+
+
 def _open_source(source: str | Path, split: str) -> tuple[_Rows, str]:
     path = Path(source).expanduser()
     if path.is_dir():

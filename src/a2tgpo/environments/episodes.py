@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from a2tgpo.environments.calls import CallLimits, Calls
 from a2tgpo.environments.environment import (
@@ -19,6 +19,14 @@ from a2tgpo.environments.environment import (
     tools_of,
 )
 from a2tgpo.errors import ToolError
+
+
+class EpisodeOutcome(NamedTuple):
+    """Hold what an environment says after the episode, None each where it says nothing."""
+
+    reward: float | None = None
+    answer: Any = None
+    success: bool | None = None
 
 
 class Episodes(Protocol):
@@ -36,8 +44,8 @@ class Episodes(Protocol):
     def branch(self, row: int, parent: int, turn: int) -> None:
         """Let `row` stand where `parent` stood before its turn `turn`."""
 
-    def outcome(self, row: int) -> tuple[float | None, Any]:
-        """Return the episode's outcome reward and the answer it reveals, None each where it has none."""
+    def outcome(self, row: int) -> EpisodeOutcome:
+        """Return what the environment says after the episode."""
 
     def close(self) -> None:
         """End the batch."""
@@ -146,13 +154,14 @@ class PooledEpisodes:
         except Exception as failure:
             self._broken[row] = ToolError(f"fork: {type(failure).__name__}: {failure}")
 
-    def outcome(self, row: int) -> tuple[float | None, Any]:
+    def outcome(self, row: int) -> EpisodeOutcome:
         environment = self._environments.get(row)
         if environment is None or row in self._broken:
-            return None, None
+            return EpisodeOutcome()
         get_reward = getattr(environment, "get_reward", None)
         reward = self._calls.resolve(get_reward()) if callable(get_reward) else None
-        return reward, getattr(environment, "answer", None)
+        success = getattr(environment, "success", None)
+        return EpisodeOutcome(reward, getattr(environment, "answer", None), None if success is None else bool(success))
 
     def close(self) -> None:
         for row, environment in self._environments.items():
@@ -239,8 +248,8 @@ class BatchedEpisodes:
     def branch(self, row: int, parent: int, turn: int) -> None:
         pass
 
-    def outcome(self, row: int) -> tuple[float | None, Any]:
-        return None, None
+    def outcome(self, row: int) -> EpisodeOutcome:
+        return EpisodeOutcome()
 
     def close(self) -> None:
         pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from a2tgpo.environments.calls import CallLimits
@@ -144,6 +144,21 @@ class MCPEnvironment:
     def __init__(self, connection: MCPConnection, tools: Sequence[Tool]) -> None:
         self.connection, self.tools = connection, tuple(tools)
 
+    @classmethod
+    def of(cls, connection: MCPConnection, only: Sequence[str] | None = None) -> MCPEnvironment:
+        """Return the tools of a connection, or those named in `only`.
+
+        Raises:
+            ValueError: the server lacks one of them, or has none.
+        """
+        found = {tool.name: tool for tool in connection.tools}
+        wanted = list(found) if only is None else list(only)
+        if missing := [name for name in wanted if name not in found]:
+            raise ValueError(f"the MCP server has no tools {missing}; it has {', '.join(found)}")
+        if not wanted:
+            raise ValueError("the MCP server has no tool")
+        return cls(connection, [found[name] for name in wanted])
+
     def reset(self, row: Row) -> None:
         """Begin an episode, of which the server learns nothing."""
 
@@ -192,14 +207,7 @@ class MCPTools(EnvironmentPool):
     ) -> None:
         limits = limits or CallLimits()
         self.connection = MCPConnection(server, environment, limits.timeout_s)
-        found = {tool.name: tool for tool in self.connection.tools}
-        wanted = list(found) if only is None else list(only)
-        if missing := [name for name in wanted if name not in found]:
-            raise ValueError(f"the MCP server has no tools {missing}; it has {', '.join(found)}")
-        if not wanted:
-            raise ValueError("the MCP server has no tool")
-        factory: Callable[[], Any] = lambda: MCPEnvironment(self.connection, [found[name] for name in wanted])  # noqa: E731
-        super().__init__(factory, limits)
+        super().__init__(lambda: MCPEnvironment.of(self.connection, only), limits)
 
     def close(self) -> None:
         """Close the connection; the run is over."""

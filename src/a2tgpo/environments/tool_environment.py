@@ -11,7 +11,7 @@ from typing import Any
 from a2tgpo.environments.environment import Action, InvalidAction, Row, StepResult, Tool
 from a2tgpo.errors import ToolError
 
-NOT_TOOLS = ("reset", "get_reward", "fork", "close")
+NOT_TOOLS = ("reset", "get_reward", "fork", "close", "rows")
 """Public methods of such a class that the policy cannot call."""
 
 REFUSALS = (ValueError, LookupError, ArithmeticError, SyntaxError)
@@ -46,10 +46,9 @@ class ToolEnvironment:
         self._described = {tool.name: tool for tool in self.tools}
         if callable(getattr(instance, "fork", None)):
             self.fork = self._fork
-        if callable(getattr(instance, "get_reward", None)):
-            self.get_reward = instance.get_reward
-        if callable(getattr(instance, "close", None)):
-            self.close = instance.close
+        for name in ("get_reward", "close", "rows"):
+            if callable(getattr(instance, name, None)):
+                setattr(self, name, getattr(instance, name))
 
     @classmethod
     def from_class(cls, made: Callable[..., Any], **arguments: Any) -> Callable[[], ToolEnvironment]:
@@ -74,6 +73,11 @@ class ToolEnvironment:
     def answer(self) -> Any:
         """Return the answer that the object reveals."""
         return getattr(self.instance, "answer", None)
+
+    @property
+    def success(self) -> Any:
+        """Return what the object says of the episode."""
+        return getattr(self.instance, "success", None)
 
     def reset(self, row: Row) -> str | Awaitable[str | None] | None:
         """Begin an episode; an object without `reset` keeps its state."""

@@ -7,11 +7,14 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from a2tgpo.errors import DataError
 from a2tgpo.files import new_file, read_jsonl
 from a2tgpo.text_match import contains_answer, exact_match, f1_score
+
+Measure = Literal["exact_match", "success", "reward"]
+"""How good an answer or an episode is: by its gold answer, by the environment's word, or by what it gave."""
 
 Key = tuple[str, str, int]
 """Benchmark, question id, sample: what is asked once in a run."""
@@ -41,7 +44,7 @@ class Outcome:
         answer: accepted answers, all aliases.
         dataset: the benchmark the question belongs to.
         prediction: the policy's answer; None where the rollout gave none, which scores 0 everywhere.
-        correct: exact match (`exact_match`).
+        correct: exact match (`exact_match`), or the environment's word where it says whether the episode was solved.
         f1: best token F1 over the aliases, in [0, 1] (`f1_score`).
         contains: whether the prediction contains an alias (`contains_answer`).
         termination: a value of `Termination`; `reason` is the sentence behind it.
@@ -49,6 +52,8 @@ class Outcome:
         total_tokens: the whole context at the end, prompt and results included.
         text: the rollout as text.
         sample: which of the question's answers this is, from 0, where several are sampled.
+        success: whether the environment calls the episode solved; None where it does not say.
+        reward: what the environment gave for the whole episode; None where it gave nothing, or failed.
     """
 
     id: str
@@ -68,6 +73,13 @@ class Outcome:
     total_tokens: int
     text: str
     sample: int = 0
+    success: bool | None = None
+    reward: float | None = None
+
+    @property
+    def score(self) -> float:
+        """Return the reward where the environment gave one and does not say what success is; else 1 or 0."""
+        return float(self.correct) if self.success is not None or self.reward is None else self.reward
 
     @classmethod
     def of(
@@ -83,8 +95,10 @@ class Outcome:
         total_tokens: int,
         text: str,
         sample: int = 0,
+        success: bool | None = None,
+        reward: float | None = None,
     ) -> Outcome:
-        """Score `prediction` for a question of `load_questions`."""
+        """Score `prediction` for a question of `load_questions`, or a row of an environment."""
         answers, scored = list(row["answer"]), prediction or None  # an empty answer is right about nothing
         return cls(
             id=row["id"],
@@ -93,7 +107,7 @@ class Outcome:
             hops=row["hops"],
             dataset=row["dataset"],
             prediction=prediction,
-            correct=exact_match(scored, answers),
+            correct=exact_match(scored, answers) if success is None else success,
             f1=f1_score(scored, answers),
             contains=contains_answer(scored, answers),
             termination=termination,
@@ -104,7 +118,17 @@ class Outcome:
             total_tokens=total_tokens,
             text=text,
             sample=sample,
+            success=success,
+            reward=reward,
         )
+
+
+def measure_of(outcomes: Iterable[Outcome]) -> Measure:
+    """Return what `Outcome.score` is of these."""
+    success = rewarded = False
+    for outcome in outcomes:
+        success, rewarded = success or outcome.success is not None, rewarded or outcome.reward is not None
+    return "success" if success else "reward" if rewarded else "exact_match"
 
 
 class Policy(Protocol):

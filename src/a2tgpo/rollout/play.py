@@ -190,15 +190,16 @@ class Play:
     def _reveal(self, row: int, rollout: Rollout) -> None:
         """Read the outcome and the answer that the environment gives after the episode."""
         try:
-            outcome, answer = self.episodes.outcome(row)
+            ended = self.episodes.outcome(row)
+            outcome = None if ended.reward is None else float(ended.reward)
         except Exception as failure:
             rollout.termination = Termination.TOOL_FAILED
             rollout.reason = f"get_reward: {type(failure).__name__}: {failure}"
             self.n_failed += 1
             return
         given = [reward for reward in rollout.turn_rewards if reward is not None]
-        rollout.outcome = float(outcome) if outcome is not None else sum(given) if given else None
-        rollout.revealed_answer = answer
+        rollout.outcome = outcome if outcome is not None else sum(given) if given else None
+        rollout.revealed_answer, rollout.success = ended.answer, ended.success
 
 
 def _last_said(rollout: Rollout) -> list[int]:

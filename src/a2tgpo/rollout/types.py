@@ -64,8 +64,9 @@ class Rollout:
     `nodes[t]` names the sampled turn that is its turn t: rollouts of a prompt have the same number there if and only if
     they share the turn. `tree` numbers the prompt's trees from 0: rollouts of one tree grew from one first rollout.
     `turn_rewards[t]` is what the environment gave for turn t, None where it gave nothing; `outcome` is its reward for
-    the whole episode, and `revealed_answer` the gold answer where only the environment knows it. `opened` says that the
-    prompt ends inside a thought, in which the policy's first turn begins.
+    the whole episode, `revealed_answer` the gold answer where only the environment knows it, and `success` whether the
+    environment calls the episode solved, None where it does not say. `opened` says that the prompt ends inside a
+    thought, in which the policy's first turn begins.
 
     `logps` has, where an engine apart from the policy generates, the log-probability it gave each token of
     `completion_ids`, 0 for the environment's; elsewhere it is empty.
@@ -86,6 +87,7 @@ class Rollout:
     turn_rewards: list[float | None] = field(default_factory=list)
     outcome: float | None = None
     revealed_answer: str | list[str] | None = None
+    success: bool | None = None
     opened: bool = False
     turn_texts: list[str] = field(default_factory=list)
 

@@ -19,7 +19,7 @@ class BestCheckpoint:
 
     Attributes:
         step: updates after which it was saved.
-        scores: updates -> average over the data sets of greedy exact match, in [0, 1].
+        scores: updates -> average over the data sets of the greedy scores: exact match, success or reward.
     """
 
     step: int
@@ -46,11 +46,12 @@ class BestCheckpoint:
 
 
 def average_score(outcomes: Sequence[Outcome]) -> float:
-    """Return the mean over data sets of the share of right answers: a large set counts no more than a small one."""
-    sets: dict[str, list[bool]] = {}
+    """Return the mean over data sets of `Outcome.score`, such as the share of right answers: a large set counts no more
+    than a small one."""
+    sets: dict[str, list[float]] = {}
     for outcome in outcomes:
-        sets.setdefault(outcome.dataset, []).append(outcome.correct)
-    return fmean(fmean(correct) for correct in sets.values())
+        sets.setdefault(outcome.dataset, []).append(outcome.score)
+    return fmean(fmean(scores) for scores in sets.values())
 
 
 def choose_checkpoint(folder: Path, evaluate: Callable[[Path, str], Sequence[Outcome]]) -> tuple[Path, BestCheckpoint]:

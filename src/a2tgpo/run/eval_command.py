@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,7 @@ def _evaluate_recipe(recipe: str, given: Mapping[str, Any], unknown: list[str], 
     from a2tgpo.messages import quieten
     from a2tgpo.pretrained import check_chat_template
     from a2tgpo.run.directory import RunDirectory
-    from a2tgpo.run.held_out import as_table, evaluate_policy
+    from a2tgpo.run.held_out import as_table, evaluate_policy, title
     from a2tgpo.run.recipe_file import load_recipe
     from a2tgpo.run.recipe_policy import load_model, load_tokenizer
     from a2tgpo.run.task import open_task
@@ -106,9 +107,9 @@ def _evaluate_recipe(recipe: str, given: Mapping[str, Any], unknown: list[str], 
     config = load_recipe(recipe, [*unknown, *_as_keys(given)])
     name = config.model.model_name_or_path
     directory = RunDirectory(Path(config.training.output_dir))
-    with directory.locked():
+    with directory.locked(), ExitStack() as stack:
         _check_goes_on(directory, config)
-        task = open_task(config, directory)
+        stack.enter_context(task := open_task(config, directory))
         agent = task.agent(load_tokenizer(name, config))
         check_chat_template(agent.tokenizer, config.recipe.system_prompt, config.training.chat_template_kwargs)
         model = load_model(name, config)
@@ -120,7 +121,7 @@ def _evaluate_recipe(recipe: str, given: Mapping[str, Any], unknown: list[str], 
         except KeyboardInterrupt:
             kept = f"what was evaluated is kept in {directory.root}, and the same command goes on"
             raise KeyboardInterrupt(kept) from None
-    console.print(as_table(summaries, f"{name}: exact match with 95 % interval"))
+    console.print(as_table(summaries, f"{name}, {title(summaries)}"))
     return 0
 
 

@@ -13,10 +13,10 @@ from transformers import GenerationConfig, PreTrainedModel, set_seed
 
 from a2tgpo.evaluate.outcome import Outcome, read_outcomes, write_outcomes
 from a2tgpo.evaluate.questions import Summary, evaluate_questions
-from a2tgpo.evaluate.statistics import Proportion
-from a2tgpo.rollout.agent import SearchAgent
+from a2tgpo.evaluate.statistics import Mean, Proportion
+from a2tgpo.rollout.agent import Agent
 from a2tgpo.rollout.hf_generate_engine import transformers_engine
-from a2tgpo.rollout.protocol import STOP_STRINGS
+from a2tgpo.run import processes
 from a2tgpo.run.directory import MODES
 from a2tgpo.tables import Rows, markdown_table, terminal_table
 
@@ -29,7 +29,7 @@ _INLINE, _STACKED = "{:.3f} [{:.2f}, {:.2f}]", "{:.3f}\n{:.2f}–{:.2f}"
 
 def evaluate_policy(
     model: PreTrainedModel,
-    agent: SearchAgent,
+    agent: Agent,
     questions: Sequence[dict[str, Any]],
     config: RunConfig,
     directory: RunDirectory,
@@ -46,29 +46,42 @@ def evaluate_policy(
 
 def answer_questions(
     model: PreTrainedModel | None,
-    agent: SearchAgent,
+    agent: Agent,
     questions: Sequence[dict[str, Any]],
     config: RunConfig,
     path: Path,
     mode: str,
 ) -> list[Outcome]:
-    """Return the outcomes of the policy in `mode`, those in `path` if it is there; then the policy may be None."""
-    if path.exists():
-        return read_outcomes(path)
+    """Return the outcomes of the policy in `mode`, those in `path` if it is there; then the policy may be None.
+
+    Several processes share the questions: each asks its copy of the policy every N-th. A collective.
+    """
+    known = processes.on_main(lambda: read_outcomes(path) if path.exists() else None)
+    if known is not None:
+        return known
     assert model is not None, f"{path} is not there, and nobody to ask"
-    set_seed(config.training.seed)
+    mine = questions[processes.rank() :: processes.size()]
+    set_seed(config.training.seed + processes.rank())
     backend = transformers_engine(
-        model, agent.tokenizer, sampling_config(agent, config, mode), STOP_STRINGS, config.recipe.rows_per_generation
+        model,
+        agent.tokenizer,
+        sampling_config(agent, config, mode),
+        agent.protocol.stop_strings,
+        config.recipe.rows_per_generation,
     )
-    with torch.no_grad(), tqdm(total=len(questions), desc=path.stem.replace("_", " "), unit="question") as bar:
+    name, quiet = path.stem.replace("_", " "), processes.rank() > 0
+    with torch.no_grad(), tqdm(total=len(mine), desc=name, unit="question", disable=quiet) as bar:
         outcomes = evaluate_questions(
-            agent, backend, questions, batch_size=config.recipe.eval_batch_size, progress=bar.update
+            agent, backend, mine, batch_size=config.recipe.eval_batch_size, progress=bar.update
         )
-    write_outcomes(path, outcomes)
+    numbered = range(processes.rank(), len(questions), processes.size())
+    joined = dict(processes.gather(list(zip(numbered, outcomes, strict=True))))
+    outcomes = [joined[number] for number in range(len(questions))]
+    processes.on_main(lambda: write_outcomes(path, outcomes))
     return outcomes
 
 
-def sampling_config(agent: SearchAgent, config: RunConfig, mode: str) -> GenerationConfig:
+def sampling_config(agent: Agent, config: RunConfig, mode: str) -> GenerationConfig:
     """Return greedy settings, or those of the sampling the policy is trained with.
 
     What is left unset here, `generate` takes from the model's own defaults, which training overrides too.
@@ -82,23 +95,43 @@ def sampling_config(agent: SearchAgent, config: RunConfig, mode: str) -> Generat
 
 
 def summary_rows(summaries: Mapping[str, Summary], share: str = _INLINE) -> tuple[list[str], Rows]:
-    """Return header and rows, a row a summary: exact match overall and by hops (95 % interval), searches, format rate.
+    """Return header and rows, a row a summary: right answers or episodes solved, by hops too, rewards, each with its
+    95 % interval; then calls and format rate.
 
-    `share` formats a proportion and the two ends of its interval.
+    `share` formats a number and the two ends of its interval.
     """
+    measures = dict.fromkeys(summary.measure for summary in summaries.values() if summary.correct is not None)
+    rewarded = any(summary.reward is not None for summary in summaries.values())
     hops = sorted({hop for summary in summaries.values() for hop in summary.by_hops})
-    header = ["", "exact match", *(f"{hop} hop" + "s" * (hop > 1) for hop in hops), "searches", "format"]
+    searched = set(measures) == {"exact_match"} and not rewarded
+    header = [
+        "",
+        *(measure.replace("_", " ") for measure in measures),
+        *(f"{hop} hop" + "s" * (hop > 1) for hop in hops),
+        *["reward"] * rewarded,
+        "searches" if searched else "calls",
+        "format",
+    ]
     rows = [
         [
             name,
-            _format(share, summary.exact_match),
+            *(_format(share, summary.correct) if summary.measure == measure else "" for measure in measures),
             *(_format(share, summary.by_hops[hop]) if hop in summary.by_hops else "" for hop in hops),
+            *[_mean(share, summary.reward)] * rewarded,
             f"{summary.searches:.2f}",
             f"{summary.format_rate:.3f}",
         ]
         for name, summary in summaries.items()
     ]
     return header, rows
+
+
+def title(summaries: Mapping[str, Summary]) -> str:
+    """Say what was asked or played, and how it was measured."""
+    measures = dict.fromkeys(summary.measure.replace("_", " ") for summary in summaries.values())
+    rewarded = any(summary.reward is not None for summary in summaries.values())
+    asked = "questions" if [*measures] == ["exact match"] and not rewarded else "episodes"
+    return f"{asked}: {' and '.join(measures)} with 95 % interval"
 
 
 def as_table(summaries: Mapping[str, Summary], title: str) -> Table:
@@ -111,5 +144,13 @@ def as_markdown(summaries: Mapping[str, Summary]) -> str:
     return markdown_table(*summary_rows(summaries))
 
 
-def _format(template: str, share: Proportion) -> str:
-    return template.format(share.value, *share.interval)
+def _format(template: str, share: Proportion | None) -> str:
+    return "–" if share is None else template.format(share.value, *share.interval)
+
+
+def _mean(template: str, mean: Mean | None) -> str:
+    if mean is None:
+        return "–"
+    if mean.low is None or mean.high is None:
+        return f"{mean.value:.3f}"
+    return template.format(mean.value, mean.low, mean.high)

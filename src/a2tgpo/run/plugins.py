@@ -12,13 +12,15 @@ from a2tgpo.rewards import exact_match_reward
 from a2tgpo.signals import ProcessSignal, TurnFunction
 
 
-def load_rewards(paths: Sequence[str] | None) -> list[Callable[..., Any]]:
-    """Return the reward functions at dotted paths, the paper's exact match where there are none.
+def load_rewards(
+    paths: Sequence[str] | None, default: Sequence[Callable[..., Any]] = (exact_match_reward,)
+) -> list[Callable[..., Any]]:
+    """Return the reward functions at dotted paths, `default` where there are none.
 
     Raises:
         RecipeError: a path leads nowhere, or to something that cannot be called.
     """
-    return [exact_match_reward] if not paths else [_load("reward", path) for path in paths]
+    return list(default) if not paths else [load_function("reward", path) for path in paths]
 
 
 def load_turn_signal(path: str | None) -> ProcessSignal | None:
@@ -29,14 +31,19 @@ def load_turn_signal(path: str | None) -> ProcessSignal | None:
     """
     if path is None:
         return None
-    found = _load("turn_signal", path)
+    found = load_function("turn_signal", path)
     if inspect.isroutine(found):
         return TurnFunction(found)
     signal: Any = found() if inspect.isclass(found) else found
     return cast("ProcessSignal", signal)
 
 
-def _load(key: str, path: str) -> Any:
+def load_function(key: str, path: str) -> Any:
+    """Return what the recipe's `key` names, if it can be called.
+
+    Raises:
+        RecipeError: the path leads nowhere, or to something else.
+    """
     try:
         found = load_object(path)
     except ValueError as error:

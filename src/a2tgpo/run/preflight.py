@@ -17,8 +17,8 @@ from a2tgpo.run.plugins import load_rewards, load_turn_signal
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from a2tgpo.run.base_task import Task
     from a2tgpo.run.recipe import RunConfig
-    from a2tgpo.run.task import Task
 
 
 def check_run(config: RunConfig, task: Task, tokenizer: PreTrainedTokenizerBase, console: Console) -> None:
@@ -29,9 +29,10 @@ def check_run(config: RunConfig, task: Task, tokenizer: PreTrainedTokenizerBase,
     """
     training = config.training
     check_chat_template(tokenizer, config.recipe.system_prompt, training.chat_template_kwargs)
+    task.check()
     if training.max_steps == 0:
         return
-    load_rewards(config.recipe.reward)
+    load_rewards(config.recipe.reward, task.rewards)
     load_turn_signal(config.recipe.turn_signal)
     check_batch_size(len(task.train_dataset), training)
     _check_trackers(training.report_to)
@@ -41,6 +42,11 @@ def check_run(config: RunConfig, task: Task, tokenizer: PreTrainedTokenizerBase,
     if config.model.use_peft:
         with needs_extra("peft", "use_peft=True"):
             import peft  # noqa: F401
+    if config.quantizes and (not config.model.use_peft or config.recipe.warm_start_steps):
+        raise RecipeError(
+            f"load_in_4bit={config.model.load_in_4bit}, load_in_8bit={config.model.load_in_8bit}: weights of so few "
+            "bits are not trained, only adapters on them; set use_peft: true and warm_start_steps: 0"
+        )
     if training.push_to_hub:
         _check_hub(training.hub_token)
     if config.recipe.best_checkpoint and training.save_strategy == "no":

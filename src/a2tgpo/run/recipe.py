@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from a2tgpo.errors import RecipeError
 from a2tgpo.rollout.protocol import check_wording
+from a2tgpo.run.environment_keys import EnvironmentKeys
 
 if TYPE_CHECKING:  # the keys of a recipe are known without TRL, which takes seconds to import
     from trl import ModelConfig
@@ -19,8 +20,8 @@ if TYPE_CHECKING:  # the keys of a recipe are known without TRL, which takes sec
 
 
 @dataclass
-class Recipe:
-    """Hold what is ours in a recipe; data paths of None mean the generated world.
+class Recipe(EnvironmentKeys):
+    """Hold what is ours in a recipe; data paths of None mean the generated world, or the environment's own rows.
 
     Raises:
         RecipeError: a number below its least value, or keys that contradict each other.
@@ -33,7 +34,8 @@ class Recipe:
     reward: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Your reward functions, package.module:function, weighed by `reward_weights`; none = exact match."
+            "help": "Your reward functions, package.module:function, weighed by `reward_weights`; none = exact match, "
+            "or what the environment gives for the episode."
         },
     )
     turn_signal: str | None = field(
@@ -45,7 +47,10 @@ class Recipe:
     )
 
     questions: list[str] | None = field(
-        default=None, metadata={"help": "Training questions: files, folders or Hub data sets; none = generated."}
+        default=None,
+        metadata={
+            "help": "Training questions, or an environment's rows: files, folders or Hub data sets; none = generated."
+        },
     )
     eval_questions: list[str] | None = field(
         default=None, metadata={"help": "Held-out questions, as `questions`; needed where those are given."}
@@ -65,12 +70,14 @@ class Recipe:
         default=False, metadata={"help": "Keep only questions whose `answerable_here` is true."}
     )
     n_train_questions: int | None = field(
-        default=None, metadata={"help": "Use this many training questions; none = all (4000 of the generated world)."}
+        default=None,
+        metadata={"help": "Use this many training questions; none = all (4000 of those that are generated)."},
     )
     n_eval_questions: int | None = field(
-        default=None, metadata={"help": "Evaluate on this many questions; none = all (300 of the generated world)."}
+        default=None,
+        metadata={"help": "Evaluate on this many questions; none = all (300 of those that are generated)."},
     )
-    world_seed: int = field(default=0, metadata={"help": "Seed of the generated world."})
+    world_seed: int = field(default=0, metadata={"help": "Seed of the generated world, or of an environment's rows."})
     world_entities: int = field(
         default=600, metadata={"help": "Training entities of the generated world; evaluation has half as many."}
     )
@@ -120,6 +127,12 @@ class Recipe:
     )
     wrong_hop: float = field(default=0.2, metadata={"help": "Share of demonstrated searches for the wrong hop."})
 
+    processes: int | None = field(
+        default=None,
+        metadata={
+            "help": "Refuse to start in another number of processes: batches are counted per process; none = any."
+        },
+    )
     best_checkpoint: bool = field(
         default=False,
         metadata={
@@ -145,9 +158,24 @@ class Recipe:
                 f"warm_start_micro_batch_size={micro}: must divide warm_start_batch_size={self.warm_start_batch_size}"
             )
         check_wording(self.instruction, self.result_format)
-        self._check_task()
+        self.check_environment()
+        if self.in_environment:
+            self._check_rows()
+        else:
+            self._check_search()
 
-    def _check_task(self) -> None:
+    def _check_rows(self) -> None:
+        if (self.questions is None) != (self.eval_questions is None):
+            raise RecipeError("questions and eval_questions: give both, or neither for generated rows")
+        if self.questions and self.rows:
+            raise RecipeError(f"rows={self.rows!r} beside questions: give one of them")
+        if self.warm_start_steps and not self.demonstrations:
+            raise RecipeError(
+                f"warm_start_steps={self.warm_start_steps}: nobody plays for it; give demonstrations, or "
+                "warm_start_steps: 0"
+            )
+
+    def _check_search(self) -> None:
         names = ("questions", "eval_questions", "corpus", "retriever")
         given = [name for name in names if getattr(self, name) is not None]
         if given and not (self.questions and self.eval_questions and (self.corpus or self.retriever)):
@@ -170,7 +198,7 @@ _LEAST = {"max_searches": 0, "warm_start_steps": 0} | dict.fromkeys(
     (
         *("n_train_questions", "n_eval_questions", "passages_per_search", "title_weight", "max_prompt_tokens"),
         *("max_turn_tokens", "passage_tokens", "rows_per_generation", "warm_start_batch_size"),
-        *("warm_start_micro_batch_size", "eval_batch_size"),
+        *("warm_start_micro_batch_size", "eval_batch_size", "processes"),
     ),
     1,
 )
@@ -188,12 +216,17 @@ class RunConfig:
     @property
     def generated_world(self) -> bool:
         """Tell whether questions and passages are made up, for want of files."""
-        return self.recipe.questions is None
+        return self.recipe.questions is None and not self.recipe.in_environment
 
     @property
     def resumes(self) -> bool:
         """Tell whether an earlier run is to be continued, from its last checkpoint or a given one."""
         return str(self.training.resume_from_checkpoint).lower() not in ("none", "false")
+
+    @property
+    def quantizes(self) -> bool:
+        """Tell whether adapters are trained on weights in 4 or 8 bits."""
+        return bool(self.model.load_in_4bit or self.model.load_in_8bit)
 
     def value(self, key: str) -> Any:
         """Return the value of a key, given or not."""

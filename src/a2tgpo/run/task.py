@@ -1,9 +1,8 @@
-"""Open what a recipe asks to be learned: questions, the tool to answer them with, demonstrations."""
+"""Open what a recipe asks to be learned: rows, the agent that plays them, demonstrations."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
@@ -16,38 +15,26 @@ from a2tgpo.retrieval.bm25 import BM25Retriever
 from a2tgpo.retrieval.corpus import read_corpus
 from a2tgpo.retrieval.retriever import Retriever
 from a2tgpo.retrieval.source import open_retriever
-from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
+from a2tgpo.rollout.agent import SearchAgent
 from a2tgpo.rollout.demonstration import encode_demonstration, within
+from a2tgpo.run import processes
+from a2tgpo.run.base_task import N_EVAL, N_TRAIN, Encoded, Task
+from a2tgpo.run.environment_task import EnvironmentTask
 
 if TYPE_CHECKING:
     from a2tgpo.run.directory import RunDirectory
     from a2tgpo.run.recipe import Recipe, RunConfig
 
-_TRAIN_QUESTIONS, _EVAL_QUESTIONS = 4000, 300
 
-Encoded = list[dict[str, list[int]]]
-
-
-class Task(ABC):
-    """Hold the questions and the search tool of a run."""
-
-    train_dataset: Dataset
-    eval_questions: list[dict[str, Any]]
+class SearchTask(Task):
+    """Ask questions that passages answer."""
 
     def __init__(self, config: RunConfig, retriever: Retriever) -> None:
+        super().__init__(config)
         recipe = config.recipe
-        self.config = config
         self.search = SearchTool(retriever, k=recipe.passages_per_search, timeout_s=recipe.search_timeout_s)
-        self.limits = RolloutLimits(
-            max_searches=recipe.max_searches,
-            max_completion_tokens=config.training.max_completion_length,
-            max_turn_tokens=recipe.max_turn_tokens,
-            max_prompt_tokens=recipe.max_prompt_tokens,
-            passage_tokens=recipe.passage_tokens,
-        )
 
     def agent(self, tokenizer: PreTrainedTokenizerBase) -> SearchAgent:
-        """Return the agent loop of this task for a policy's tokenizer."""
         recipe = self.config.recipe
         return SearchAgent(
             tokenizer,
@@ -59,16 +46,8 @@ class Task(ABC):
             recipe.result_format,
         )
 
-    @abstractmethod
-    def demonstrations(self, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        """Return tokenised demonstrations for the warm start.
 
-        Raises:
-            DataError: there is nothing to demonstrate, or nothing that keeps to the budgets of a rollout.
-        """
-
-
-class GeneratedTask(Task):
+class GeneratedTask(SearchTask):
     """Make up a world: training and evaluation entities share no name; one corpus holds both."""
 
     def __init__(self, config: RunConfig, directory: RunDirectory) -> None:
@@ -76,11 +55,11 @@ class GeneratedTask(Task):
         world = World.generate(
             recipe.world_seed, recipe.world_entities, recipe.world_entities // 2, recipe.world_correlation
         )
-        world.write_corpus(directory.corpus)
+        processes.on_main(lambda: world.write_corpus(directory.corpus))
         super().__init__(config, BM25Retriever.from_passages(world.passages, title_weight=recipe.title_weight))
-        train = world.questions("train", recipe.hops, recipe.n_train_questions or _TRAIN_QUESTIONS)
+        train = world.questions("train", recipe.hops, recipe.n_train_questions or N_TRAIN)
         self.train_dataset = _with_prompt(Dataset.from_list(train))
-        self.eval_questions = world.questions("eval", recipe.hops, recipe.n_eval_questions or _EVAL_QUESTIONS)
+        self.eval_questions = world.questions("eval", recipe.hops, recipe.n_eval_questions or N_EVAL)
 
     def demonstrations(self, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         recipe = self.config.recipe
@@ -95,7 +74,7 @@ class GeneratedTask(Task):
         return [encode_demonstration(agent, demonstration) for demonstration in shown]
 
 
-class FileTask(Task):
+class FileTask(SearchTask):
     """Read questions from disk or the Hub, and a corpus, an index or a server to search."""
 
     def __init__(self, config: RunConfig) -> None:
@@ -116,7 +95,9 @@ class FileTask(Task):
 
 
 def open_task(config: RunConfig, directory: RunDirectory) -> Task:
-    """Return the generated world unless the recipe gives files."""
+    """Return the recipe's environment, its files, or the generated world."""
+    if config.recipe.in_environment:
+        return EnvironmentTask(config)
     return GeneratedTask(config, directory) if config.generated_world else FileTask(config)
 
 

@@ -137,7 +137,7 @@ class A2TGPOConfig(GRPOConfig):
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(repr, allowed))}")
-        row, as_written = METHODS[self.method], {"scale_rewards": self.scale_rewards}
+        row, as_written = resolve_method(self.method), {"scale_rewards": self.scale_rewards}
         if self.loss_type is None:
             self.loss_type = "dapo" if row.aggregate == "token" else "grpo"
         self.beta = row.kl_beta if self.beta is None else self.beta
@@ -166,7 +166,8 @@ class A2TGPOConfig(GRPOConfig):
             )
         if self.process_signal != "policy" and not METHODS[self.method].signal:
             raise ValueError(
-                f"process_signal={self.process_signal!r}: method {self.method!r} reads no process signal; leave it out"
+                f"process_signal={self.process_signal!r}: method {self.method!r} reads no process signal; leave it "
+                "out, or say 'policy' over a recipe that has it"
             )
         if self.num_generations < 2:
             raise ValueError(
@@ -225,7 +226,6 @@ class A2TGPOConfig(GRPOConfig):
 
 
 _CHOICES: dict[str, Collection[Any]] = {
-    "method": METHODS,
     "loss_type": (None, *AGGREGATES, *OTHER_OBJECTIVES),
     "importance_sampling_level": ("token", "sequence"),
     "scale_rewards": ("group", "batch", "none", True, False),

@@ -1,0 +1,255 @@
+"""A recipe names an environment or tools by dotted path, and every command of a search recipe works with it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from a2tgpo.cli import main
+from a2tgpo.environments import CallLimits, EnvironmentPool
+from a2tgpo.errors import DataError, RecipeError
+from a2tgpo.evaluate.outcome import read_outcomes
+from a2tgpo.rewards import environment_reward, exact_match_reward
+from a2tgpo.rollout.agent import Agent, RolloutLimits
+from a2tgpo.rollout.played_demonstration import play_demonstrations
+from a2tgpo.run.directory import RunDirectory
+from a2tgpo.run.environment_task import EnvironmentTask
+from a2tgpo.run.recipe_file import load_recipe
+from tests.integrations.parts import qwen_tokenizer, tiny_llama
+from tests.rollout.scripted import ScriptedEngine
+from tests.run import environment_module
+
+pytest.importorskip("mcp.client.stdio", reason="pip install 'a2tgpo[mcp]'")  # keeps the standard error of its import
+
+HERE = "tests.run.environment_module"
+SERVER = Path(__file__).parents[1] / "environments" / "mcp_server.py"
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random policy that can spell everything."""
+    folder = tmp_path_factory.mktemp("policy")
+    tokenizer = qwen_tokenizer()
+    tiny_llama(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def recipe(folder: Path, policy: Path | str, **changes: Any) -> Path:
+    """A recipe of two updates in `Number`, with `changes`; None takes a key out."""
+    keys: dict[str, Any] = dict(
+        model_name_or_path=str(policy),
+        output_dir=str(folder / "run"),
+        environment=f"{HERE}:Number",
+        n_train_questions=8,
+        n_eval_questions=6,
+        max_prompt_tokens=256,
+        max_turn_tokens=64,
+        max_completion_length=512,
+        max_searches=4,
+        num_generations=2,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=1,
+        max_steps=2,
+        lr_scheduler_type="constant",
+        gradient_checkpointing=False,
+        use_cpu=True,
+        bf16=False,
+        logging_steps=1,
+        save_steps=1,
+        report_to="none",
+    )
+    path = folder / "recipe.yaml"
+    kept = {key: value for key, value in (keys | changes).items() if value is not None}
+    path.write_text(yaml.safe_dump(kept), encoding="utf-8")
+    return path
+
+
+def task(folder: Path, **changes: Any) -> EnvironmentTask:
+    """The task of a recipe."""
+    return EnvironmentTask(load_recipe(str(recipe(folder, "none", **changes))))
+
+
+class TestKeys:
+    """YAML and flags say the same, and contradictions are refused by name."""
+
+    def test_mappings_as_flags(self, tmp_path: Path) -> None:
+        """Arguments and servers are mappings in a file and text on the command line."""
+        path = recipe(tmp_path, "none", environment_args={"most": 5}, tools=[f"{HERE}:double", {"mcp": ["a", "b"]}])
+        config = load_recipe(str(path))
+        assert config.recipe.environment_arguments == {"most": 5}
+        assert config.recipe.tools == [f"{HERE}:double", {"mcp": ["a", "b"]}]
+        flags = ["--environment_args", "{most: 7}", "--tools", "{mcp: http://x/mcp, only: [add]}", f"{HERE}:double"]
+        config = load_recipe(str(path), flags)
+        assert config.recipe.environment_arguments == {"most": 7}
+        assert config.recipe.tools == [{"mcp": "http://x/mcp", "only": ["add"]}, f"{HERE}:double"]
+        again = tmp_path / "again.yaml"
+        again.write_text(yaml.safe_dump(config.given), encoding="utf-8")
+        assert load_recipe(str(again)).recipe == config.recipe
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"corpus": "c.jsonl", "hops": [1]}, "corpus, hops: for search"),
+            ({"environment": None, "rows": "a:b"}, "rows='a:b' belongs to an environment"),
+            ({"environment": None, "tools": ["a:b"], "environment_args": {"x": 1}}, "without environment"),
+            ({"environment_args": "most"}, "expected a mapping"),
+            ({"questions": ["a.jsonl"]}, "questions and eval_questions: give both"),
+            ({"warm_start_steps": 2}, "nobody plays for it; give demonstrations"),
+            ({"protocol": "json"}, "protocol='json'"),
+            ({"call_timeout_s": 0.0}, "timeout_s=0.0"),
+        ],
+    )
+    def test_contradictions(self, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+        """Each is one sentence that names the key."""
+        with pytest.raises(RecipeError, match=message.replace("[", r"\[")):
+            load_recipe(str(recipe(tmp_path, "none", **changes)))
+
+
+class TestRows:
+    """Rows trained on and rows held out come from one call, and are never the same."""
+
+    def test_of_the_environment(self, tmp_path: Path) -> None:
+        """The environment makes them, with its arguments and the recipe's seed."""
+        with task(tmp_path, environment_args={"most": 5}, world_seed=2) as opened:
+            assert [row["secret"] for row in opened.train_dataset] == [2, 3, 4, 0, 1, 2, 3, 4]
+            assert [row["prompt"] for row in opened.eval_questions] == [f"Game {i}." for i in range(8, 14)]
+            assert "answer" not in opened.train_dataset.column_names and opened.rewards == [environment_reward]
+
+    def test_of_files(self, tmp_path: Path) -> None:
+        """Any columns reach the environment; the file's name is the data set's."""
+        for name in ("mine", "held"):
+            rows = [{"prompt": [{"role": "user", "content": f"{name} {i}"}], "secret": i} for i in range(4)]
+            (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        files = {"questions": [str(tmp_path / "mine.jsonl")], "eval_questions": [str(tmp_path / "held.jsonl")]}
+        with task(tmp_path, **files, n_eval_questions=3) as opened:
+            assert sorted(row["secret"] for row in opened.train_dataset) == [0, 1, 2, 3]
+            assert len(opened.eval_questions) == 3 and {row["dataset"] for row in opened.eval_questions} == {"held"}
+            assert opened.eval_questions[0]["question"].startswith("held ")
+
+    @pytest.mark.parametrize(
+        ("changes", "error", "message"),
+        [
+            ({"environment": f"{HERE}:Counter"}, RecipeError, "has no method rows"),
+            ({"rows": f"{HERE}:same"}, DataError, "twice: nothing would be held out"),
+            ({"rows": f"{HERE}:halve"}, TypeError, "low, high|'int'|not iterable|subscriptable"),
+            ({"rows": f"{HERE}:number"}, RecipeError, "rows '.*:number' is a int"),
+            ({"rows": f"{HERE}:nothing"}, RecipeError, "rows '.*:nothing': module .* has no nothing"),
+        ],
+    )
+    def test_that_cannot_be_played(self, tmp_path: Path, changes: dict[str, Any], error: Any, message: str) -> None:
+        """Each says which call made what."""
+        with pytest.raises(error, match=message):
+            task(tmp_path, **changes)
+
+
+class TestPaths:
+    """Whatever is named wrongly is one line before anything runs."""
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            (
+                {"environment": "no_such_module_x:Y"},
+                "'no_such_module_x:Y': no module no_such_module_x; looked in",
+            ),
+            ({"environment": f"{HERE}:Nobody"}, "has no Nobody; it has"),
+            ({"environment": f"{HERE}:number"}, "is a int; give a class"),
+            ({"environment": f"{HERE}:Stepping"}, "Stepping has no method reset"),
+            ({"environment_args": {"least": 3}}, "TypeError from Number(least=3)"),
+            ({"environment": f"{HERE}:NeverBegins"}, "the environment cannot begin the first row"),
+            ({"environment": None, "tools": [f"{HERE}:number"]}, "is a int; give a function"),
+            ({"tools": [{"mpc": ["a"]}]}, "['mpc'] in"),
+            ({"tools": [{"mcp": ["no-such-command-x"]}]}, "MCP server no-such-command-x"),
+            ({"environment": None, "tools": [f"{HERE}:double", f"{HERE}:double"], "rows": f"{HERE}:doubles"}, ""),
+        ],
+    )
+    def test_one_line(
+        self,
+        tmp_path: Path,
+        policy: Path,
+        capsys: pytest.CaptureFixture[str],
+        changes: dict[str, Any],
+        message: str,
+    ) -> None:
+        """It exits 2, and the run has not begun."""
+        capsys.readouterr()
+        status = main(["train", str(recipe(tmp_path, policy, **changes)), "--max_steps", "0"])
+        error = capsys.readouterr().err
+        if message:
+            assert status == 2 and message in error and error.count("error: ") == 1, error
+            assert not (tmp_path / "run" / "config.yaml").exists()
+        else:
+            assert status == 0, error  # one function named twice is one tool
+
+    def test_no_answer_to_read(self, tmp_path: Path, policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A method of gains, and nobody who knows the answer."""
+        rows = {"environment": f"{HERE}:Counter", "rows": f"{HERE}:same_prompts"}
+        environment_module.same_prompts = lambda n, seed: [{"prompt": f"{i}"} for i in range(n)]
+        assert main(["train", str(recipe(tmp_path, policy, **rows))]) == 2
+        assert "nobody knows it" in capsys.readouterr().err
+
+
+def test_train_go_on_and_evaluate(tmp_path: Path, policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Warm start by a player, evaluation before and after, more updates later, and an evaluation by another command:
+    tables tell success and reward with intervals, and no exact match, which nobody asked for."""
+    path = recipe(tmp_path, policy, demonstrations=f"{HERE}:halve", warm_start_steps=2, warm_start_batch_size=4)
+    assert main(["train", str(path), "--max_steps", "1"]) == 0
+    assert main(["train", str(path), "--max_steps", "2", "--resume_from_checkpoint", "true"]) == 0
+    directory = RunDirectory(tmp_path / "run")
+    assert [json.loads(line)["step"] for line in directory.metrics.open(encoding="utf-8")] == [1, 2]
+    summary = json.loads(directory.summary.read_text(encoding="utf-8"))
+    assert set(summary) == {f"{when}, {mode}" for when in ("before", "after") for mode in ("greedy", "sampled")}
+    told = summary["after, greedy"]
+    assert told["success"]["total"] == 6 and "exact_match" not in told
+    outcomes = read_outcomes(directory.evaluation("after_greedy"))
+    assert [outcome.answer for outcome in outcomes] == [[str((8 + i) % 9)] for i in range(6)]
+    assert all(outcome.success is False for outcome in outcomes if outcome.termination != "environment_done")
+    logged = [json.loads(line) for line in (directory.rollouts / "step_000000.jsonl").open(encoding="utf-8")]
+    assert all(record["answer"] for record in logged)
+    capsys.readouterr()
+    flags = ["--model", str(directory.model), "--output_dir", str(tmp_path / "eval")]
+    assert main(["eval", str(path), *flags]) == 0
+    assert "success" in capsys.readouterr().out
+    again = read_outcomes(RunDirectory(tmp_path / "eval").evaluation("eval_greedy"))
+    assert [(o.id, o.success, o.text) for o in again] == [(o.id, o.success, o.text) for o in outcomes]
+
+
+def test_tools_of_a_server_and_a_function(tmp_path: Path, policy: Path) -> None:
+    """Without an environment the rows' answers give exact match; a server's tools and a function stand side by side,
+    and the server is gone after the run."""
+    tools = [f"{HERE}:double", {"mcp": [sys.executable, str(SERVER), "stdio"], "only": ["add"]}]
+    changes = {"environment": None, "tools": tools, "rows": f"{HERE}:doubles"}
+    with task(tmp_path, **changes) as opened:
+        agent = opened.agent(qwen_tokenizer())
+        assert opened.rewards == [exact_match_reward] and [t.name for t in agent.environment.tools] == ["double", "add"]
+        scripts = ['<think> a </think> <add> {"a": 2, "b": 3} </add>', "<think> a </think> <double> 4 </double>"]
+        ends = r"<think> b </think> <answer> \boxed{5} </answer>"
+        rows = opened.eval_questions[:2]
+        made = agent.run(
+            [row["prompt"] for row in rows], ScriptedEngine(agent.tokenizer, [[s, ends] for s in scripts]), rows=rows
+        )
+        shown = [agent.tokenizer.decode(rollout.completion_ids) for rollout in made]
+        assert "<result>\n5\n</result>" in shown[0] and "<result>\n8\n</result>" in shown[1]
+    assert main(["train", str(recipe(tmp_path, policy, **changes))]) == 0
+    summary = json.loads(RunDirectory(tmp_path / "run").summary.read_text(encoding="utf-8"))
+    assert summary["after, greedy"]["exact_match"]["total"] == 6
+
+
+def test_demonstrations_are_what_a_policy_would_have_written() -> None:
+    """A player's episodes have the tokens and the mask of a rollout whose policy wrote the same turns."""
+    tokenizer = qwen_tokenizer()
+    source = EnvironmentPool(environment_module.Number, CallLimits())
+    agent = Agent(tokenizer, source, RolloutLimits(max_prompt_tokens=256))
+    row = {"prompt": "Play.", "secret": 6}
+    (made,) = play_demonstrations(agent, [row], environment_module.halve)
+    turns = [f"<think> between {low} and 8 </think> <guess> {guess} </guess>" for low, guess in ((0, 4), (5, 6))]
+    (rollout,) = agent.run([row["prompt"]], ScriptedEngine(tokenizer, [turns]), rows=[row])
+    assert made["input_ids"] == rollout.ids
+    assert made["completion_mask"] == [0] * len(rollout.prompt_ids) + rollout.model_mask
+    assert tokenizer.decode(rollout.completion_ids).count("higher") == 1
