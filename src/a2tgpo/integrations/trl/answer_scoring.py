@@ -134,14 +134,16 @@ class AnswerScoring:
 def _of_a_batch(function: ProcessSignal) -> ProcessSignal:
     """Say what a user's function is called with, where it raises as one of a single rollout would."""
 
+    name = getattr(function, "__name__", "function")
+
     @functools.wraps(function)
     def asked(rollouts: Sequence[Transcript]) -> Any:
         try:
             return function(rollouts)
         except (AttributeError, TypeError) as error:
             raise SignalError(
-                f"turn_signal={function.__name__} raised {type(error).__name__}: {error}. It is called with the "
-                f"rollouts of a batch; for a function of one rollout pass TurnFunction({function.__name__})"
+                f"turn_signal={name} raised {type(error).__name__}: {error}. It is called with the "
+                f"rollouts of a batch; for a function of one rollout pass TurnFunction({name})"
             ) from error
 
     return asked
