@@ -53,8 +53,8 @@ def draw_training(rollouts: Path) -> list[str]:
     """Draw the share of right rollouts over training as lines of text, one for each number of hops.
 
     Args:
-        rollouts: the folder of the run's rollout log; several batches share a mark where there are more than twenty, and
-            a log of more than 200 MB is not drawn.
+        rollouts: the folder of the run's rollout log; several batches share a mark where there are more than twenty,
+            and a log of more than 200 MB is not drawn.
     """
     paths = sorted(rollouts.glob("step_*.jsonl"))
     if sum(path.stat().st_size for path in paths) > _MOST_BYTES:
