@@ -20,6 +20,7 @@ from a2tgpo.run.base_task import Encoded, Task
 from a2tgpo.run.best_checkpoint import BestCheckpoint
 from a2tgpo.run.directory import RunDirectory
 from a2tgpo.run.held_out import as_markdown, as_table, evaluate_policy, title
+from a2tgpo.run.lesson import draw_training, read_table
 from a2tgpo.run.preflight import check_run
 from a2tgpo.run.recipe import RunConfig
 from a2tgpo.run.recipe_policy import load_model, load_tokenizer
@@ -171,8 +172,17 @@ def _warm_start(
 
 
 def _report(summaries: dict[str, Summary], directory: RunDirectory, console: Console) -> None:
+    by_gold = all(summary.measure == "exact_match" for summary in summaries.values())
+    lesson, curves = read_table(summaries), "\n".join(draw_training(directory.rollouts) if by_gold else [])
+    if curves:
+        console.print(curves, soft_wrap=True, highlight=False)
     console.print(as_table(summaries, f"held-out {title(summaries)}"))
     text = as_markdown(summaries)
+    if lesson:
+        console.print(lesson, soft_wrap=True, highlight=False)
+        text += f"\n{lesson}\n"
+    if curves:
+        text += f"\n```\n{curves}\n```\n"
     if directory.best_checkpoint.exists():
         chosen = f"after: {BestCheckpoint.read(directory.best_checkpoint)}"
         console.print(chosen, soft_wrap=True, highlight=False)
