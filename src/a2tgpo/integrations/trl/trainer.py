@@ -22,11 +22,20 @@ from a2tgpo.integrations.trl.generation_batch import GenerationBatch
 from a2tgpo.integrations.trl.objective import OTHER_OBJECTIVES, normalizes_otherwise, update_loss
 from a2tgpo.integrations.trl.policy_model import reading
 from a2tgpo.integrations.trl.rollout_trainer import RolloutTrainer
-from a2tgpo.pipeline import BatchCredit, LossInputs, RolloutBatch, add_overlong_penalty, assign_credit, collect_signals
+from a2tgpo.pipeline import (
+    BatchCredit,
+    LossInputs,
+    RolloutBatch,
+    TurnSignals,
+    add_overlong_penalty,
+    assign_credit,
+    collect_signals,
+)
 from a2tgpo.pipeline.likelihood import score_policy
 from a2tgpo.pipeline.metrics import credit_metrics, rollout_metrics
 from a2tgpo.pipeline.microbatches import count_tokens_by_update, sort_by_length, trim_padding
 from a2tgpo.pipeline.rollout_log import RolloutLog
+from a2tgpo.pipeline.signal_health import in_all_processes, signal_counts
 from a2tgpo.pipeline.turn_loss import tokens_per_process
 from a2tgpo.signals.answer_likelihood import Scores, fused_forward
 
@@ -110,15 +119,7 @@ class A2TGPOTrainer(RolloutTrainer):
             # A pass is one of all processes.
             passes = self.collective.any(read is None)
             generation.scores = self._score(batch) if passes or read is None else read
-        signals = collect_signals(
-            batch,
-            self.method,
-            self._tokenizer,
-            likelihood=generation.scores.likelihood if generation.scores is not None else None,
-            process_signal=self._scoring.process_signal,
-            turn_rewards=self._scoring.by_environment,
-            entropies=self._entropies(batch) if "entropy" in self.method.credit.reads else None,
-        )
+        signals = self._signals(generation, batch)
         assert generation.rewards_per_func is not None, "TRL rewards a batch before it returns it"
         rewards = self._weigh(self._own_rows(generation.rewards_per_func, len(generation.rows)))
         credit = assign_credit(
@@ -130,10 +131,13 @@ class A2TGPOTrainer(RolloutTrainer):
             # TRL has compared the outcomes already, in whichever way its user asked for.
             normalized_outcome=output["advantages"] if normalizes_otherwise(self.args) else None,
         )
-        for name, value in (credit_metrics(credit) | rollout_metrics(batch.records, credit, self.collective)).items():
+        logged = credit_metrics(credit) | rollout_metrics(batch.records, credit, self.collective)
+        logged |= signal_counts(self._scoring.process_signal, self.collective)
+        for name, value in logged.items():
             self._metrics[self._mode][name].append(value)
         if self._rollout_log is not None and self.model.training:
-            lines = self._rollout_log.write(batch, credit, self.method, self._tokenizer, self.state.global_step)
+            step = self.state.global_step
+            lines = self._rollout_log.write(batch, credit, self.method, self._tokenizer, step, signals)
             output[_LOGGED_ROW] = torch.tensor(lines, device=batch.turn_ids.device)
         inputs = LossInputs.of(credit.local(self.collective), batch.model_mask)
         windows = self.args.steps_per_generation / self._window if self.model.training else 1
@@ -142,6 +146,33 @@ class A2TGPOTrainer(RolloutTrainer):
         # What TRL's own objectives read: the same tokens, in every process.
         output["num_items_in_batch"] = tokens_per_process([inputs], self.collective) * self.collective.size
         return output | inputs.over_tokens(tokens).columns()
+
+    def _signals(self, generation: GenerationBatch, batch: RolloutBatch) -> TurnSignals:
+        """Collect what the method reads of each turn.
+
+        Raises:
+            JudgeError: the judge refuses, or is gone.
+        """
+        likelihood = generation.scores.likelihood if generation.scores is not None else None
+        entropies = self._entropies(batch) if "entropy" in self.method.credit.reads else None
+
+        def collect() -> TurnSignals:
+            return collect_signals(
+                batch,
+                self.method,
+                self._tokenizer,
+                likelihood=likelihood,
+                process_signal=self._scoring.process_signal,
+                turn_rewards=self._scoring.by_environment,
+                entropies=entropies,
+            )
+
+        if self._scoring.process_signal is None:
+            return collect()
+        with self._clock.measure(self._mode, "turn_signal"):
+            signals = in_all_processes(collect, self.collective)
+        self._signal_health.note(signals, batch, self.collective)
+        return signals
 
     def _log_advantages(self, credit: BatchCredit) -> None:
         """Show the credit that is used in TRL's table of completions, in place of the advantages that TRL computed."""
