@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,12 @@ class TaskRow:
     prompt: Any
     answers: Sequence[str] = ()
     hops: int | None = None
+
+
+_OF_ROWS = (
+    *("prompt_ids", "prompt_mask", "completion_ids", "completion_mask"),
+    *("model_mask", "turn_ids", "tasks", "records", "failed"),
+)
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,11 @@ class RolloutBatch:
             records,
             either.to(written.device),
         )
+
+    def rows(self, start: int, stop: int) -> RolloutBatch:
+        """Return rollouts `start` to `stop`, exclusive, with the batch's columns."""
+        cut = {name: getattr(self, name)[start:stop] for name in _OF_ROWS}
+        return replace(self, **cut, boundaries=self.boundaries.take(range(start, stop)))
 
     @property
     def ids(self) -> Int[Tensor, "B S"]:
