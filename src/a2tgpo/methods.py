@@ -225,6 +225,13 @@ _ROWS = (
         aggregate="token",
         likelihood="log_probability",
     ),
+    # With igpo+tg+sqrt, which has a2tgpo's advantages with igpo's ratio and clip, it tells credit from step length.
+    replace(
+        _PAPER,
+        name="igpo+turn-clip",
+        credit=IgpoCredit(),
+        source="this project: IGPO's credit with A²TGPO's ratio and clip",
+    ),
     replace(
         _PAPER,
         name="a2tgpo-absorbing",
@@ -270,7 +277,10 @@ def resolve_method(name: str, **changes: Any) -> Method:
         ValueError: no such row, a parameter that neither the row nor its credit rule has, or one out of its range.
     """
     if name not in _TABLE:
-        raise ValueError(f"method={name!r}: choose one of {', '.join(map(repr, _TABLE))}, or register(...) your own")
+        raise ValueError(
+            f"method={name!r}: choose one of {', '.join(map(repr, _TABLE))}, or register(...) your own, in a module "
+            "that is imported first (a recipe's plugins, --import MODULE)"
+        )
     row = _TABLE[name]
     of_credit = [f.name for f in fields(row.credit)]  # type: ignore[arg-type]  # every rule is a dataclass
     of_row = [f.name for f in fields(row) if f.name not in ("name", "credit", "source")]

@@ -13,13 +13,30 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from a2tgpo.errors import RecipeError
 
-EMBEDDED = "a2tgpo:hops-tiny"
-"""Name of the small pre-trained policy that ships with the package."""
+SHIPPED = "a2tgpo:"
+"""Names of the small pre-trained policies that ship with the package begin so."""
+
+EMBEDDED = f"{SHIPPED}hops-tiny"
+"""The one that searches; others play games."""
+
+EMBEDDED_REGIONS = f"{SHIPPED}hops-regions-tiny"
+"""The same after worlds with regions."""
 
 
 def resolve(name: str) -> str:
-    """Return the path of the embedded policy for `EMBEDDED`; any other name (a path or a Hub id) as it is."""
-    return str(files("a2tgpo").joinpath("assets/hops-tiny")) if name == EMBEDDED else name
+    """Return the path of a policy that ships with the package; any other name (a path or a Hub id) as it is.
+
+    Raises:
+        RecipeError: no such policy ships with it.
+    """
+    if not name.startswith(SHIPPED):
+        return name
+    assets = files("a2tgpo").joinpath("assets")
+    there = sorted(found.name for found in assets.iterdir() if found.is_dir())
+    if (wanted := name.removeprefix(SHIPPED)) not in there:
+        known = ", ".join(f"{SHIPPED}{found}" for found in there)
+        raise RecipeError(f"model {name!r}: no such policy in the package; there are {known}")
+    return str(assets.joinpath(wanted))
 
 
 def open_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
 import a2tgpo
+from a2tgpo.cli import main
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
-def test_one_version() -> None:
-    """The package's, the citation's and the newest section of the changelog; a tag is `v` and that."""
+def test_one_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """The package's, which `--version` prints, the citation's and the newest section of the changelog's."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     newest = re.search(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert newest is not None and a2tgpo.__version__ == citation["version"] == newest[1]
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"a2tgpo {a2tgpo.__version__}\n"
 
 
 def test_the_citation_has_what_its_format_asks_for() -> None:
@@ -53,6 +58,14 @@ def test_ci_covers_the_pythons_that_the_metadata_names() -> None:
     assert jobs["ci"]["strategy"]["matrix"]["python"] == classifiers == ["3.11", "3.12", "3.13"]
     runs = {name: [step.get("run") for step in job["steps"]] for name, job in jobs.items()}
     assert ".ci/run" in runs["ci"] and ".ci/package" in runs["package"]
+
+
+def test_the_image_holds_what_the_wheel_is_made_of() -> None:
+    """The whole checkout is copied but for what .dockerignore names, which the build does not read."""
+    left_out = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]
+    assert "COPY . .\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert not {"src", "README.md", "LICENSE", "constraints", *wheel["wheel"]["force-include"]} & {*left_out}
 
 
 def test_the_pre_commit_hooks_run_what_lint_runs() -> None:

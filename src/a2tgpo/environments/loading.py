@@ -39,6 +39,9 @@ def load_module(name: str) -> Any:
 
 
 def _module(path: str, name: str) -> Any:
+    if "/" in name or Path(name).is_file():
+        meant = name.removesuffix(".py").strip("./").replace("/", ".")
+        raise ValueError(f"{path!r}: a module goes by its name and not by its file; write {meant}")
     here = str(Path.cwd())
     added = here not in sys.path and "" not in sys.path
     if added:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,12 @@ AGGREGATES = {"grpo": "rollout", "dapo": "token", "bnpo": "token", "dr_grpo": "t
 
 OTHER_OBJECTIVES = ("cispo", "sapo", "vespo", "luspo")
 """TRL's loss types with an objective of their own; TRL computes them, from our advantages."""
+
+TOKEN_MEANS = (
+    *("entropy", "kl", "loss/clipped_low", "loss/clipped_high", "loss/ratio_mean", "loss/approx_kl"),
+    *("clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"),
+)
+"""What is logged as a mean over tokens, the last three over rollouts where the ratio is the sequence's."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +93,16 @@ CONTRADICTIONS = (
 )
 
 
-def check_options(args: Any, method: Method) -> None:
-    """Raise `ValueError` for an option of TRL's that contradicts `method`."""
+def check_options(args: Any, method: Method, as_written: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for an option of TRL's that contradicts `method`.
+
+    Args:
+        as_written: what the user wrote for options that TRL has rewritten.
+    """
     for one in CONTRADICTIONS:
         if one.holds(args, method):
-            raise ValueError(f"{one.option}={getattr(args, one.option)!r} with method={method.name!r}: {one.remedy}")
+            value = as_written.get(one.option, getattr(args, one.option))
+            raise ValueError(f"{one.option}={value!r} with method={method.name!r}: {one.remedy}")
 
 
 def update_loss(
@@ -131,6 +142,10 @@ def update_loss(
         kl_bias_correction=trainer.args.use_bias_correction_kl,
     )
     logged = found.diagnostics | {"entropy": (entropies * written).sum().detach() / written.sum().clamp(min=1)}
+    # Engines log the mean over micro-batches and processes: weighed so, it is the mean over the tokens of the update.
+    share = inputs.token_weight.sum() * (window if training else 1) / inputs.n_tokens.clamp(min=1)
+    over_tokens = TOKEN_MEANS if method.ratio != "sequence" else TOKEN_MEANS[: TOKEN_MEANS.index("clip_ratio/low_mean")]
+    logged |= {name: logged[name] * share for name in over_tokens if name in logged}
     # A mean over an update's tokens adds up over its micro-batches by itself.
     loss = found.loss if trainer.loss_type == "dapo" else found.loss / accumulation
     if trainer._entropy_bonus_enabled:
