@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from a2tgpo.environments.calls import CallLimits, Calls
+from a2tgpo.environments.calls import CallLimits, Calls, resolve
 from a2tgpo.environments.environment import (
     Action,
     Environment,
@@ -38,14 +38,22 @@ class Episodes(Protocol):
     def submit(self, row: int, actions: Sequence[Action]) -> None:
         """Ask for the answers to the actions of a turn, which `collect` gives in time."""
 
-    def collect(self, *, block: bool) -> dict[int, Sequence[StepResult] | ToolError]:
-        """Return the answers that are there, by row; with `block` at least one, if any was asked for."""
+    def collect(self, *, idle: bool) -> dict[int, Sequence[StepResult] | ToolError]:
+        """Return the answers that are there, by row; where nobody can write (`idle`) at least one, if any was asked
+        for."""
 
     def branch(self, row: int, parent: int, turn: int) -> None:
         """Let `row` stand where `parent` stood before its turn `turn`."""
 
-    def outcome(self, row: int) -> EpisodeOutcome:
-        """Return what the environment says after the episode."""
+    def outcome(self, row: int, closing: str | None = None) -> EpisodeOutcome:
+        """Return what the environment says after the episode.
+
+        Args:
+            closing: the turn that ended the rollout without an action; None where there is none.
+        """
+
+    def environment(self, row: int) -> Any:
+        """Return the environment that the episode was played in; None where one serves all."""
 
     def close(self) -> None:
         """End the batch."""
@@ -113,7 +121,7 @@ class EnvironmentPool:
         for environment in self._free:
             close = getattr(environment, "close", None)
             if callable(close):
-                close()
+                resolve(close(), self.limits.timeout_s)
         self._free.clear()
 
 
@@ -131,15 +139,15 @@ class PooledEpisodes:
             self._calls.submit(number, partial(self._begin, number, row))
         shown: dict[int, str | ToolError | None] = {}
         while len(shown) < len(rows):
-            shown |= self._calls.collect(block=True)
+            shown |= self._calls.collect(idle=True)
         self._note(shown)
         return {number: shown[number] for number in rows}
 
     def submit(self, row: int, actions: Sequence[Action]) -> None:
         self._calls.submit(row, partial(self._steps, row, actions))
 
-    def collect(self, *, block: bool) -> dict[int, Sequence[StepResult] | ToolError]:
-        found = self._calls.collect(block=block)
+    def collect(self, *, idle: bool) -> dict[int, Sequence[StepResult] | ToolError]:
+        found = self._calls.collect(idle=idle)
         self._note(found)
         return found
 
@@ -154,14 +162,20 @@ class PooledEpisodes:
         except Exception as failure:
             self._broken[row] = ToolError(f"fork: {type(failure).__name__}: {failure}")
 
-    def outcome(self, row: int) -> EpisodeOutcome:
+    def outcome(self, row: int, closing: str | None = None) -> EpisodeOutcome:
         environment = self._environments.get(row)
         if environment is None or row in self._broken:
             return EpisodeOutcome()
+        finish = getattr(environment, "finish", None)
+        if closing is not None and callable(finish):
+            self._calls.resolve(finish(closing))
         get_reward = getattr(environment, "get_reward", None)
         reward = self._calls.resolve(get_reward()) if callable(get_reward) else None
         success = getattr(environment, "success", None)
         return EpisodeOutcome(reward, getattr(environment, "answer", None), None if success is None else bool(success))
+
+    def environment(self, row: int) -> Any:
+        return self._environments.get(row)
 
     def close(self) -> None:
         for row, environment in self._environments.items():
@@ -227,7 +241,7 @@ class BatchedEpisodes:
     def submit(self, row: int, actions: Sequence[Action]) -> None:
         self._asked[row] = actions
 
-    def collect(self, *, block: bool) -> dict[int, Sequence[StepResult] | ToolError]:
+    def collect(self, *, idle: bool) -> dict[int, Sequence[StepResult] | ToolError]:
         asked, self._asked = self._asked, {}
         if not asked:
             return {}
@@ -248,8 +262,11 @@ class BatchedEpisodes:
     def branch(self, row: int, parent: int, turn: int) -> None:
         pass
 
-    def outcome(self, row: int) -> EpisodeOutcome:
+    def outcome(self, row: int, closing: str | None = None) -> EpisodeOutcome:
         return EpisodeOutcome()
+
+    def environment(self, row: int) -> Any:
+        return None
 
     def close(self) -> None:
         pass

@@ -93,7 +93,7 @@ def open_policy(config: EvalConfig, search: BatchedSearch) -> Policy:
 
 
 def _server_policy(config: EvalConfig, base_url: str, search: BatchedSearch) -> Policy:
-    from a2tgpo.evaluate.chat_client import ChatClient
+    from a2tgpo.chat_client import ChatClient
     from a2tgpo.evaluate.dialogue import DIALOGUES
     from a2tgpo.evaluate.server_policy import ServerPolicy
 

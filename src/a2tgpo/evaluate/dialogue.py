@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
-from a2tgpo.evaluate.chat_reply import Call, Reply, sendable
+from a2tgpo.chat_reply import Call, Reply, sendable
 from a2tgpo.rollout.protocol import (
     INSTRUCTION,
     STOP_STRINGS,

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from a2tgpo.chat_client import ChatClient
+from a2tgpo.chat_reply import ModelFailure, Reply
 from a2tgpo.errors import ToolError
-from a2tgpo.evaluate.chat_client import ChatClient
-from a2tgpo.evaluate.chat_reply import ModelFailure, Reply
 from a2tgpo.evaluate.dialogue import Dialogue, Message, transcript
 from a2tgpo.evaluate.outcome import Asked, Outcome
 from a2tgpo.redact import redact

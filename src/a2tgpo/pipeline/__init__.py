@@ -5,6 +5,7 @@ accelerate or verl.
 
     batch             ids, masks, turns and turn boundaries, computed once
     turn_signals      likelihood or process signal, entropies, shared turns, observations
+    signal_health     what a judge cost, and when it counts as gone
     anchor_states, prefix_tree   turns that share a state, rollouts that share turns
     likelihood        passes over the batch's trajectories
     credit            one credit for the rollouts of all processes

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +27,16 @@ class TaskRow:
         prompt: text or chat messages, as the policy read them.
         answers: gold answers, canonical first; empty where the task has none.
         hops: facts that the answer rests on; None where the data set does not say.
+        row: the data set's row, by column.
+        environment: what answered the rollout, as the episode left it; None where one serves all, or the row had none.
     """
 
     id: Any
     prompt: Any
     answers: Sequence[str] = ()
     hops: int | None = None
+    row: Mapping[str, Any] = field(default_factory=dict)
+    environment: Any = field(default=None, repr=False)
 
 
 _OF_ROWS = (

@@ -39,8 +39,9 @@ class BatchCredit:
 
     Attributes:
         likelihood, gain: None where the method reads none.
-        valid: False for a rollout that is excluded from the loss and from every statistic: its tool failed, or no
-            reward applied to it. One that the engine masks, as truncated, stays in its prompt's baseline.
+        valid: False for a rollout that is excluded from the loss and from every statistic: its tool failed, no reward
+            applied to it, or its turns' signal had no numbers. One that the engine masks, as truncated, stays in its
+            prompt's baseline.
         advantage: of the rollout itself, also on turns that it shares.
         shared: the credit of turns that several rollouts share, in the row that carries them in the loss; None where
             rollouts share no turn.
@@ -102,7 +103,8 @@ def assign_credit(
     boundaries = batch.boundaries
     outcome = collective.gather(rewards)
     is_process = collective.gather(boundaries.is_process.long()).bool()
-    valid = ~collective.gather(batch.failed.long()).bool() & ~outcome.isnan()
+    excluded = batch.failed | _unscored(signals, batch.failed)
+    valid = ~collective.gather(excluded.long()).bool() & ~outcome.isnan()
     likelihood, gain, entropy, tree = (
         None if rows is None else collective.gather(rows)
         for rows in (signals.likelihood, signals.value, signals.entropy, signals.tree)
@@ -148,6 +150,12 @@ def add_overlong_penalty(
     buffer = max(1, int(method.overlong * max_completion_length))
     lengths = batch.completion_mask.sum(dim=1)
     return rewards + overlong_penalty(lengths, max_length=max_completion_length, buffer=buffer)
+
+
+def _unscored(signals: TurnSignals, like: Bool[Tensor, " B"]) -> Bool[Tensor, " B"]:
+    if signals.unscored is None:
+        return torch.zeros_like(like)
+    return torch.tensor([reason is not None for reason in signals.unscored], device=like.device)
 
 
 def _states(

@@ -18,13 +18,14 @@ from a2tgpo.core import turn_ids
 from a2tgpo.pipeline.batch import RolloutBatch
 from a2tgpo.pipeline.credit import BatchCredit
 from a2tgpo.pipeline.turn_loss import LossInputs
+from a2tgpo.pipeline.turn_signals import TurnSignals
 from a2tgpo.signals.answer_likelihood.trajectories import ALIGNMENT
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-Assign = Callable[["RolloutBatch", "Float[Tensor, 'b T+1']", "Float[Tensor, ' b']", "Tensor | None"], BatchCredit]
-"""From rollouts of whole groups, their likelihoods, rewards and normalised outcomes to their credit."""
+Assign = Callable[["RolloutBatch", TurnSignals, "Float[Tensor, ' b']", "Tensor | None"], BatchCredit]
+"""From rollouts of whole groups, their signals, rewards and normalised outcomes to their credit."""
 
 
 @dataclass(eq=False)
@@ -52,12 +53,12 @@ class UpdateGain:
         n_turns = torch.tensor(self.batch.boundaries.is_process.size(1))
         return LossInputs(ids, nothing, nothing + 1, n_turns, nothing.new_zeros(()))
 
-    def give(self, first: int, part: RolloutBatch, likelihood: Float[Tensor, "b T+1"]) -> LossInputs:
+    def give(self, first: int, part: RolloutBatch, signals: TurnSignals) -> LossInputs:
         """Return what the loss reads of `part`: whole groups, from rollout `first` on, behind those given before."""
         assert first == self._n_given, "forwards take a batch's rollouts in their order"
         rows = slice(first, first + len(part.tasks))
         outcome = None if self.normalized_outcome is None else self.normalized_outcome[rows]
-        credit = self.assign(part, likelihood, self.rewards[rows], outcome)
+        credit = self.assign(part, signals, self.rewards[rows], outcome)
         self.done.append(credit)
         return LossInputs.of(credit, part.model_mask)
 

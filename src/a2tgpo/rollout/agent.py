@@ -130,10 +130,14 @@ class Agent:
             shown = episodes.reset({number: rows[place] for number, place in places.items()})
             failed = {number: error for number, error in shown.items() if isinstance(error, ToolError)}
             prompt_ids: list[list[int]] = [[] for _ in prompts]
+            known: dict[str, list[int]] = {}  # the rollouts of a prompt begin alike
             for number, place in places.items():
                 observed = shown[number]
                 text = observed if isinstance(observed, str) else None
-                prompt_ids[place] = self.encode_prompt(prompts[place], text, template)
+                asked = repr((prompts[place], text))
+                if asked not in known:
+                    known[asked] = self.encode_prompt(prompts[place], text, template)
+                prompt_ids[place] = known[asked]
             groups = RolloutGroups(prompt_ids, expansion)
             for rollout in groups.rollouts:
                 rollout.opened = opens_thought(self.tokenizer, rollout.prompt_ids)

@@ -68,7 +68,8 @@ class Conversation:
     """Play one batch step by step. Row i of `rows` lives in slot i of the cache.
 
     `begin` and then `go_on` write until enough rows have finished their turn, and give these by number; `rows` is empty
-    once all have ended.
+    once all have ended. Where `forwards_per_poll` is not 0 they give nothing after as many forwards, for news of the
+    rows that wait for their tool.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Conversation:
         # Properties that walk through the modules at every call.
         self.device, self.dtype = self.model.device, self.model.dtype
         self.extra = no_router_logits(self.model)
+        self.forwards_per_poll = 0
         self.spare_tokens = spare_tokens(self.model)
         self.layers = layers_of(self.model.config)
 
@@ -102,7 +104,7 @@ class Conversation:
     def go_on(self, answers: Mapping[int, Continuation | None]) -> dict[int, Turn]:
         """Take what the environment says to the turns given so far (see `TakeTurns`), and write the next.
 
-        Returns nothing while every row that is left waits for its tool.
+        Returns nothing while every row that is left waits for its tool, and where it is time to ask for news of those.
         """
         answered = dict(answers)
         with evaluating(self.model):
@@ -124,7 +126,13 @@ class Conversation:
             self._read_unread()
             return self._next_turns()
 
+    @property
+    def writing(self) -> bool:
+        """Tell whether a row can write without news of its tool."""
+        return any(not row.asked for row in self.rows)
+
     def _next_turns(self) -> dict[int, Turn]:
+        n_forwards = 0
         while self.rows:
             waiting = [row for row in self.rows if row.waiting and not row.asked]
             n_here = sum(not row.asked for row in self.rows)
@@ -137,6 +145,9 @@ class Conversation:
             writing = [slot for slot, row in enumerate(self.rows) if not row.waiting]
             # Some of the rows alone cost a copy of their keys.
             self._write(writing if 2 * len(writing) <= len(self.rows) else range(len(self.rows)))
+            n_forwards += 1
+            if n_here < len(self.rows) and n_forwards == self.forwards_per_poll:
+                return {}
         return {}
 
     def _leave(self, slot: int) -> None:

@@ -24,11 +24,20 @@ from a2tgpo.integrations.trl.generation_batch import GenerationBatch
 from a2tgpo.integrations.trl.objective import OTHER_OBJECTIVES, normalizes_otherwise, update_loss
 from a2tgpo.integrations.trl.policy_model import reading
 from a2tgpo.integrations.trl.rollout_trainer import RolloutTrainer
-from a2tgpo.pipeline import BatchCredit, LossInputs, RolloutBatch, add_overlong_penalty, assign_credit, collect_signals
+from a2tgpo.pipeline import (
+    BatchCredit,
+    LossInputs,
+    RolloutBatch,
+    TurnSignals,
+    add_overlong_penalty,
+    assign_credit,
+    collect_signals,
+)
 from a2tgpo.pipeline.likelihood import read_update, score_policy
 from a2tgpo.pipeline.metrics import credit_metrics, rollout_metrics
 from a2tgpo.pipeline.microbatches import cheapest_order, count_tokens_by_update, in_order, trim_padding
 from a2tgpo.pipeline.rollout_log import RolloutLog
+from a2tgpo.pipeline.signal_health import in_all_processes, signal_counts
 from a2tgpo.pipeline.turn_loss import TOKENS_COLUMN, tokens_per_process
 from a2tgpo.pipeline.update_gain import UpdateGain, is_cheaper
 from a2tgpo.signals.answer_likelihood import Scores, fused_forward
@@ -129,26 +138,17 @@ class A2TGPOTrainer(RolloutTrainer):
                 output[_LOGGED_ROW] = torch.arange(len(rewards), device=batch.turn_ids.device)
                 return output | self._loss_columns(output, self._update_gain.provisional())
             generation.scores = self._score(batch) if passes or read is None else read
-        likelihood = generation.scores.likelihood if generation.scores is not None else None
-        credit = self._assign(batch, likelihood, rewards, outcome)
-        lines = self._log_credit(batch, credit)
+        signals = self._signals(batch, generation.scores.likelihood if generation.scores is not None else None)
+        credit = self._assign(batch, signals, rewards, outcome)
+        lines = self._log_credit(batch, credit, signals)
         if lines is not None:
             output[_LOGGED_ROW] = torch.tensor(lines, device=batch.turn_ids.device)
         inputs = LossInputs.of(credit.local(self.collective), batch.model_mask)
         return output | self._loss_columns(output, inputs)
 
     def _assign(
-        self, batch: RolloutBatch, likelihood: Tensor | None, rewards: Tensor, outcome: Tensor | None
+        self, batch: RolloutBatch, signals: TurnSignals, rewards: Tensor, outcome: Tensor | None
     ) -> BatchCredit:
-        signals = collect_signals(
-            batch,
-            self.method,
-            self._tokenizer,
-            likelihood=likelihood,
-            process_signal=self._scoring.process_signal,
-            turn_rewards=self._scoring.by_environment,
-            entropies=self._entropies(batch) if "entropy" in self.method.credit.reads else None,
-        )
         return assign_credit(batch, signals, rewards, self.method, self.collective, normalized_outcome=outcome)
 
     def _loss_columns(self, output: dict[str, Any], inputs: LossInputs) -> dict[str, Tensor]:
@@ -158,14 +158,43 @@ class A2TGPOTrainer(RolloutTrainer):
         output["num_items_in_batch"] = tokens * self.collective.size
         return inputs.over_tokens(tokens / windows).columns()
 
-    def _log_credit(self, batch: RolloutBatch, credit: BatchCredit) -> range | None:
+    def _log_credit(self, batch: RolloutBatch, credit: BatchCredit, signals: TurnSignals) -> range | None:
         """Log what a batch was given; return the lines of its rollouts where they are logged."""
-        for name, value in (credit_metrics(credit) | rollout_metrics(batch.records, credit, self.collective)).items():
+        logged = credit_metrics(credit) | rollout_metrics(batch.records, credit, self.collective)
+        logged |= signal_counts(self._scoring.process_signal, self.collective)
+        for name, value in logged.items():
             self._metrics[self._mode][name].append(value)
         self._log_advantages(credit)
         if self._rollout_log is None or not self.model.training:
             return None
-        return self._rollout_log.write(batch, credit, self.method, self._tokenizer, self.state.global_step)
+        step = self.state.global_step
+        return self._rollout_log.write(batch, credit, self.method, self._tokenizer, step, signals)
+
+    def _signals(self, batch: RolloutBatch, likelihood: Tensor | None) -> TurnSignals:
+        """Collect what the method reads of each turn.
+
+        Raises:
+            JudgeError: the judge refuses, or is gone.
+        """
+        entropies = self._entropies(batch) if "entropy" in self.method.credit.reads else None
+
+        def collect() -> TurnSignals:
+            return collect_signals(
+                batch,
+                self.method,
+                self._tokenizer,
+                likelihood=likelihood,
+                process_signal=self._scoring.process_signal,
+                turn_rewards=self._scoring.by_environment,
+                entropies=entropies,
+            )
+
+        if self._scoring.process_signal is None:
+            return collect()
+        with self._clock.measure(self._mode, "turn_signal"):
+            signals = in_all_processes(collect, self.collective)
+        self._signal_health.note(signals, batch, self.collective)
+        return signals
 
     def _log_advantages(self, credit: BatchCredit) -> None:
         """Show the credit that is used in TRL's table of completions, in place of the advantages that TRL computed."""
@@ -251,10 +280,10 @@ class A2TGPOTrainer(RolloutTrainer):
         start = time.perf_counter()
         rows = columns[_LOGGED_ROW]
         part = gain.batch.rows(first := int(rows[0]), first + len(rows))
-        inputs = gain.give(first, part, self._scoring.score_from(cache, part, self.model))
+        inputs = gain.give(first, part, self._signals(part, self._scoring.score_from(cache, part, self.model)))
         if (credit := gain.credit) is not None:
             self._update_gain = None
-            lines = self._log_credit(gain.batch, credit)
+            lines = self._log_credit(gain.batch, credit, TurnSignals(credit.likelihood))
             self._first_line = 0 if lines is None else lines.start
         self._clock.move(self._mode, time.perf_counter() - start, "gain")
         given = inputs.over_tokens(columns[TOKENS_COLUMN]).columns()
