@@ -11,6 +11,8 @@ accelerate or verl.
     credit            one credit for the rollouts of all processes
     turn_loss         per-token inputs that survive an engine's shuffling and sharding, and the loss
     microbatches      which rollouts share a forward
+    shared_prefix     tokens that rollouts of a forward share, computed once
+    update_gain       credit forward by forward, from gains that the update reads on its way
     dynamic_sampling  zero-variance groups replaced
     metrics, rollout_log   what is logged
     collective        what an engine has to provide

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,12 @@ class TaskRow:
     hops: int | None = None
     row: Mapping[str, Any] = field(default_factory=dict)
     environment: Any = field(default=None, repr=False)
+
+
+_OF_ROWS = (
+    *("prompt_ids", "prompt_mask", "completion_ids", "completion_mask"),
+    *("model_mask", "turn_ids", "tasks", "records", "failed"),
+)
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,11 @@ class RolloutBatch:
             records,
             either.to(written.device),
         )
+
+    def rows(self, start: int, stop: int) -> RolloutBatch:
+        """Return rollouts `start` to `stop`, exclusive, with the batch's columns."""
+        cut = {name: getattr(self, name)[start:stop] for name in _OF_ROWS}
+        return replace(self, **cut, boundaries=self.boundaries.take(range(start, stop)))
 
     @property
     def ids(self) -> Int[Tensor, "B S"]:

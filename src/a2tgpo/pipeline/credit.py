@@ -6,8 +6,9 @@ is taken; each process then keeps its own rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -64,6 +65,16 @@ class BatchCredit:
             shared = SharedCredit(*(value[start:stop] for value in shared))
         cut = {name: value[start:stop] for name, value in values.items() if value is not None}
         return replace(self, **cut, shared=shared)
+
+    @classmethod
+    def join(cls, parts: Sequence[BatchCredit]) -> BatchCredit:
+        """Join parts of a batch whose rollouts share no turns; all have the batch's T."""
+        first = parts[0]
+        values: dict[str, Any] = {
+            f.name: None if getattr(first, f.name) is None else torch.cat([getattr(part, f.name) for part in parts])
+            for f in fields(first)
+        }
+        return cls(**values)
 
     def local(self, collective: Collective) -> BatchCredit:
         """Return the rollouts of this process."""
