@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from a2tgpo.errors import RecipeError
+from a2tgpo.untrained import UNTRAINED, untrained_policy
 
 EMBEDDED = "a2tgpo:hops-tiny"
 """Name of the small pre-trained policy that ships with the package."""
@@ -19,6 +20,8 @@ EMBEDDED = "a2tgpo:hops-tiny"
 
 def resolve(name: str) -> str:
     """Return the path of the embedded policy for `EMBEDDED`; any other name (a path or a Hub id) as it is."""
+    if name == UNTRAINED:
+        return untrained_policy()
     return str(files("a2tgpo").joinpath("assets/hops-tiny")) if name == EMBEDDED else name
 
 

@@ -44,6 +44,7 @@ class EnvironmentTask(Task):
         self._opened = open_environment(
             recipe.environment, recipe.environment_arguments, recipe.tools or (), recipe.call_limits
         )
+        self.environment = self._opened.source
         try:
             self.train_rows, self.eval_questions = self._rows(recipe)
             answered = any(row["answer"] for row in self.train_rows)
@@ -63,7 +64,7 @@ class EnvironmentTask(Task):
         recipe, template = self.config.recipe, self.config.training.chat_template_kwargs
         return Agent(
             tokenizer,
-            self._opened.source,
+            self.environment,
             self.limits,
             recipe.system_prompt,
             self._protocol(tokenizer),
@@ -86,7 +87,7 @@ class EnvironmentTask(Task):
             RecipeError: the environment fails, or nobody knows the answer whose probability is to be read.
         """
         row = self.train_rows[0]
-        episodes = self._opened.source.open(branching=False)
+        episodes = self.environment.open(branching=False)
         try:
             begun = episodes.reset({0: row})[0]
         finally:
@@ -108,7 +109,7 @@ class EnvironmentTask(Task):
 
     def _protocol(self, tokenizer: PreTrainedTokenizerBase) -> TurnProtocol:
         recipe = self.config.recipe
-        tools, shown = self._opened.source.tools, recipe.observation_tokens
+        tools, shown = self.environment.tools, recipe.observation_tokens
         if recipe.protocol == "tags":
             return TagProtocol(tokenizer, tools, recipe.passage_tokens, shown)
         if not getattr(tokenizer, "response_template", None):
