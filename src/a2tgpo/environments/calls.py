@@ -46,19 +46,46 @@ class _Running:
     deadline: float
 
 
+class EventLoop:
+    """Run coroutines in one event loop, of a thread that starts with the first of them.
+
+    Environments that are coroutines keep connections, which belong to the loop that opened them: all batches of a pool
+    share one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def submit(self, value: Awaitable[Any]) -> Future[Any]:
+        """Begin to await `value`."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="a2tgpo-event-loop", daemon=True).start()
+            return asyncio.run_coroutine_threadsafe(_awaited(value), self._loop)
+
+    def close(self) -> None:
+        """Stop the loop; what it still awaits is given up."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.call_soon_threadsafe(loop.stop)
+
+
 class Calls:
-    """Run calls by key, each in a daemon thread of its own; coroutines in one event loop.
+    """Run calls by key, each in a daemon thread of its own; coroutines in an event loop, one of its own unless given.
 
     Python cannot stop a thread: a call that hangs is given up, keeps what it holds until it returns by itself, and no
     longer counts as running.
     """
 
-    def __init__(self, limits: CallLimits) -> None:
+    def __init__(self, limits: CallLimits, loop: EventLoop | None = None) -> None:
         self.limits = limits
+        self._loop = loop or EventLoop()
         self._lock = threading.Lock()
         self._queue: deque[tuple[int, Callable[[], Any]]] = deque()
         self._running: dict[int, _Running] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def submit(self, key: int, call: Callable[[], Any]) -> None:
         """Start `call` as soon as there is room; one call a key at a time."""
@@ -87,17 +114,34 @@ class Calls:
             pause = pause if block else min(pause, until - now)
             wait([call.future for call in running], timeout=max(pause, 0), return_when=FIRST_COMPLETED)
 
+    def run(self, call: Callable[[], Any]) -> Any:
+        """Return what one call comes to, within its time, while others go on.
+
+        Raises:
+            ToolError: it failed, or took too long.
+        """
+        future: Future[Any] = Future()
+        threading.Thread(target=self._run, args=(call, future), name="a2tgpo-environment", daemon=True).start()
+        wait([future], timeout=self.limits.timeout_s)
+        found = _outcome(future) if future.done() else self._too_slow()
+        if isinstance(found, ToolError):
+            raise found
+        return found
+
     def resolve(self, value: Any) -> Any:
         """Return `value`, or what it comes to where it has to be awaited; called in a call's own thread."""
         if not inspect.isawaitable(value):
             return value
-        future = asyncio.run_coroutine_threadsafe(_awaited(value), self._event_loop())
+        future = self._loop.submit(value)
         try:
             return future.result(self.limits.timeout_s)
         except FutureTimeout as error:
-            raise ToolError(f"took longer than timeout_s={self.limits.timeout_s:g} seconds") from error
+            raise self._too_slow() from error
         finally:
             future.cancel()
+
+    def _too_slow(self) -> ToolError:
+        return ToolError(f"took longer than timeout_s={self.limits.timeout_s:g} seconds")
 
     def _finished(self) -> dict[int, Any]:
         now = time.monotonic()
@@ -107,7 +151,7 @@ class Calls:
                 if call.future.done():
                     found[key] = _outcome(call.future)
                 elif now >= call.deadline:
-                    found[key] = ToolError(f"took longer than timeout_s={self.limits.timeout_s:g} seconds")
+                    found[key] = self._too_slow()
                 if key in found:
                     del self._running[key]
         if found:
@@ -130,13 +174,6 @@ class Calls:
         except BaseException as failure:  # noqa: BLE001: given to the thread that collects, whatever it is
             future.set_exception(failure)
         self._start()
-
-    def _event_loop(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="a2tgpo-event-loop", daemon=True).start()
-            return self._loop
 
 
 async def _awaited(value: Awaitable[Any]) -> Any:

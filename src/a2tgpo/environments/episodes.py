@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from a2tgpo.environments.calls import CallLimits, Calls
+from a2tgpo.environments.calls import CallLimits, Calls, EventLoop
 from a2tgpo.environments.environment import (
     Action,
     Environment,
@@ -18,7 +21,10 @@ from a2tgpo.environments.environment import (
     checked_step,
     tools_of,
 )
-from a2tgpo.errors import ToolError
+from a2tgpo.errors import DataError, ToolError
+from a2tgpo.gold import read_aliases
+
+logger = logging.getLogger(__name__)
 
 
 class EpisodeOutcome(NamedTuple):
@@ -27,6 +33,26 @@ class EpisodeOutcome(NamedTuple):
     reward: float | None = None
     answer: Any = None
     success: bool | None = None
+
+
+def checked_outcome(ended: EpisodeOutcome, environment: object) -> EpisodeOutcome:
+    """Return `ended` if its reward is a finite number or None, and its answer one that can be read.
+
+    Raises:
+        ToolError: it is not.
+    """
+    name = type(environment).__name__
+    try:
+        finite = ended.reward is None or math.isfinite(ended.reward)
+    except TypeError:
+        finite = False
+    if not finite:
+        raise ToolError(f"{name}.get_reward returned {ended.reward!r:.80}; return a finite number or None")
+    try:
+        read_aliases(ended.answer, f"{name}.answer")
+    except DataError as error:
+        raise ToolError(str(error)) from error
+    return ended
 
 
 class Episodes(Protocol):
@@ -87,6 +113,7 @@ class EnvironmentPool:
         self._name = type(first).__name__
         self._can_fork = callable(getattr(first, "fork", None))
         self._free = [first]
+        self._loop = EventLoop()
 
     def open(self, *, branching: bool) -> Episodes:
         """Begin a batch."""
@@ -95,7 +122,7 @@ class EnvironmentPool:
                 f"{self._name} has no fork(): rollouts that branch (Tree, EntropyBranch) go on from a copy of the "
                 "environment; give it a fork() that returns one, or sample independently"
             )
-        return PooledEpisodes(self, Calls(self.limits), branching)
+        return PooledEpisodes(self, Calls(self.limits, self._loop), branching)
 
     def take(self) -> Environment:
         """Return a free environment, or a new one."""
@@ -113,8 +140,12 @@ class EnvironmentPool:
         for environment in self._free:
             close = getattr(environment, "close", None)
             if callable(close):
-                close()
+                try:
+                    Calls(self.limits, self._loop).run(partial(_closed, close, self._loop, self.limits.timeout_s))
+                except ToolError as error:
+                    logger.warning("an environment %s could not be closed: %s", self._name, error)
         self._free.clear()
+        self._loop.close()
 
 
 class PooledEpisodes:
@@ -150,7 +181,7 @@ class PooledEpisodes:
             return
         self._states[row] = states[: turn + 1]
         try:
-            self._environments[row] = self._calls.resolve(states[turn].fork())
+            self._environments[row] = self._calls.run(lambda: self._calls.resolve(states[turn].fork()))
         except Exception as failure:
             self._broken[row] = ToolError(f"fork: {type(failure).__name__}: {failure}")
 
@@ -159,9 +190,9 @@ class PooledEpisodes:
         if environment is None or row in self._broken:
             return EpisodeOutcome()
         get_reward = getattr(environment, "get_reward", None)
-        reward = self._calls.resolve(get_reward()) if callable(get_reward) else None
-        success = getattr(environment, "success", None)
-        return EpisodeOutcome(reward, getattr(environment, "answer", None), None if success is None else bool(success))
+        reward = self._calls.run(lambda: self._calls.resolve(get_reward())) if callable(get_reward) else None
+        answer, success = getattr(environment, "answer", None), getattr(environment, "success", None)
+        return checked_outcome(EpisodeOutcome(reward, answer, None if success is None else bool(success)), environment)
 
     def close(self) -> None:
         for row, environment in self._environments.items():
@@ -197,6 +228,11 @@ class PooledEpisodes:
 
     def _note(self, found: Mapping[int, Any]) -> None:
         self._broken |= {row: result for row, result in found.items() if isinstance(result, ToolError)}
+
+
+def _closed(close: Callable[[], Any], loop: EventLoop, timeout_s: float) -> None:
+    if inspect.isawaitable(value := close()):
+        loop.submit(value).result(timeout_s)
 
 
 class BatchedEnvironment(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,8 @@ from a2tgpo.environments.loading import load_object
 from a2tgpo.environments.mcp_tools import MCPConnection, MCPEnvironment
 from a2tgpo.environments.tool_environment import ToolEnvironment
 from a2tgpo.errors import A2TGPOError, RecipeError
+
+logger = logging.getLogger(__name__)
 
 MakeRows = Callable[[int, int], Iterable[Mapping[str, Any]]]
 """Make so many rows, all different, by a seed."""
@@ -42,11 +45,11 @@ class OpenEnvironment:
 
     def close(self) -> None:
         """Close the environments and the connections; the run is over."""
-        close = getattr(self.source, "close", None)
-        if callable(close):
-            close()
-        for connection in self.connections:
-            connection.close()
+        for closing in (self.source, *self.connections):
+            try:
+                getattr(closing, "close", lambda: None)()
+            except Exception as error:  # the run is done, and keeps what it has
+                logger.warning("%s could not be closed: %s", type(closing).__name__, error)
 
 
 class Toolbox:

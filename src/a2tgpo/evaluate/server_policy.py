@@ -187,7 +187,7 @@ class ServerPolicy:
             try:
                 talk.ended = await asyncio.to_thread(episodes.outcome, 0)
             except Exception as failure:
-                reason = f"get_reward: {type(failure).__name__}: {failure}"
+                reason = f"after the episode: {type(failure).__name__}: {failure}"
                 talk.ending = Ending(Termination.TOOL_FAILED, redact(reason))
         return talk
 

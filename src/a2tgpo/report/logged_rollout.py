@@ -46,6 +46,7 @@ class Rollout:
     clip_low: list[float]
     clip_high: list[float]
     hops: int | None = None
+    success: bool | None = None
     file: str = field(default="", compare=False)
     line: int = field(default=0, compare=False)
     terms: Terms | None = field(default=None, compare=False)
@@ -77,6 +78,7 @@ class Rollout:
             clip_low=record.clip_low,
             clip_high=record.clip_high,
             hops=None if record.hops is None else int(record.hops),
+            success=None if record.success is None else bool(record.success),
             file=file,
             line=line,
         )
@@ -87,7 +89,10 @@ class Rollout:
 
     @property
     def correct(self) -> bool:
-        """Return exact match where there is a gold answer and our loop read the rollout's, else a reward above 0."""
+        """Return the environment's word where it has one; else exact match where there is a gold answer and our loop read
+        the rollout's; else a reward above 0."""
+        if self.success is not None:
+            return self.success
         if self.termination is None or not self.answer:
             return self.reward is not None and self.reward > 0
         return exact_match(self.prediction, self.answer)

@@ -17,6 +17,7 @@ from a2tgpo.messages import warn_once
 from a2tgpo.pretrained import encode_chat
 from a2tgpo.rollout.engine import GenerationEngine
 from a2tgpo.rollout.expansion import Chains, Expansion, RolloutGroups, check_groups, initial_places
+from a2tgpo.rollout.observation import without_special_tokens
 from a2tgpo.rollout.play import Play, RolloutLimits
 from a2tgpo.rollout.protocol import RESULT_FORMAT, check_wording
 from a2tgpo.rollout.turn_protocol import TagProtocol, TurnProtocol
@@ -133,7 +134,14 @@ class Agent:
             for number, place in places.items():
                 observed = shown[number]
                 text = observed if isinstance(observed, str) else None
-                prompt_ids[place] = self.encode_prompt(prompts[place], text, template)
+                try:
+                    prompt_ids[place] = self.encode_prompt(prompts[place], text, template)
+                except DataError as error:
+                    if not text:
+                        raise
+                    # Of what the environment said: the prompt alone fits, or this raises.
+                    prompt_ids[place] = self.encode_prompt(prompts[place], None, template)
+                    failed[number] = ToolError(str(error))
             groups = RolloutGroups(prompt_ids, expansion)
             for rollout in groups.rollouts:
                 rollout.opened = opens_thought(self.tokenizer, rollout.prompt_ids)
@@ -165,7 +173,8 @@ class Agent:
         if self.system_prompt and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self.system_prompt}, *messages]
         if observed:
-            messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}{observed}"}
+            said = without_special_tokens(observed, self.tokenizer, self.limits.max_prompt_tokens)
+            messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}{said}"}
         tools = {"tools": self.protocol.tool_schemas} if self.protocol.tool_schemas else {}
         ids = encode_chat(self.tokenizer, messages, self.chat_template_kwargs | dict(template or {}) | tools)
         if len(ids) > self.limits.max_prompt_tokens:

@@ -59,7 +59,7 @@ class Task(ABC):
             DataError: there is nothing to demonstrate, or nothing that keeps to the budgets of a rollout.
         """
 
-    def check(self) -> None:  # noqa: B027
+    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:  # noqa: B027
         """Refuse what would end a run in its first batch."""
 
     def close(self) -> None:  # noqa: B027
