@@ -4,9 +4,7 @@ FROM python:3.11-slim
 WORKDIR /app
 COPY constraints constraints
 RUN pip install --no-cache-dir --constraint constraints/cpu.txt torch
-COPY pyproject.toml README.md LICENSE ./
-COPY recipes recipes
-COPY src src
+COPY . .
 RUN pip install --no-cache-dir --constraint constraints/cpu.txt '.[trl,peft,dense,server,eval,report]'
 WORKDIR /data
 ENTRYPOINT ["a2tgpo"]

@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/hops_cpu
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs docs-serve clean
 
 demo: $(VENV)/installed
 	$(BIN)/a2tgpo train recipes/hops_cpu.yaml --output_dir $(RUN)
@@ -21,6 +21,12 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+docs: $(VENV)/installed
+	$(BIN)/mkdocs build --strict --quiet
+
+docs-serve: $(VENV)/installed
+	$(BIN)/mkdocs serve
+
 # torch comes first and pinned, so that no other package chooses its build. Where pip finds no CPU build of that version it
 # takes the one with CUDA libraries, which is larger and runs on the CPU as well.
 $(VENV)/installed: pyproject.toml constraints/cpu.txt
@@ -31,7 +37,7 @@ $(VENV)/installed: pyproject.toml constraints/cpu.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) site
 
 # verl wants older transformers than TRL does, and so an environment of its own.
 VENV_VERL ?= .venv-verl

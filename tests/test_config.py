@@ -45,7 +45,7 @@ def test_every_recipe_of_the_project_loads(name: str) -> None:
     path = RECIPES[name]
     parts = (config.recipe, config.training, config.model)
     for key, value in yaml.safe_load(path.read_text(encoding="utf-8")).items():
-        (part,) = [part for part in parts if hasattr(part, key)]
+        (part,) = [part for part in parts if key in {field.name for field in fields(part)}]
         if key not in ("use_cpu", "bf16") and isinstance(value, int | list):
             assert getattr(part, key) == value, key
 

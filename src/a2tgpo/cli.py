@@ -1,4 +1,4 @@
-"""Run `a2tgpo COMMAND`: train, verl, eval, compare, report, index, serve, recipes, keys.
+"""Run `a2tgpo COMMAND`: train, verl, eval, compare, report, index, serve, recipes, launcher, keys.
 
 Nothing heavy is imported before a command runs, so that `--help` answers at once.
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import a2tgpo
 from a2tgpo.compare.compare_command import add_compare_command
 from a2tgpo.errors import KEPT, A2TGPOError, RecipeError, disk_failure
 from a2tgpo.messages import quieten, silence_imports
@@ -22,6 +23,7 @@ from a2tgpo.redact import redact
 from a2tgpo.report.report_command import add_report_command
 from a2tgpo.retrieval.index_command import add_index_command
 from a2tgpo.retrieval.server.serve_command import add_serve_command
+from a2tgpo.run import processes
 from a2tgpo.run.eval_command import add_eval_command
 from a2tgpo.run.verl_command import add_verl_command
 
@@ -41,12 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     try:
-        if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
-            raise RecipeError(
-                f"WORLD_SIZE={processes}: a recipe runs in one process; for several, launch a script of your own that "
-                "makes an A2TGPOTrainer"
-            )
-        return int(arguments.run(arguments, [*overrides, *_plugins(imports, rest[0])], Console()))
+        processes.check_launcher()
+        if (several := processes.launched()) > 1 and rest[0] != "train":
+            raise RecipeError(f"`a2tgpo {rest[0]}` runs in one process, and a launcher started {several}; train can")
+        if not processes.is_main():
+            os.environ |= {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+        console = Console(quiet=not processes.is_main())
+        return int(arguments.run(arguments, [*overrides, *_plugins(imports, rest[0])], console))
     except KeyboardInterrupt as interrupt:
         status = 128 + getattr(interrupt, "signum", signal.SIGINT)
         _say(f"\ninterrupted: {interrupt or 'nothing more was saved'}")
@@ -55,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _explain(error)
         ending = error
     if KEPT in getattr(ending, "__notes__", ()):
-        _say(f"continue with: {shlex.join(['a2tgpo', *_without_resume(given), '--resume_from_checkpoint', 'true'])}")
+        program = "LAUNCHER -m a2tgpo" if processes.launched() > 1 else "a2tgpo"
+        again = shlex.join([*_without_resume(given), "--resume_from_checkpoint", "true"])
+        _say(f"continue with: {program} {again}")
     return status
 
 
@@ -64,6 +69,8 @@ def _explain(error: Exception) -> int:
     if isinstance(error, A2TGPOError) or (isinstance(error, ValueError) and _raised_here(error)):
         _say(f"error: {error}")
         return _EXIT_USAGE
+    if processes.SAID_ELSEWHERE in getattr(error, "__notes__", ()):
+        return _EXIT_FAILURE
     if (failure := disk_failure(error)) is not None:
         _say(f"error: {failure}; nothing that was written before is damaged")
         return _EXIT_USAGE
@@ -78,7 +85,8 @@ def _raised_here(error: Exception) -> bool:
 
 
 def _say(text: str) -> None:
-    print(redact(text), file=sys.stderr)
+    if processes.says(text):
+        print(redact(text), file=sys.stderr)
 
 
 def _without_resume(arguments: list[str]) -> list[str]:
@@ -122,6 +130,7 @@ def _plugins(modules: list[str], command: str) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="a2tgpo", description="Train search agents with per-turn credit.")
+    parser.add_argument("--version", action="version", version=f"a2tgpo {a2tgpo.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = _command(commands, "train", "run a recipe from warm start to final table", _train)
     train.usage = "a2tgpo train RECIPE [--key value ...]"
@@ -137,6 +146,8 @@ def _parser() -> argparse.ArgumentParser:
     add_index_command(commands)
     add_serve_command(commands)
     _command(commands, "recipes", "list the recipes of the package", _recipes)
+    launcher = _command(commands, "launcher", "print the path of a configuration for `accelerate launch`", _launcher)
+    launcher.add_argument("name", metavar="NAME", nargs="?", help="none: list them")
     _command(commands, "keys", "list every recipe key with its default", _keys)
     return parser
 
@@ -169,6 +180,14 @@ def _recipes(arguments: argparse.Namespace, overrides: list[str], console: Conso
 
     _take_nothing("recipes", overrides)
     print(*describe_recipes(), sep="\n")
+    return 0
+
+
+def _launcher(arguments: argparse.Namespace, overrides: list[str], console: Console) -> int:
+    from a2tgpo.run.recipe_file import describe_launchers, find_launcher
+
+    _take_nothing("launcher", overrides)
+    print(*([find_launcher(arguments.name)] if arguments.name else describe_launchers()), sep="\n")
     return 0
 
 

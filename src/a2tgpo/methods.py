@@ -270,7 +270,10 @@ def resolve_method(name: str, **changes: Any) -> Method:
         ValueError: no such row, a parameter that neither the row nor its credit rule has, or one out of its range.
     """
     if name not in _TABLE:
-        raise ValueError(f"method={name!r}: choose one of {', '.join(map(repr, _TABLE))}, or register(...) your own")
+        raise ValueError(
+            f"method={name!r}: choose one of {', '.join(map(repr, _TABLE))}, or register(...) your own, in a module "
+            "that is imported first (a recipe's plugins, --import MODULE)"
+        )
     row = _TABLE[name]
     of_credit = [f.name for f in fields(row.credit)]  # type: ignore[arg-type]  # every rule is a dataclass
     of_row = [f.name for f in fields(row) if f.name not in ("name", "credit", "source")]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sys
 from dataclasses import fields, replace
 from datetime import timedelta
@@ -17,14 +18,19 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from a2tgpo import A2TGPOTrainer
 from a2tgpo.core import turn_credit, turn_ids
+from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.integrations.trl.accelerate_collective import AccelerateCollective
+from a2tgpo.integrations.trl.rollout_func import TagRollout
 from a2tgpo.methods import METHODS
 from a2tgpo.pipeline import BatchCredit, RolloutBatch, SingleProcess, TaskRow, TurnSignals, assign_credit
+from a2tgpo.rewards import exact_match_reward
+from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from a2tgpo.signals.answer_likelihood import Boundaries
 from tests.integrations import test_tool_turns
-from tests.integrations.parts import questions, record_credit, scripted_trainer
+from tests.integrations.parts import ScriptedRollout, config, questions, record_credit, scripted_trainer, tiny_llama
 from tests.integrations.test_kept_answers import expected_of
 from tests.integrations.test_tool_turns import GREEDY
 
@@ -88,6 +94,14 @@ def turns(process: int, width: int) -> tuple[RolloutBatch, TurnSignals]:
     return batch, TurnSignals(likelihood=drawn.masked_fill(~exists, 0.0))
 
 
+def observed(process: int) -> list[list[str]]:
+    """What each rollout of a process saw before each of its turns: one of two texts."""
+    batch, _ = turns(process, DEPTH[process])
+    draw = random.Random(process)
+    n_turns = batch.boundaries.n_turns.tolist()
+    return [["", *(draw.choice(["Kelo", "Mitu"]) for _ in range(n - 1))] for n in n_turns]
+
+
 def outcome() -> torch.Tensor:
     """Rewards of the global batch; one rollout has none."""
     rewards = torch.rand(PROCESSES * ROWS, generator=torch.Generator().manual_seed(9))
@@ -131,6 +145,63 @@ def tool_loops(folder: Path, process: int) -> dict[str, Any]:
     return {"passes": passes, "found": found, "expected": expected, "weights": weights}
 
 
+class UnluckyFirst(ScriptedRollout):
+    """Answers wrong throughout in the first batch of the first process, right and wrong by turns ever after."""
+
+    def __init__(self, tokenizer: Any, process: int) -> None:
+        super().__init__(tokenizer, [[answer_turn("bora")], [answer_turn("kelo")]])
+        self.unlucky, self.calls = process == 0, 0
+
+    def __call__(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        self.calls += 1
+        scripts, self.scripts = self.scripts, [[answer_turn("kelo")]] if self.unlucky else self.scripts
+        try:
+            return super().__call__(prompts, trainer)
+        finally:
+            self.scripts, self.unlucky = scripts, False
+
+
+def dynamic_sampling(folder: Path, process: int) -> dict[str, Any]:
+    """A step of DAPO whose first batch teaches nothing in one process."""
+    tokenizer = build_tokenizer()
+    plays = UnluckyFirst(tokenizer, process)
+    settings = dict(method="dapo", per_device_train_batch_size=4, rollouts_dir="")
+    made = A2TGPOTrainer(
+        tiny_llama(tokenizer),
+        exact_match_reward,
+        config(folder, **settings),
+        train_dataset=questions(6),
+        processing_class=tokenizer,
+        rollout_func=plays,
+    )
+    made.train()
+    return {"calls": plays.calls, "weights": {name: w.detach() for name, w in made.model.named_parameters()}}
+
+
+def trees(folder: Path) -> dict[str, Any]:
+    """A step of Tree-GRPO with rollouts that the policy itself writes; longer ones earn more."""
+    tokenizer = build_tokenizer()
+    limits = RolloutLimits(max_completion_tokens=60, max_turn_tokens=12)
+    sampling = METHODS["tree-grpo"].sampling
+    agent = SearchAgent(tokenizer, lambda queries: [[] for _ in queries], limits)
+
+    def earns(completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [float(len(set(ids))) for ids in completion_ids]
+
+    settings = dict(method="tree-grpo", num_generations=sampling.n_rollouts, rollouts_dir="", max_completion_length=60)
+    made = A2TGPOTrainer(
+        tiny_llama(tokenizer),
+        earns,
+        config(folder, per_device_train_batch_size=sampling.n_rollouts, **settings),
+        train_dataset=questions(4),
+        processing_class=tokenizer,
+        rollout_func=TagRollout(agent, sampling=sampling),
+    )
+    before = {name: weight.detach().clone() for name, weight in made.model.named_parameters()}
+    made.train()
+    return {"before": before, "weights": {name: w.detach() for name, w in made.model.named_parameters()}}
+
+
 def one_of_two(process: int, folder: str) -> None:
     """What each of the two processes does."""
     os.environ |= {
@@ -151,6 +222,9 @@ def one_of_two(process: int, folder: str) -> None:
     collective = AccelerateCollective(Accelerator(cpu=True))
     mine = outcome()[process * ROWS : (process + 1) * ROWS]
     credit = assign_credit(*turns(process, DEPTH[process]), mine, METHODS["a2tgpo"], collective)
+    batch, _ = turns(process, DEPTH[process])
+    states = TurnSignals(observations=observed(process))
+    gigpo = assign_credit(batch, states, mine, METHODS["gigpo"], collective).local(collective)
     trainer = train(Path(folder), SCRIPTS[process])
     found = {
         "credit": vars(credit.local(collective)),
@@ -158,6 +232,9 @@ def one_of_two(process: int, folder: str) -> None:
         "logs": trainer.state.log_history,
         "trl_processes": trainer.accelerator.num_processes,
         "tools": tool_loops(Path(folder), process),
+        "gigpo": gigpo.advantage,
+        "dynamic": dynamic_sampling(Path(folder), process),
+        "trees": trees(Path(folder)),
     }
     torch.save(found, Path(folder) / f"{process}.pt")
     torch.distributed.destroy_process_group()
@@ -177,8 +254,8 @@ def results(folder: Path) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{process}.pt", weights_only=False) for process in range(PROCESSES)]
 
 
-def joined_credit() -> BatchCredit:
-    """Credit of both processes' rollouts, computed in this one."""
+def joined_turns() -> tuple[RolloutBatch, torch.Tensor]:
+    """The rollouts of both processes as one batch, and their likelihoods."""
     batches, signals = zip(*(turns(process, max(DEPTH)) for process in range(PROCESSES)), strict=True)
     bounds = [batch.boundaries for batch in batches]
     columns = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "model_mask", "turn_ids", "failed")
@@ -189,7 +266,12 @@ def joined_credit() -> BatchCredit:
         tasks=batches[0].tasks * 2,
         records=batches[0].records * 2,
     )
-    likelihood = torch.cat([one.likelihood for one in signals])
+    return whole, torch.cat([one.likelihood for one in signals])
+
+
+def joined_credit() -> BatchCredit:
+    """Credit of both processes' rollouts, computed in this one."""
+    whole, likelihood = joined_turns()
     return assign_credit(whole, TurnSignals(likelihood), outcome(), METHODS["a2tgpo"], SingleProcess())
 
 
@@ -236,7 +318,7 @@ def test_metrics_are_of_both_processes(tmp_path: Path, results: list[dict[str, A
     """What the main process logs of credit, rollouts, reward and loss is what one process logs of all rollouts."""
     logs = results[0]["logs"][0]
     expected = train(tmp_path, [*SCRIPTS[0], *SCRIPTS[1]]).state.log_history[0]
-    families = ("gain", "advantage", "clip_scale", "likelihood", "rollout", "reward", "loss")
+    families = ("gain", "advantage", "clip_scale", "likelihood", "rollout", "reward", "loss", "entropy")
     compared = [name for name in expected if name.startswith(families)]
     assert {"gain/turn_3", "rollout/searches", "rollout/malformed", "clip_scale/std", "reward"} <= set(compared)
     for name in compared:
@@ -251,3 +333,30 @@ def test_trls_tool_loop_in_both(results: list[dict[str, Any]]) -> None:
         assert found["passes"] == 1
         torch.testing.assert_close(found["found"], found["expected"], atol=1e-4, rtol=0)
     assert all(weight.equal(tools[1]["weights"][name]) for name, weight in tools[0]["weights"].items())
+
+
+def test_dynamic_sampling_goes_on_in_both(results: list[dict[str, Any]]) -> None:
+    """While one process has a prompt to replace both sample another batch, and then learn the same."""
+    first, second = (found["dynamic"] for found in results)
+    assert (first["calls"], second["calls"]) == (2, 2)
+    assert all(weight.equal(second["weights"][name]) for name, weight in first["weights"].items())
+
+
+def test_trees_grow_in_both(results: list[dict[str, Any]]) -> None:
+    """Each process grows the trees of its prompts, of different depths; the step is one of both."""
+    first, second = (found["trees"] for found in results)
+    assert all(weight.equal(second["weights"][name]) for name, weight in first["weights"].items())
+    assert any(not weight.equal(first["before"][name]) for name, weight in first["weights"].items())
+
+
+def test_anchor_states_are_those_of_all_processes(results: list[dict[str, Any]]) -> None:
+    """GiGPO compares turns that began from the same observation also where the rollouts of their prompt lie on two
+    processes: each gets the rows that one process computes for the joined batch."""
+    observations = [texts for process in range(PROCESSES) for texts in observed(process)]
+    batch, _ = joined_turns()
+    whole = assign_credit(batch, TurnSignals(observations=observations), outcome(), METHODS["gigpo"], SingleProcess())
+    for process, result in enumerate(results):
+        rows = whole.advantage[process * ROWS : (process + 1) * ROWS]
+        width = min(rows.size(1), result["gigpo"].size(1))
+        torch.testing.assert_close(result["gigpo"][:, :width], rows[:, :width])
+    assert whole.advantage[6:8].unique().numel() > 2

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,12 @@ def save_policy(folder: Path) -> Path:
     return folder
 
 
-def write_recipe(path: Path, policy: Path, **changes: Any) -> Path:
+def distinct_tokens(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """A reward that differs between the rollouts of the poorest policy."""
+    return [float(len(set(ids))) for ids in completion_ids]
+
+
+def write_recipe(path: Path, policy: Path | str, **changes: Any) -> Path:
     """A recipe of 2 warm-start steps and 2 updates on the generated world, with `changes`."""
     recipe: dict[str, Any] = dict(
         model_name_or_path=str(policy),
@@ -67,12 +72,14 @@ class Command:
     folder: Path
 
     @classmethod
-    def start(cls, folder: Path, *arguments: str | Path) -> Command:
-        """`a2tgpo ARGUMENTS`, without a network, its output in `folder`."""
+    def start(
+        cls, folder: Path, *arguments: str | Path, program: Sequence[str | Path] = (sys.executable, "-m", "a2tgpo.cli")
+    ) -> Command:
+        """`a2tgpo ARGUMENTS`, or another `program` before them, without a network, its output in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         with (folder / "out").open("wb") as output, (folder / "err").open("wb") as errors:
-            command = [sys.executable, "-m", "a2tgpo.cli", *map(str, arguments)]
+            command = [*map(str, program), *map(str, arguments)]
             return cls(subprocess.Popen(command, stdout=output, stderr=errors, env=environment), folder)
 
     @property
@@ -87,12 +94,12 @@ class Command:
         """Exit status, once it has one."""
         return self.process.wait(timeout=300)
 
-    def interrupt_when(self, condition: Callable[[], bool]) -> int:
-        """Send Ctrl-C as soon as `condition` holds; the exit status."""
+    def interrupt_when(self, condition: Callable[[], bool], signum: int = signal.SIGINT) -> int:
+        """Send Ctrl-C, or another signal, as soon as `condition` holds; the exit status."""
         deadline = time.monotonic() + 300
         while not condition():
             assert self.process.poll() is None, self.errors
             assert time.monotonic() < deadline, self.errors
             time.sleep(0.01)
-        self.process.send_signal(signal.SIGINT)
+        self.process.send_signal(signum)
         return self.wait()

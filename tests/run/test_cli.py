@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate.commands.config import load_config_from_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from a2tgpo.cli import main
@@ -253,11 +254,28 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Under a launcher of several processes a recipe says that it runs in one, and what to do."""
+def test_only_training_runs_in_several_processes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another command under a launcher of several processes would do its work twice over: it says so, once."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["train", "recipe.yaml"]) == 2
-    assert "WORLD_SIZE=2: a recipe runs in one process" in capsys.readouterr().err
+    assert main(["eval", "recipe.yaml"]) == 2
+    assert "`a2tgpo eval` runs in one process, and a launcher started 2" in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main(["eval", "recipe.yaml"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_launch_configurations_are_listed_and_found(capsys: pytest.CaptureFixture[str]) -> None:
+    """`a2tgpo launcher` lists what `a2tgpo launcher NAME` prints the path of; another name is refused with the list."""
+    assert main(["launcher"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert {"ddp", "fsdp2", "fsdp2_two_nodes", "zero2"} <= set(names)
+    for name in names:
+        assert main(["launcher", name]) == 0
+        load_config_from_file(capsys.readouterr().out.strip())  # accelerate's own reader
+    assert main(["launcher", "fsdp"]) == 2
+    assert "launcher 'fsdp': there is none of this name, but ddp, " in capsys.readouterr().err
 
 
 def test_a_misspelt_key_is_refused_before_trl_is_imported() -> None:

@@ -84,7 +84,14 @@ class Sampler:
     def _draw(self, scores: Float[Tensor, "R V"]) -> list[int]:
         if not self.config.do_sample:
             return scores.argmax(-1).tolist()
-        return torch.multinomial(scores.softmax(-1), num_samples=1).squeeze(1).tolist()
+        probabilities = scores.softmax(-1)
+        if scores.device.type != "cpu":
+            return torch.multinomial(probabilities, num_samples=1).squeeze(1).tolist()
+        # One random number for each row and not for each token. It lies in (0, 1], so that no token of probability 0
+        # is drawn.
+        cumulative = probabilities.cumsum(-1)
+        height = (1 - torch.rand(len(scores), 1)) * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, height).squeeze(1).tolist()
 
     def _entropies(self, scores: Float[Tensor, "R V"]) -> list[float]:
         if not self.config.do_sample:

@@ -82,6 +82,7 @@ class HFGenerateEngine:
             attention_mask=batch["attention_mask"],
             generation_config=config,
             tokenizer=self.tokenizer,
+            synced_gpus=False,  # every process has all parameters, and ends when its own rows do
         )
         return [self._trim(ids) for ids in output[:, batch["input_ids"].size(1) :].tolist()]
 

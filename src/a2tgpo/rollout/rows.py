@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from a2tgpo.rollout.engine import Continuation
+from a2tgpo.rollout.prompt_lookup import PromptLookup
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Row:
     asked: bool = False
     ended: bool = False
     entropies: list[float] = field(default_factory=list)
+    lookup: PromptLookup = field(default_factory=PromptLookup)
 
     @property
     def turn(self) -> list[int]:
@@ -38,6 +40,10 @@ class Row:
     def unread(self) -> list[int]:
         """Return the tokens that have no keys yet."""
         return self.context[self.n_stored :]
+
+    def guess(self, n_most: int) -> list[int]:
+        """Guess at most `n_most` of the tokens behind the next one's predecessor that the budget leaves room for."""
+        return [] if self.waiting else self.lookup.guess(self.context, min(n_most, self.budget - len(self.turn) - 1))
 
     def n_shared_with(self, context: list[int]) -> int:
         """Count the tokens of `context`, all but its last at most, that have their keys here."""

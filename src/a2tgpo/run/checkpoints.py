@@ -11,12 +11,13 @@ from typing import Any
 from transformers import TrainerCallback
 
 from a2tgpo.files import UNFINISHED
+from a2tgpo.run import processes
 
 _STATE = "trainer_state.json"
 """The file of a checkpoint that the Trainer writes last."""
 
-_TRAINING_STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
-"""Files of a checkpoint beside weights: all of them or (save_only_model) none."""
+_OPTIMIZERS = ("optimizer.pt", "optimizer.bin")
+"""Files that hold the optimizer; FSDP writes the second."""
 
 
 def step_of(checkpoint: Path) -> int:
@@ -62,10 +63,18 @@ def fault_of(checkpoint: Path) -> str | None:
             return f"{path.name} ends early"
         if path.suffix in (".pt", ".pth") and not _is_zip(path):
             return f"{path.name} ends early"
-    there = [name for name in _TRAINING_STATE if (checkpoint / name).exists()]
-    if there and len(there) < len(_TRAINING_STATE) and not sharded:
-        return f"{', '.join(sorted(set(_TRAINING_STATE) - set(there)))} is missing"
-    return None
+    return _missing_state(checkpoint, sharded)
+
+
+def _missing_state(checkpoint: Path, sharded: bool) -> str | None:
+    """Name what is missing of the state beside the weights: there is all of it or (save_only_model) none."""
+    optimizer = next((name for name in _OPTIMIZERS if (checkpoint / name).exists()), _OPTIMIZERS[0])
+    # Each process keeps the state of its own random numbers.
+    ranks = range(processes.size())
+    random = [f"rng_state_{rank}.pth" for rank in ranks] if len(ranks) > 1 else ["rng_state.pth"]
+    wanted = random if sharded else [optimizer, "scheduler.pt", *random]
+    missing = [name for name in wanted if not (checkpoint / name).exists()]
+    return None if len(missing) in (0, len(wanted)) else f"{', '.join(sorted(missing))} is missing"
 
 
 def _is_whole_safetensors(path: Path) -> bool:
@@ -109,6 +118,7 @@ class Rotation(TrainerCallback):
         self.folder, self.limit = folder, limit
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        processes.wait()  # every process writes a part
         if self.limit is None or self.limit < 1 or not state.is_world_process_zero:
             return
         for checkpoint in checkpoints_in(self.folder)[: -self.limit]:

@@ -16,6 +16,7 @@ from a2tgpo.evaluate.questions import Summary, evaluate_questions
 from a2tgpo.evaluate.statistics import Mean, Proportion
 from a2tgpo.rollout.agent import Agent
 from a2tgpo.rollout.hf_generate_engine import transformers_engine
+from a2tgpo.run import processes
 from a2tgpo.run.directory import MODES
 from a2tgpo.tables import Rows, markdown_table, terminal_table
 
@@ -51,11 +52,16 @@ def answer_questions(
     path: Path,
     mode: str,
 ) -> list[Outcome]:
-    """Return the outcomes of the policy in `mode`, those in `path` if it is there; then the policy may be None."""
-    if path.exists():
-        return read_outcomes(path)
+    """Return the outcomes of the policy in `mode`, those in `path` if it is there; then the policy may be None.
+
+    Several processes share the questions: each asks its copy of the policy every N-th. A collective.
+    """
+    known = processes.on_main(lambda: read_outcomes(path) if path.exists() else None)
+    if known is not None:
+        return known
     assert model is not None, f"{path} is not there, and nobody to ask"
-    set_seed(config.training.seed)
+    mine = questions[processes.rank() :: processes.size()]
+    set_seed(config.training.seed + processes.rank())
     backend = transformers_engine(
         model,
         agent.tokenizer,
@@ -63,11 +69,15 @@ def answer_questions(
         agent.protocol.stop_strings,
         config.recipe.rows_per_generation,
     )
-    with torch.no_grad(), tqdm(total=len(questions), desc=path.stem.replace("_", " "), unit="question") as bar:
+    name, quiet = path.stem.replace("_", " "), True if processes.rank() else None
+    with torch.no_grad(), tqdm(total=len(mine), desc=name, unit="question", disable=quiet) as bar:
         outcomes = evaluate_questions(
-            agent, backend, questions, batch_size=config.recipe.eval_batch_size, progress=bar.update
+            agent, backend, mine, batch_size=config.recipe.eval_batch_size, progress=bar.update
         )
-    write_outcomes(path, outcomes)
+    numbered = range(processes.rank(), len(questions), processes.size())
+    joined = dict(processes.gather(list(zip(numbered, outcomes, strict=True))))
+    outcomes = [joined[number] for number in range(len(questions))]
+    processes.on_main(lambda: write_outcomes(path, outcomes))
     return outcomes
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from a2tgpo.run import processes
+
 _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
@@ -23,11 +25,16 @@ class InterruptGuard(TrainerCallback):
     """Save a checkpoint and stop at the end of the batch at the first Ctrl-C or SIGTERM; stop at once at the second.
 
     A batch may feed several updates, and what is left of it is in no checkpoint: a run resumed in its middle would
-    make another batch.
+    make another batch. Of several processes all stop at the same update, whichever of them got the signal.
+
+    Attributes:
+        requested: the signal that this process got.
+        agreed: the signal that any process had got when all last asked each other.
     """
 
     def __init__(self) -> None:
         self.requested: int | None = None
+        self.agreed: int | None = None
         self._previous: dict[int, Any] = {}
         self._first = self._waited = 0
 
@@ -43,14 +50,21 @@ class InterruptGuard(TrainerCallback):
         if self.requested is not None:
             raise Interrupted("nothing more was saved", signum)
         self.requested = signum
-        name = _NAMES[signal.Signals(signum)]
-        print(f"\n{name}: saving a checkpoint after this batch (again to stop at once)", flush=True)
+        if processes.is_main():
+            name = _NAMES[signal.Signals(signum)]
+            print(f"\n{name}: saving a checkpoint after this batch (again to stop at once)", flush=True)
+
+    def agree(self) -> int | None:
+        """Return the signal that any process has got, None where none has; a collective."""
+        if self.agreed is None:
+            self.agreed = max(processes.gather([self.requested or 0])) or None
+        return self.agreed
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._first = state.global_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        if self.requested is None:
+        if self.agree() is None:
             return control
         per_batch = args.steps_per_generation * args.num_iterations
         made = (state.global_step - self._first) * args.gradient_accumulation_steps

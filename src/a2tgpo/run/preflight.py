@@ -42,6 +42,11 @@ def check_run(config: RunConfig, task: Task, tokenizer: PreTrainedTokenizerBase,
     if config.model.use_peft:
         with needs_extra("peft", "use_peft=True"):
             import peft  # noqa: F401
+    if config.quantizes and (not config.model.use_peft or config.recipe.warm_start_steps):
+        raise RecipeError(
+            f"load_in_4bit={config.model.load_in_4bit}, load_in_8bit={config.model.load_in_8bit}: weights of so few "
+            "bits are not trained, only adapters on them; set use_peft: true and warm_start_steps: 0"
+        )
     if training.push_to_hub:
         _check_hub(training.hub_token)
     if config.recipe.best_checkpoint and training.save_strategy == "no":

@@ -127,6 +127,12 @@ class Recipe(EnvironmentKeys):
     )
     wrong_hop: float = field(default=0.2, metadata={"help": "Share of demonstrated searches for the wrong hop."})
 
+    processes: int | None = field(
+        default=None,
+        metadata={
+            "help": "Refuse to start in another number of processes: batches are counted per process; none = any."
+        },
+    )
     best_checkpoint: bool = field(
         default=False,
         metadata={
@@ -192,7 +198,7 @@ _LEAST = {"max_searches": 0, "warm_start_steps": 0} | dict.fromkeys(
     (
         *("n_train_questions", "n_eval_questions", "passages_per_search", "title_weight", "max_prompt_tokens"),
         *("max_turn_tokens", "passage_tokens", "rows_per_generation", "warm_start_batch_size"),
-        *("warm_start_micro_batch_size", "eval_batch_size"),
+        *("warm_start_micro_batch_size", "eval_batch_size", "processes"),
     ),
     1,
 )
@@ -216,6 +222,11 @@ class RunConfig:
     def resumes(self) -> bool:
         """Tell whether an earlier run is to be continued, from its last checkpoint or a given one."""
         return str(self.training.resume_from_checkpoint).lower() not in ("none", "false")
+
+    @property
+    def quantizes(self) -> bool:
+        """Tell whether adapters are trained on weights in 4 or 8 bits."""
+        return bool(self.model.load_in_4bit or self.model.load_in_8bit)
 
     def value(self, key: str) -> Any:
         """Return the value of a key, given or not."""

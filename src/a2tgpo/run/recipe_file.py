@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import Action
+from argparse import Action, ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from a2tgpo.environments.loading import load_module
 from a2tgpo.errors import RecipeError, needs_extra
 from a2tgpo.redact import is_secret, remember_secrets, secrets_in
 from a2tgpo.run.environment_keys import EnvironmentKeys, refuse_search_keys
+from a2tgpo.run.processes import launched
 from a2tgpo.run.recipe import Recipe, RunConfig
 from a2tgpo.run.recipe_keys import check_keys
 
@@ -37,7 +38,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     check_keys([*map(str, given), *flags])
     remember_secrets([*secrets_in(given), *_secret_flags(overrides)])
     try:
-        parser = _parser()
+        parser = _parser(_planned(given, overrides))
         for action in parser._actions:
             _check_kind(action, given.get(action.dest))
         recipe, training, model = parser.parse_args_and_config(["--config", str(path), *overrides])
@@ -101,9 +102,13 @@ def _secret_flags(overrides: Sequence[str]) -> Iterator[str]:
 
 def packaged_recipes() -> dict[str, Path]:
     """Return the recipes of the package by name, such as "hops_cpu"."""
-    inside = Path(str(files("a2tgpo"))) / "recipes"
+    return _packaged("recipes")
+
+
+def _packaged(kind: str) -> dict[str, Path]:
+    inside = Path(str(files("a2tgpo"))) / kind
     # Wheels hold the recipes; in a checkout they stand at its top, where readers look for them.
-    folder = inside if inside.is_dir() else Path(__file__).parents[3] / "recipes"
+    folder = inside if inside.is_dir() else Path(__file__).parents[3] / kind
     return {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))}
 
 
@@ -121,9 +126,30 @@ def find_recipe(name: str) -> Path:
     return packaged[name]
 
 
+def find_launcher(name: str) -> Path:
+    """Return the package's configuration for `accelerate launch --config_file` of that name.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    packaged = _packaged("launch")
+    if name not in packaged:
+        raise RecipeError(f"launcher {name!r}: there is none of this name, but {', '.join(packaged)}")
+    return packaged[name]
+
+
 def describe_recipes() -> Iterator[str]:
     """Yield a line for every recipe of the package: its name and its first comment."""
-    for name, path in packaged_recipes().items():
+    yield from _describe_files(packaged_recipes())
+
+
+def describe_launchers() -> Iterator[str]:
+    """Yield a line for every configuration for `accelerate launch`: its name and its first comment."""
+    yield from _describe_files(_packaged("launch"))
+
+
+def _describe_files(named: Mapping[str, Path]) -> Iterator[str]:
+    for name, path in named.items():
         first = path.read_text(encoding="utf-8").splitlines()[0]
         yield f"{name:<24}{first.removeprefix('#').strip()}"
 
@@ -167,8 +193,20 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _parser() -> Any:
-    """Return TRL's parser, except that a refused value does not print two hundred flags and end the process."""
+def _planned(given: Mapping[str, Any], overrides: Sequence[str]) -> int | None:
+    """Return for how many processes a recipe is, None where it does not say."""
+    flag = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    flag.add_argument("--processes")
+    said = flag.parse_known_args(list(overrides))[0].processes or given.get("processes")
+    return int(str(said)) if str(said).isdigit() else None
+
+
+def _parser(processes: int | None) -> Any:
+    """Return TRL's parser, except that a refused value does not print two hundred flags and end the process.
+
+    Args:
+        processes: for how many the recipe's batches are counted; None for those that there are.
+    """
     with needs_extra("trl", "a recipe"):
         from trl import ModelConfig, TrlParser
 
@@ -178,7 +216,19 @@ def _parser() -> Any:
         def error(self, message: str) -> Any:
             raise RecipeError(message)
 
-    return Parser((Recipe, A2TGPOConfig, ModelConfig))
+    if processes in (None, launched()):
+        return Parser((Recipe, A2TGPOConfig, ModelConfig))
+
+    @dataclass
+    class Planned(A2TGPOConfig):
+        """Count the batches of processes that are not here: somebody reads the recipe, or starts them."""
+
+        @property
+        def world_size(self) -> int:
+            assert processes is not None
+            return processes
+
+    return Parser((Recipe, Planned, ModelConfig))
 
 
 _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {

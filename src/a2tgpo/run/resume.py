@@ -15,6 +15,7 @@ import yaml
 from a2tgpo.errors import RecipeError
 from a2tgpo.files import UNFINISHED, new_file
 from a2tgpo.redact import redact_settings
+from a2tgpo.run import processes
 from a2tgpo.run.checkpoints import checkpoints_in, fault_of, last_whole, remove_checkpoint, step_of
 from a2tgpo.run.recipe_file import load_recipe
 
@@ -60,6 +61,21 @@ def check_same_recipe(directory: RunDirectory, config: RunConfig) -> None:
         raise RecipeError(
             f"output_dir={str(directory.root)!r} holds a run of another recipe: {'; '.join(told)}. Give what it began "
             f"with, or another --output_dir; only {', '.join(MAY_CHANGE)} may change"
+        )
+
+
+def check_same_processes(directory: RunDirectory) -> None:
+    """Refuse to go on with a run in another number of processes, whose batches would be others.
+
+    Raises:
+        RecipeError: there is no run, or others made it.
+    """
+    directory.check_begun()
+    began = yaml.safe_load(directory.config.read_text(encoding="utf-8")).get("processes") or 1
+    if began != processes.size():
+        raise RecipeError(
+            f"output_dir={str(directory.root)!r} holds a run of {began} processes, and {processes.size()} started: its "
+            f"batches would be others; launch {began}, or give another --output_dir"
         )
 
 

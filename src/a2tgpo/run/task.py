@@ -18,6 +18,7 @@ from a2tgpo.retrieval.retriever import Retriever
 from a2tgpo.retrieval.source import open_retriever
 from a2tgpo.rollout.agent import SearchAgent
 from a2tgpo.rollout.demonstration import encode_demonstration, within
+from a2tgpo.run import processes
 from a2tgpo.run.base_task import N_EVAL, N_TRAIN, Encoded, Task
 from a2tgpo.run.environment_task import EnvironmentTask
 
@@ -56,7 +57,7 @@ class GeneratedTask(SearchTask):
         world = World.generate(
             recipe.world_seed, recipe.world_entities, recipe.world_entities // 2, recipe.world_correlation
         )
-        world.write_corpus(directory.corpus)
+        processes.on_main(lambda: world.write_corpus(directory.corpus))
         super().__init__(config, BM25Retriever.from_passages(world.passages, title_weight=recipe.title_weight))
         train = world.questions("train", recipe.hops, recipe.n_train_questions or N_TRAIN)
         self.train_dataset = _with_prompt(Dataset.from_list(train))

@@ -116,7 +116,7 @@ _TOGETHER = (
 
 _NOT_VERLS = (
     *("logging_steps", "rows_per_generation", "eval_batch_size", "use_vllm", "vllm_mode", "log_completions"),
-    *("disable_dropout", "gain_method", "save_strategy", "disable_tqdm", "per_device_eval_batch_size"),
+    *("disable_dropout", "gain_method", "save_strategy", "disable_tqdm", "per_device_eval_batch_size", "processes"),
 )
 """Keys that say how TRL goes about it and have no meaning to verl."""
 

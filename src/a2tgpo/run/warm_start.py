@@ -10,10 +10,13 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
+from a2tgpo.errors import RecipeError
+from a2tgpo.run import processes
 from a2tgpo.run.console import StepProgress
+from a2tgpo.run.whole_policy import save_whole
 
 if TYPE_CHECKING:
-    from a2tgpo.run.recipe import RunConfig
+    from a2tgpo.run.recipe import Recipe, RunConfig
 
 
 def warm_start(
@@ -23,7 +26,7 @@ def warm_start(
     config: RunConfig,
     output: Path,
 ) -> list[dict[str, float]]:
-    """Train `model` in place on `encoded` demonstrations and save it with its tokenizer to `output`.
+    """Train `model` in place on `encoded` demonstrations and save it with its tokenizer to `output`; a collective.
 
     Only the tokens a policy would have written carry loss: prompt, observations and the closing end-of-sequence token
     are masked (`completion_mask` 0).
@@ -45,7 +48,7 @@ def warm_start(
         }
         for row in encoded
     ]
-    micro_batch = recipe.warm_start_micro_batch_size or recipe.warm_start_batch_size
+    micro_batch, accumulation = share_batch(recipe, processes.size())
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
@@ -53,7 +56,7 @@ def warm_start(
             max_steps=recipe.warm_start_steps,
             learning_rate=recipe.warm_start_learning_rate,
             per_device_train_batch_size=micro_batch,
-            gradient_accumulation_steps=max(1, recipe.warm_start_batch_size // micro_batch),
+            gradient_accumulation_steps=accumulation,
             lr_scheduler_type="linear",
             warmup_steps=max(1, recipe.warm_start_steps // 20),
             max_length=None,
@@ -72,9 +75,24 @@ def warm_start(
     StepProgress.replace_in(trainer, "warm start", {"loss": "loss", "mean_token_accuracy": "accuracy"})
     trainer.train()
     # TRL patches the forward with its fused head; the saved model is reloaded without it.
-    model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    save_whole(trainer, tokenizer, output)
     return _losses(trainer.state.log_history)
+
+
+def share_batch(recipe: Recipe, n_processes: int) -> tuple[int, int]:
+    """Return rows per forward and forwards per step of each process, so that a step has the recipe's batch.
+
+    Raises:
+        RecipeError: the processes cannot share it evenly.
+    """
+    batch = recipe.warm_start_batch_size
+    micro_batch = min(recipe.warm_start_micro_batch_size or batch, max(1, batch // n_processes))
+    if batch % (micro_batch * n_processes):
+        raise RecipeError(
+            f"warm_start_batch_size={batch}: {n_processes} processes with {micro_batch} rows a forward cannot share "
+            "it; give a multiple of both"
+        )
+    return micro_batch, batch // (micro_batch * n_processes)
 
 
 def _losses(history: list[dict[str, Any]]) -> list[dict[str, float]]:

@@ -40,9 +40,10 @@ class AccelerateCollective:
 
 
 def sharded_by(accelerator: Accelerator) -> str | None:
-    """Name what keeps the parameters in shards, "FSDP" or "DeepSpeed ZeRO-3"; None where every process has them all."""
+    """Name what keeps the parameters in shards, "FSDP", "FSDP2" or "DeepSpeed ZeRO-3"; None where every process has
+    them all."""
     if accelerator.distributed_type == DistributedType.FSDP:
-        return "FSDP"
+        return "FSDP2" if getattr(accelerator, "is_fsdp2", False) else "FSDP"
     plugin = accelerator.state.deepspeed_plugin
     zero_3 = accelerator.distributed_type == DistributedType.DEEPSPEED and plugin is not None and plugin.zero_stage == 3
     return "DeepSpeed ZeRO-3" if zero_3 else None

@@ -60,6 +60,16 @@ def check_logprobs(logprobs: Any, *, corrects_vllm: bool) -> None:
         )
 
 
+def check_whole_groups(method: Method, rows_per_process: int, group_size: int) -> None:
+    """Raise `ValueError` where rollouts of a prompt that branch off each other would lie in two processes."""
+    if method.shares_turns and rows_per_process % group_size:
+        raise ValueError(
+            f"num_generations={group_size}: rollouts of method {method.name!r} branch off each other in one process, "
+            f"which generates {rows_per_process}; make per_device_train_batch_size × steps_per_generation a multiple "
+            f"of {group_size}"
+        )
+
+
 def check_answers(dataset: Any, scorer: AnswerScorer, *, revealed: bool = False) -> None:
     """Raise `DataError` unless every row has an answer with tokens to score.
 

@@ -137,7 +137,7 @@ class A2TGPOConfig(GRPOConfig):
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(repr, allowed))}")
-        row = METHODS[self.method]
+        row = resolve_method(self.method)
         if self.loss_type is None:
             self.loss_type = "dapo" if row.aggregate == "token" else "grpo"
         self.beta = row.kl_beta if self.beta is None else self.beta
@@ -160,7 +160,8 @@ class A2TGPOConfig(GRPOConfig):
             )
         if self.process_signal != "policy" and not METHODS[self.method].signal:
             raise ValueError(
-                f"process_signal={self.process_signal!r}: method {self.method!r} reads no process signal; leave it out"
+                f"process_signal={self.process_signal!r}: method {self.method!r} reads no process signal; leave it "
+                "out, or say 'policy' over a recipe that has it"
             )
         if self.num_generations < 2:
             raise ValueError(
@@ -215,7 +216,6 @@ class A2TGPOConfig(GRPOConfig):
 
 
 _CHOICES: dict[str, Collection[Any]] = {
-    "method": METHODS,
     "answer_alias": get_args(Alias),
     "likelihood": (None, *get_args(Likelihood)),
     "gain_method": get_args(GainMethod),

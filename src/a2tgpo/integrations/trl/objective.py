@@ -23,6 +23,12 @@ AGGREGATES = {"grpo": "rollout", "dapo": "token", "bnpo": "token", "dr_grpo": "t
 OTHER_OBJECTIVES = ("cispo", "sapo", "vespo", "luspo")
 """TRL's loss types with an objective of their own; TRL computes them, from our advantages."""
 
+TOKEN_MEANS = (
+    *("entropy", "loss/clipped_low", "loss/clipped_high", "loss/ratio_mean", "loss/approx_kl"),
+    *("clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"),
+)
+"""What is logged as a mean over tokens."""
+
 
 @dataclass(frozen=True)
 class Contradiction:
@@ -131,6 +137,9 @@ def update_loss(
         kl_bias_correction=trainer.args.use_bias_correction_kl,
     )
     logged = found.diagnostics | {"entropy": (entropies * written).sum().detach() / written.sum().clamp(min=1)}
+    # Engines log the mean over micro-batches and processes: weighed so, it is the mean over the tokens of the update.
+    share = inputs.token_weight.sum() * (window if training else 1) / inputs.n_tokens.clamp(min=1)
+    logged |= {name: logged[name] * share for name in TOKEN_MEANS}
     # A mean over an update's tokens adds up over its micro-batches by itself.
     loss = found.loss if trainer.loss_type == "dapo" else found.loss / accumulation
     if trainer._entropy_bonus_enabled:

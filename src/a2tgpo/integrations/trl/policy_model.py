@@ -1,4 +1,4 @@
-"""Open the trainer's model for generation, and let TRL load a reference of it."""
+"""Open the trainer's model for generation and for scoring, and let TRL load a reference of it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import is_peft_model
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from trl.models import unwrap_model_for_generation
+from trl.models.utils import disable_gradient_checkpointing
+
+from a2tgpo.integrations.trl.accelerate_collective import sharded_by
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from trl import GRPOTrainer
 
 
@@ -32,8 +37,44 @@ def generating(trainer: GRPOTrainer) -> Iterator[PreTrainedModel]:
         ) as model,
         torch.no_grad(),
         trainer.accelerator.autocast(),
+        gathered(model, trainer.accelerator),
     ):
         yield _without_adapter_shell(model)
+
+
+@contextmanager
+def reading(trainer: GRPOTrainer) -> Iterator[Any]:
+    """Yield the model for passes without gradient, of which processes may make different numbers.
+
+    Parameters that training has spread over processes are at hand in each, so that none waits for another.
+    """
+    if sharded_by(trainer.accelerator) is None:
+        with disable_gradient_checkpointing(trainer.model, trainer.args.gradient_checkpointing_kwargs):
+            yield trainer.model
+        return
+    with generating(trainer) as model:
+        yield model
+
+
+@contextmanager
+def gathered(model: Any, accelerator: Accelerator) -> Iterator[None]:
+    """Hold all parameters of a model under FSDP2 in every process; others are left as they are. A collective."""
+    units = {name: unit for name, unit in model.named_modules() if isinstance(unit, FSDPModule)}
+    if "" in units:
+        # The first forward makes its module the root; the language model inside adapters is not.
+        units[""]._get_fsdp_state()._lazy_init()
+    for unit in units.values():
+        unit.set_reshard_after_forward(False, recurse=False)
+        unit.unshard()
+    try:
+        yield
+    finally:
+        again = bool(getattr(accelerator.state.fsdp_plugin, "reshard_after_forward", True)) if units else True
+        for name, unit in units.items():
+            unit.reshard()
+            # Of layers alone: embedding and head are the last of the forward and the first of the backward.
+            if name.rpartition(".")[2].isdigit():
+                unit.set_reshard_after_forward(again, recurse=False)
 
 
 def _without_adapter_shell(model: Any) -> PreTrainedModel:
@@ -55,7 +96,10 @@ def loadable(model: Any, beta: float) -> Iterator[None]:
         yield
         return
     with TemporaryDirectory() as folder:
+        # In several processes transformers writes in the first alone; here each has a folder of its own.
+        model.should_save_on_this_rank = lambda is_main_process: True
         model.save_pretrained(folder)
+        del model.should_save_on_this_rank
         model.config._name_or_path = folder
         try:
             yield

@@ -121,11 +121,11 @@ def _template(trainer: GRPOTrainer) -> dict[str, Any]:
 
 def _refuse_shards(trainer: GRPOTrainer) -> None:
     kind = sharded_by(trainer.accelerator)
-    gathered = kind == "DeepSpeed ZeRO-3" and trainer.args.ds3_gather_for_generation
+    gathered = kind == "FSDP2" or (kind == "DeepSpeed ZeRO-3" and trainer.args.ds3_gather_for_generation)
     if kind is not None and not gathered:
         raise ValueError(
             f"rollout_func=TagRollout: {kind} keeps the model in shards, which want equally many forwards of every "
-            "process, and rollouts differ in length; set use_vllm=True, or train without sharding (ZeRO-3 works with "
+            "process, and rollouts differ in length; set use_vllm=True, or shard with FSDP2 (ZeRO-3 works with "
             "ds3_gather_for_generation=True)"
         )
 

@@ -22,6 +22,7 @@ from a2tgpo.integrations.trl.checks import (
     check_model,
     check_rollouts,
     check_traps,
+    check_whole_groups,
     refuse_nan,
     require_answers,
     reveals_answers,
@@ -83,6 +84,8 @@ class RolloutTrainer(GRPOTrainer):
         if isinstance(self.train_dataset, Dataset):
             check_batch_size(len(self.train_dataset), args)
         check_rollouts(self.rollout_func, self.method)
+        rows_per_process = args.per_device_train_batch_size * args.steps_per_generation
+        check_whole_groups(self.method, rows_per_process, self.num_generations)
         check_traps(
             self.train_dataset,
             tools=self.tools,
@@ -102,7 +105,7 @@ class RolloutTrainer(GRPOTrainer):
             self.method,
             self.train_dataset,
             group_size=self.num_generations,
-            rows_per_batch=args.per_device_train_batch_size * args.steps_per_generation,
+            rows_per_batch=rows_per_process,
             in_environments=self.environment_factories is not None,
             generate=self._generate_rows,
             rewards=self._reward_rows,

@@ -20,6 +20,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from a2tgpo.integrations.trl.callbacks import FiniteGuard, MetricsFile, ScriptFiles
 from a2tgpo.integrations.trl.generation_batch import GenerationBatch
 from a2tgpo.integrations.trl.objective import OTHER_OBJECTIVES, normalizes_otherwise, update_loss
+from a2tgpo.integrations.trl.policy_model import reading
 from a2tgpo.integrations.trl.rollout_trainer import RolloutTrainer
 from a2tgpo.pipeline import BatchCredit, LossInputs, RolloutBatch, add_overlong_penalty, assign_credit, collect_signals
 from a2tgpo.pipeline.likelihood import score_policy
@@ -85,8 +86,8 @@ class A2TGPOTrainer(RolloutTrainer):
         if self._scoring.by_policy:
             generation.scores = self._score(batch, old_logps=True)
             return generation.scores.old_logps, None, None  # type: ignore[return-value]
-        with self._clock.measure(self._mode, "old_logps"):
-            forward = fused_forward(model, self.accelerator.autocast)
+        with self._clock.measure(self._mode, "old_logps"), reading(self) as whole:
+            forward = fused_forward(whole, self.accelerator.autocast)
             return score_policy(batch, forward, rows_per_forward=self._rows_per_forward), None, None
 
     def _as_rollouts(self, generation: GenerationBatch, *tensors: Tensor) -> RolloutBatch:
@@ -95,10 +96,8 @@ class A2TGPOTrainer(RolloutTrainer):
         return generation.as_rollouts(*tensors, end_ids=end_ids, cut_last_result=self._scoring.scorer.cut_last_result)
 
     def _score(self, batch: RolloutBatch, *, old_logps: bool = False) -> Scores:
-        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            scores = self._scoring.score(
-                batch, self.model, rows_per_forward=self._rows_per_forward, old_logps=old_logps
-            )
+        with reading(self) as model:
+            scores = self._scoring.score(batch, model, rows_per_forward=self._rows_per_forward, old_logps=old_logps)
         if old_logps:
             self._clock.move(self._mode, scores.seconds_logps, "old_logps")
         self._clock.move(self._mode, scores.seconds_gain, "gain")
