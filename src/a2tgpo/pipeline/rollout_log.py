@@ -102,7 +102,11 @@ class RolloutRecord:
 
     def to_line(self) -> str:
         """Return the record as a line of JSON, without its end; what is None is left out."""
-        return _json({name: value for name, value in asdict(self).items() if value is not None or name in _ALWAYS})
+        written = asdict(self)
+        if self.call_seconds is not None:
+            for call in written["calls"]:
+                del call["seconds"]
+        return _json({name: value for name, value in written.items() if value is not None or name in _ALWAYS})
 
     @classmethod
     def from_line(cls, line: str) -> RolloutRecord:

@@ -89,8 +89,8 @@ class Rollout:
 
     @property
     def correct(self) -> bool:
-        """Return the environment's word where it has one; else exact match where there is a gold answer and our loop read
-        the rollout's; else a reward above 0."""
+        """Return the environment's word where there is one; else exact match where there is a gold answer and our loop
+        read the rollout's; else a reward above 0."""
         if self.success is not None:
             return self.success
         if self.termination is None or not self.answer:
