@@ -189,6 +189,13 @@ class PooledEpisodes:
         environment = self._environments.get(row)
         if environment is None or row in self._broken:
             return EpisodeOutcome()
+        try:
+            return self._outcome(environment)
+        except ToolError as error:
+            self._broken[row] = error  # it may hang still
+            raise
+
+    def _outcome(self, environment: Any) -> EpisodeOutcome:
         get_reward = getattr(environment, "get_reward", None)
         reward = self._calls.run(lambda: self._calls.resolve(get_reward())) if callable(get_reward) else None
         answer, success = getattr(environment, "answer", None), getattr(environment, "success", None)

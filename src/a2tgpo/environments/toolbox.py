@@ -151,8 +151,10 @@ def open_environment(
                 connections.append(_connection(tool, limits))
                 servers.append((connections[-1], tool.get("only")))
 
+        waiting = [first]  # it may be costly, and is the first of the pool
+
         def parts() -> list[Any]:
-            made: list[Any] = [] if make is None else [_environment(make())]
+            made: list[Any] = [] if make is None else [_environment(waiting.pop() if waiting else make())]
             made += [ToolEnvironment.from_functions(functions)()] if functions else []
             return made + [MCPEnvironment.of(connection, only) for connection, only in servers]
 
