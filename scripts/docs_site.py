@@ -107,7 +107,13 @@ _log = logging.getLogger("mkdocs.hooks.docs_site")
 
 
 def on_config(config: Any) -> Any:
-    """Name the repository once, in pyproject.toml; a plain link, so that no page asks its host for figures."""
+    """Name the repository once, in pyproject.toml, and leave no page of docs/ out of the navigation.
+
+    The repository is a plain link, so that no page asks its host for figures.
+    """
+    listed = {page for section in config.nav for pages in section.values() for each in pages for page in each.values()}
+    if others := sorted({path.name for path in (ROOT / "docs").glob("*.md")} - listed):
+        config.nav.append({"More": list(others)})
     config.extra["social"] = [{"icon": "fontawesome/brands/git-alt", "link": REPOSITORY, "name": "Source"}]
     return config
 

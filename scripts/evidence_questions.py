@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from statistics import fmean, stdev
 
-from a2tgpo.compare.comparison import read_metrics
+from a2tgpo.compare.measured import read_metrics
 from a2tgpo.evaluate.statistics import Difference
 from a2tgpo.run.directory import RunDirectory
 

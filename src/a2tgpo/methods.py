@@ -225,6 +225,13 @@ _ROWS = (
         aggregate="token",
         likelihood="log_probability",
     ),
+    # With igpo+tg+sqrt, which has a2tgpo's advantages with igpo's ratio and clip, it tells credit from step length.
+    replace(
+        _PAPER,
+        name="igpo+turn-clip",
+        credit=IgpoCredit(),
+        source="this project: IGPO's credit with A²TGPO's ratio and clip",
+    ),
     replace(
         _PAPER,
         name="a2tgpo-absorbing",

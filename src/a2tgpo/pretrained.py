@@ -14,15 +14,30 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from a2tgpo.errors import RecipeError
 from a2tgpo.untrained import UNTRAINED, untrained_policy
 
-EMBEDDED = "a2tgpo:hops-tiny"
-"""Name of the small pre-trained policy that ships with the package."""
+SHIPPED = "a2tgpo:"
+"""Names of the small pre-trained policies that ship with the package begin so."""
+
+EMBEDDED = f"{SHIPPED}hops-tiny"
+"""The one that searches; the others play games."""
 
 
 def resolve(name: str) -> str:
-    """Return the path of the embedded policy for `EMBEDDED`; any other name (a path or a Hub id) as it is."""
+    """Return the path of a policy that ships with the package, or is made by it; any other name (a path or a Hub id) as
+    it is.
+
+    Raises:
+        RecipeError: no such policy ships with it.
+    """
+    if not name.startswith(SHIPPED):
+        return name
     if name == UNTRAINED:
         return untrained_policy()
-    return str(files("a2tgpo").joinpath("assets/hops-tiny")) if name == EMBEDDED else name
+    assets = files("a2tgpo").joinpath("assets")
+    there = sorted(found.name for found in assets.iterdir() if found.is_dir())
+    if (wanted := name.removeprefix(SHIPPED)) not in there:
+        known = ", ".join([*(f"{SHIPPED}{found}" for found in there), UNTRAINED])
+        raise RecipeError(f"model {name!r}: no such policy in the package; there are {known}")
+    return str(assets.joinpath(wanted))
 
 
 def open_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:

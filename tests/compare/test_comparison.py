@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from a2tgpo.compare.comparison import GAIN_SHARE, SECONDS, Comparison, _of_updates, read_metrics
+from a2tgpo.compare.comparison import Comparison
 from a2tgpo.compare.comparison_table import as_markdown, as_tables
 from a2tgpo.compare.matrix import Matrix
+from a2tgpo.compare.measured import GAIN_SHARE, SECONDS, _of_updates, read_metrics
 from tests.compare.runs import write_matrix, write_metrics, write_run
 
 T_975_DF2 = 4.302652729911275

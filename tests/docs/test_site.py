@@ -6,11 +6,16 @@ import importlib
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+from a2tgpo.evaluate.eval_config import EvalConfig
+from a2tgpo.integrations.trl.config import A2TGPOConfig
+from a2tgpo.run.recipe import Recipe
 
 pytest.importorskip("mkdocs")
 
@@ -87,3 +92,11 @@ def test_the_reference_shows_shapes_units_errors_and_source(site: Path) -> None:
     entry = text.partition('id="a2tgpo.core.information_gain"')[2].partition('id="a2tgpo.core.normalize')[0]
     for part in ("B T", "likelihood", "Raises", "ValueError", "2605.06200"):
         assert part in entry, part
+
+
+def test_the_reference_lists_every_key(site: Path) -> None:
+    """Keys that are ours and flags of an evaluation stand in a table, with their meaning."""
+    text = (site / "api" / "keys" / "index.html").read_text(encoding="utf-8")
+    ours = {*A2TGPOConfig.__annotations__, *(field.name for part in (Recipe, EvalConfig) for field in fields(part))}
+    assert [key for key in sorted(ours) if f"<td><code>{key}</code></td>" not in text] == []
+    assert "Width β of the adaptive clip scale" in text

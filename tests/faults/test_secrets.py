@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from a2tgpo.cli import main
-from a2tgpo.compare.matrix import open_matrix
+from a2tgpo.compare.matrix_plan import plan_matrix
 from a2tgpo.errors import RetrieverError
 from a2tgpo.evaluate.answers_file import open_answers
 from a2tgpo.redact import HIDDEN, is_secret, redact, redact_settings, remember_secrets, secrets_in
@@ -134,8 +134,9 @@ def test_a_comparison_s_recipe_is_the_owner_s_alone(tmp_path: Path) -> None:
     """Its runs need the secrets, so the file has them, and nobody else may read it; without secrets it is as usual."""
     for name, changes in (("with", {"hub_token": TOKEN}), ("without", {})):
         recipe = write_recipe(tmp_path / f"{name}.yaml", tmp_path, **changes)
-        matrix = open_matrix(str(recipe), "grpo", 1, tmp_path / name, [])
-        mode = stat.S_IMODE(matrix.recipe.stat().st_mode)
+        plan = plan_matrix(str(recipe), "grpo", 1, tmp_path / name, [])
+        plan.begin()
+        mode = stat.S_IMODE(plan.matrix.recipe.stat().st_mode)
         assert (mode == 0o600) == (name == "with"), oct(mode)
 
 

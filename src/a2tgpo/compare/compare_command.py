@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from a2tgpo.compare.compared_tasks import ComparedTask, Tuning
+    from a2tgpo.compare.comparison import Comparison
+    from a2tgpo.compare.primary_tests import Pair
+
 
 def add_compare_command(commands: Any) -> None:
     """Add `compare` to the subparsers of the command line."""
-    summary = "train several methods on several seeds of one recipe and compare them"
+    summary = "train several methods on several seeds of one recipe, or of several, and compare them"
     command = commands.add_parser(
         "compare",
         help=summary,
@@ -25,10 +29,14 @@ def add_compare_command(commands: Any) -> None:
         allow_abbrev=False,
     )
     command.usage = (
-        "a2tgpo compare RECIPE.yaml [--methods A,B] [--vary KEY=a,b,c ...] --seeds N --output_dir DIR [--jobs N] "
+        "a2tgpo compare {RECIPE.yaml | --tasks A.yaml,B.yaml} [--methods A,B] [--vary KEY=a,b,c ...] "
+        "[--learning_rates 1e-4,3e-4] [--primary A:B] --seeds N --output_dir DIR [--jobs N] "
         "[--launcher 'torchrun ...'] [--key value ...]"
     )
-    command.add_argument("recipe", metavar="RECIPE.yaml")
+    command.add_argument("recipe", metavar="RECIPE.yaml", nargs="?")
+    command.add_argument(
+        "--tasks", default=None, help="several recipes by commas, each in a folder of its own, one after the other"
+    )
     command.add_argument(
         "--methods", default=None, help="rows of the methods table, by commas; or all (default: the recipe's method)"
     )
@@ -38,6 +46,17 @@ def add_compare_command(commands: Any) -> None:
         action="append",
         default=[],
         help="values of a recipe key to compare; again for another key: every combination is run",
+    )
+    command.add_argument(
+        "--learning_rates",
+        default=None,
+        help="by commas: each method is run with each on pilot seeds of their own first, and goes on with its best",
+    )
+    command.add_argument("--pilot_seeds", type=int, default=2, help="how many, for --learning_rates (default: 2)")
+    command.add_argument(
+        "--primary",
+        default=None,
+        help="pairs of methods, such as a2tgpo:grpo: their differences are adjusted as one family over all tasks",
     )
     command.add_argument("--seeds", type=int, required=True, help="how many: seeds 0 to N − 1")
     command.add_argument("--output_dir", type=Path, required=True, help="one folder per method in it, one run per seed")
@@ -57,38 +76,83 @@ def run_compare(arguments: argparse.Namespace, overrides: list[str], console: Co
     Raises:
         RecipeError: a method, number, recipe or folder that cannot be compared; nothing has run.
     """
-    from a2tgpo.compare.comparison import Comparison
-    from a2tgpo.compare.comparison_table import as_markdown, as_tables
-    from a2tgpo.compare.learning_curves import draw_curves
-    from a2tgpo.compare.matrix import open_matrix
-    from a2tgpo.compare.schedule import run_cells
+    from a2tgpo.compare.compared_tasks import plan_tasks
+    from a2tgpo.compare.primary_tests import read_pairs
     from a2tgpo.errors import RecipeError
-    from a2tgpo.files import new_file
     from a2tgpo.messages import quieten
 
     quieten()
-    if arguments.jobs < 1:
-        raise RecipeError(f"--jobs {arguments.jobs}: must be at least 1")
-    program = _program(arguments.launcher)
-    matrix = open_matrix(
-        arguments.recipe, arguments.methods, arguments.seeds, arguments.output_dir, overrides, arguments.vary
+    for flag in ("jobs", "pilot_seeds"):
+        if getattr(arguments, flag) < 1:
+            raise RecipeError(f"--{flag} {getattr(arguments, flag)}: must be at least 1")
+    program, root = _program(arguments.launcher), arguments.output_dir
+    tuning = _tuning(arguments, overrides)
+    tasks = plan_tasks(
+        arguments.recipe, arguments.tasks, arguments.methods, arguments.seeds, root, overrides, arguments.vary
     )
+    pairs = read_pairs(arguments.primary, tasks[0].matrix)
+    for task in tasks:
+        task.plan.begin()
+    comparisons, n_failed = {}, 0
     try:
-        failed = run_cells(matrix, arguments.jobs, console, program)
+        for task in tasks:
+            done, failed = task.run(tuning, arguments.jobs, console, program)
+            comparisons[task.name] = _write(done, console)
+            n_failed += len(failed)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("runs keep their checkpoints; the same command goes on") from None
-    comparison = Comparison.of(matrix)
-    for name, text in (("summary.json", comparison.as_json()), ("summary.md", as_markdown(comparison))):
-        with new_file(matrix.root / name) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
-    for table in as_tables(comparison):
+    if pairs:
+        _write_primary(comparisons, pairs, root, console)
+    console.print(f"everything is in {root}", soft_wrap=True, highlight=False)
+    return 1 if n_failed else 0
+
+
+def _tuning(arguments: argparse.Namespace, overrides: list[str]) -> Tuning | None:
+    from a2tgpo.compare.compared_tasks import Tuning
+    from a2tgpo.compare.learning_rates import read_rates
+    from a2tgpo.errors import RecipeError
+
+    if arguments.learning_rates is None:
+        return None
+    if arguments.vary:
+        raise RecipeError("--learning_rates and --vary cannot be combined: give one of them")
+    if any(override.split("=")[0] == "--learning_rate" for override in overrides):
+        raise RecipeError("--learning_rate: --learning_rates sets it for each run; leave it out")
+    return Tuning(read_rates(arguments.learning_rates), arguments.pilot_seeds)
+
+
+def _write(task: ComparedTask, console: Console) -> Comparison:
+    """Write a task's tables and curves, and show the tables."""
+    from a2tgpo.compare.comparison import Comparison
+    from a2tgpo.compare.comparison_table import as_markdown, as_tables
+    from a2tgpo.compare.learning_curves import draw_curves
+
+    root, comparison = task.matrix.root, Comparison.of(task.matrix)
+    _save(root / "summary.json", comparison.as_json())
+    _save(root / "summary.md", as_markdown(comparison, task.chosen))
+    for table in as_tables(comparison, task.chosen):
         console.print(table, "")
     try:
-        draw_curves(matrix, matrix.root / "curves.svg")
+        draw_curves(task.matrix, root / "curves.svg")
     except ImportError:
         console.print("no learning curves: they need matplotlib, pip install 'a2tgpo[figures]'", style="yellow")
-    console.print(f"everything is in {matrix.root}", soft_wrap=True, highlight=False)
-    return 1 if failed else 0
+    return comparison
+
+
+def _write_primary(comparisons: dict[str, Comparison], pairs: list[Pair], root: Path, console: Console) -> None:
+    from a2tgpo.compare.primary_tests import as_json, as_markdown, as_table, run_tests
+
+    tests = run_tests(comparisons, pairs)
+    _save(root / "primary.json", as_json(tests))
+    _save(root / "primary.md", as_markdown(tests))
+    console.print(as_table(tests), "")
+
+
+def _save(path: Path, text: str) -> None:
+    from a2tgpo.files import new_file
+
+    with new_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def _program(launcher: str | None) -> list[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from a2tgpo.compare.comparison import read_metrics
 from a2tgpo.compare.matrix import Matrix
+from a2tgpo.compare.measured import read_metrics
 from a2tgpo.evaluate.statistics import Mean
 from a2tgpo.files import new_file
 
@@ -92,7 +92,7 @@ def _curves(matrix: Matrix, metric: str) -> dict[str, Curve]:
 
 
 def _logs(matrix: Matrix, arm: str) -> list[Path]:
-    cells = [matrix.cell(arm, seed) for seed in range(matrix.n_seeds)]
+    cells = [matrix.cell(arm, seed) for seed in matrix.seeds]
     return [cell.directory.metrics for cell in cells if cell.finished]
 
 

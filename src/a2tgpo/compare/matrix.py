@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from a2tgpo.errors import RecipeError
-from a2tgpo.files import new_file
-from a2tgpo.methods import METHODS
-from a2tgpo.redact import secrets_in
 from a2tgpo.run.directory import MODES, RunDirectory
-from a2tgpo.run.recipe_file import import_plugins, load_recipe, read_recipe
 
 
 @dataclass(frozen=True)
@@ -63,9 +55,6 @@ class Cell:
 REACT, BASELINE = "react", "grpo"
 """The row of the policy before its updates, and the method that others are compared with."""
 
-_OURS = {"method": "--methods", "seed": "--seeds", "output_dir": "--output_dir", "resume_from_checkpoint": None}
-"""Recipe keys a comparison sets itself, and the flag to use instead."""
-
 _ONLY_UPDATES = {
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "max_steps"),
     *("num_generations", "steps_per_generation", "num_iterations", "beta", "epsilon", "epsilon_high", "clip_beta"),
@@ -93,6 +82,12 @@ class Arm:
 class Matrix:
     """Hold methods × varied values × seeds of one recipe in one folder.
 
+    Attributes:
+        n_seeds, first_seed: the seeds are `first_seed` to `first_seed` + `n_seeds` − 1.
+        max_steps: updates of the longest run.
+        variations: values of the varied keys, a tuple for each combination.
+        learning_rates: method -> its learning rate as a flag has it, where it is not the recipe's.
+
     recipe.yaml            what all runs have in common
     warm_start/seed_S/     warm start and evaluation before the updates, shared by the runs of a seed; one for each
                            value, warm_start,KEY=VALUE/seed_S/, where a varied key reaches them
@@ -105,6 +100,12 @@ class Matrix:
     n_seeds: int
     max_steps: int
     variations: tuple[Values, ...] = ((),)
+    first_seed: int = 0
+    learning_rates: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> range:
+        return range(self.first_seed, self.first_seed + self.n_seeds)
 
     @property
     def recipe(self) -> Path:
@@ -139,17 +140,19 @@ class Matrix:
     def start(self, seed: int, values: Values = ()) -> Cell:
         """Return the run without updates that runs of these values begin with."""
         reaching = self._reaching(values)
-        flags = ("--seed", str(seed), *_flags(reaching), "--max_steps", "0")
+        flags = ("--seed", str(seed), *as_flags(reaching), "--max_steps", "0")
         return Cell(self._directory(",".join(["warm_start", *_told(reaching)]), seed), flags)
 
     def cell(self, name: str, seed: int) -> Cell:
         arm = self.arms[name]
-        flags = ("--method", arm.method, "--seed", str(seed), *_flags(arm.values))
+        rate = self.learning_rates.get(arm.method)
+        values = arm.values if rate is None else (("learning_rate", rate), *arm.values)
+        flags = ("--method", arm.method, "--seed", str(seed), *as_flags(values))
         return Cell(self._directory(name, seed), flags, self.start(seed, arm.values))
 
     def cells(self) -> Iterator[Cell]:
         """Yield runs seed by seed over all arms, so that a comparison that is stopped is balanced."""
-        for seed in range(self.n_seeds):
+        for seed in self.seeds:
             yield from (self.start(seed, values) for values in self.starts.values())
             yield from (self.cell(name, seed) for name in self.arms)
 
@@ -165,109 +168,10 @@ def _told(values: Values) -> list[str]:
     return [f"{key}={re.sub(r'[^A-Za-z0-9.+-]+', '-', value).strip('-') or value}" for key, value in values]
 
 
-def _flags(values: Values) -> list[str]:
+def as_flags(values: Values) -> list[str]:
     """Return the values as flags of `a2tgpo train`, a list as several words."""
     flags = []
     for key, value in values:
         parsed = yaml.safe_load(value)
         flags += [f"--{key}", *(map(str, parsed) if isinstance(parsed, list) else [value])]
     return flags
-
-
-def open_matrix(
-    recipe: str,
-    methods: str | None,
-    n_seeds: int,
-    root: Path,
-    overrides: Sequence[str],
-    varied: Sequence[str] = (),
-) -> Matrix:
-    """Open the comparison in `root`, begun there if it is new.
-
-    Args:
-        methods: rows of the methods table by commas, or "all"; None for the recipe's own.
-        varied: `KEY=a,b,c` each; runs are made for every combination.
-
-    Raises:
-        RecipeError: an unknown method or key, a method whose parts contradict the recipe, fewer than one seed, a flag
-            that a comparison sets itself, or a folder that holds the comparison of another recipe.
-    """
-    import_plugins(read_recipe(recipe), overrides)  # they may register methods
-    if n_seeds < 1:
-        raise RecipeError(f"--seeds {n_seeds}: must be at least 1; 5 give an interval worth reading")
-    _refuse_ours(overrides)
-    sweeps = [_sweep(text, overrides) for text in varied]
-    if repeated := {key for key, _ in sweeps if [key for key, _ in sweeps].count(key) > 1}:
-        raise RecipeError(f"--vary: {', '.join(sorted(repeated))} is given twice")
-    if methods is None and not sweeps:
-        raise RecipeError("nothing is compared: give --methods A,B, or --vary KEY=a,b")
-    names = (load_recipe(recipe, overrides).training.method,) if methods is None else _names(methods)
-    choices = [[(key, value) for value in values] for key, values in sweeps]
-    variations: tuple[Values, ...] = tuple(itertools.product(*choices))
-    matrix = Matrix(root, names, n_seeds, 0, variations)
-    if len(matrix.arms) < len(names) * len(variations):
-        raise RecipeError(f"--vary {' '.join(varied)}: two values have the same folder; write them apart")
-    configs = [
-        load_recipe(recipe, [*overrides, *_flags(arm.values), "--method", arm.method]) for arm in matrix.arms.values()
-    ]
-    matrix = replace(matrix, max_steps=max(config.training.max_steps for config in configs))
-    if any(config.training.max_steps == 0 for config in configs):
-        raise RecipeError("max_steps=0: nothing would be trained; give the number of updates of each run")
-    ours = {*_OURS, *(key for key, _ in sweeps)}
-    _begin(matrix, {key: value for key, value in configs[0].given.items() if key not in ours})
-    return matrix
-
-
-def _sweep(text: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
-    """Read `KEY=a,b,c`; commas inside brackets belong to a value."""
-    key, equals, listed = text.partition("=")
-    key = key.strip().removeprefix("--").replace("-", "_")
-    values = [value.strip() for value in re.split(r",(?![^\[]*\])", listed)]
-    if not (equals and key) or len(values) < 2 or "" in values:
-        raise RecipeError(f"--vary {text!r}: give a recipe key and its values, such as clip_beta=0,.1,.3")
-    if len(set(values)) < len(values):
-        raise RecipeError(f"--vary {text!r}: a value is given twice")
-    _refuse_ours([f"--{key}"])
-    if key in {override.removeprefix("--").split("=")[0].replace("-", "_") for override in overrides}:
-        raise RecipeError(f"--{key}: --vary sets it for each run; leave it out")
-    return key, values
-
-
-def _names(methods: str) -> tuple[str, ...]:
-    names = tuple(METHODS) if methods == "all" else tuple(name.strip() for name in methods.split(","))
-    for name in names:
-        if name not in METHODS:
-            nearest = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.0)[0]
-            raise RecipeError(
-                f"--methods: unknown method {name!r}: did you mean {nearest!r}? ReAct, the policy before its updates, "
-                "always has a row"
-            )
-    if repeated := {name for name in names if names.count(name) > 1}:
-        raise RecipeError(f"--methods: {', '.join(sorted(repeated))} is given twice")
-    return names
-
-
-def _refuse_ours(overrides: Sequence[str]) -> None:
-    for override in overrides:
-        key = override.removeprefix("--").split("=")[0].replace("-", "_")
-        if override.startswith("--") and key in _OURS:
-            instead = f"use {_OURS[key]}" if _OURS[key] else "the same command again goes on by itself"
-            raise RecipeError(f"{override.split('=')[0]}: a comparison sets it for each run; {instead}")
-
-
-def _begin(matrix: Matrix, common: dict[str, Any]) -> None:
-    if not matrix.recipe.exists():
-        matrix.root.mkdir(parents=True, exist_ok=True)
-        with new_file(matrix.recipe) as unfinished:
-            if secrets_in(common):
-                unfinished.touch(mode=0o600)  # the runs read it
-            unfinished.write_text(yaml.safe_dump(common, sort_keys=True, allow_unicode=True), encoding="utf-8")
-        return
-    begun = yaml.safe_load(matrix.recipe.read_text(encoding="utf-8"))
-    differing = sorted(key for key in begun | common if begun.get(key) != common.get(key))
-    if differing:
-        told = ", ".join(f"{key} (there {begun.get(key)!r}, now {common.get(key)!r})" for key in differing)
-        raise RecipeError(
-            f"--output_dir {str(matrix.root)!r} holds the comparison of another recipe, which differs in {told}: "
-            "choose another folder"
-        )

@@ -19,11 +19,11 @@ _drawing = threading.Lock()
 class TextArenaGame:
     """Play one game (an `Environment`); the row's `seed` decides what is to be guessed.
 
-    The reward comes with the end: 1 for a win, otherwise what the game gives for how near the last guess was, and less
-    after moves that it refuses.
+    The reward comes with the end: 1 for a win, otherwise what the game gives for how near the last guess was.
 
     Args:
         game: name in TextArena, with `-raw` for the game without wrappers.
+        partial_credit: with False a game that is not won earns 0.
         options: of the game, such as `max_number`.
 
     Raises:
@@ -32,12 +32,19 @@ class TextArenaGame:
 
     tools = (Tool("guess", "Make your guess, such as 7, or 2 1 4 5."),)
 
-    def __init__(self, game: str = "GuessTheNumber-v0-raw", **options: Any) -> None:
+    def __init__(self, game: str = "GuessTheNumber-v0-raw", *, partial_credit: bool = True, **options: Any) -> None:
         with needs_extra("games", f"the game {game}"):
             import textarena
         self._game = textarena.make(game, **options)
+        self._partial_credit = partial_credit
         self.answer: str | None = None
+        self.success = False
         self.reward = 0.0
+
+    @staticmethod
+    def rows(n: int, seed: int) -> list[dict[str, Any]]:
+        """Return `n` rows, each with a seed of its own."""
+        return [{"prompt": "Play.", "seed": number} for number in range(seed * 10**6, seed * 10**6 + n)]
 
     def reset(self, row: Row) -> str:
         """Draw the secret by the row's `seed`, so that all rollouts of a prompt play the same game."""
@@ -56,7 +63,7 @@ class TextArenaGame:
         self.answer = (
             " ".join(map(str, secret)) if isinstance(secret, list) else None if secret is None else str(secret)
         )
-        self.reward = 0.0
+        self.success, self.reward = False, 0.0
         return "\n" + self._said()
 
     def step(self, action: Action) -> StepResult:
@@ -67,8 +74,11 @@ class TextArenaGame:
         if not done:
             return StepResult(said)
         rewards, info = self._game.close()
-        self.reward = float(rewards[0])
-        return StepResult(str(info[0].get("reason", "")), self.reward, done=True)
+        reward = float(rewards[0])
+        self.success = reward >= 1.0
+        self.reward = reward if self._partial_credit or self.success else 0.0
+        # The reason for losing names the secret, which the last guess did not find out.
+        return StepResult(said or str(info[0].get("reason", "")), self.reward, done=True)
 
     def get_reward(self) -> float:
         """Return the game's reward, 0 for one that was not played to its end."""

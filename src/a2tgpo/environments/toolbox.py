@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -232,10 +233,13 @@ def _connection(tool: Mapping[str, Any], limits: CallLimits) -> MCPConnection:
         server = shlex.split(server)
     if not server or not isinstance(server, (str, list)):
         raise RecipeError(f"tools: mcp={server!r}; give a server's URL, or the command that starts one")
-    if isinstance(server, list):
-        # The interpreter that runs the recipe: another may lack the server's packages.
-        server = [sys.executable if server[0] == "python" else str(server[0]), *map(str, server[1:])]
     variables = {str(name): str(value) for name, value in (tool.get("environment") or {}).items()}
+    if isinstance(server, list):
+        if server[0] == "python":
+            # The interpreter that runs the recipe, and what it finds: another may lack the server's packages.
+            server = [sys.executable, *server[1:]]
+            variables = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ} | variables
+        server = list(map(str, server))
     return MCPConnection(server, variables, limits.timeout_s)
 
 

@@ -1,0 +1,224 @@
+"""Learning rates chosen on pilot seeds, several tasks, and the tests that were named beforehand."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from a2tgpo.cli import main
+from a2tgpo.compare.comparison import Comparison
+from a2tgpo.compare.comparison_table import as_markdown
+from a2tgpo.compare.learning_rates import ChosenRate, choose_rates, pilots_of, read_rates
+from a2tgpo.compare.matrix import Matrix
+from a2tgpo.compare.measured import AREA, COLLAPSED
+from a2tgpo.compare.primary_tests import run_tests
+from a2tgpo.errors import RecipeError
+from tests.compare import stand_in
+from tests.compare.runs import write_matrix, write_metrics, write_run
+from tests.compare.test_schedule import PROGRAM
+from tests.run.parts import write_recipe
+
+RATES = ("1e-4", "3e-4", "1e-3")
+
+
+def write_pilots(root: Path, right: dict[str, dict[str, str]]) -> Matrix:
+    """Pilots of grpo and a2tgpo on two seeds; `right` has by method and rate what the second of them answered; the
+    first answered nothing right."""
+    pilots = pilots_of(Matrix(root, tuple(right), 3, 8), RATES, 2)
+    for method, rates in right.items():
+        for rate, answers in rates.items():
+            for seed, given in zip(pilots.seeds, ("0000", answers), strict=True):
+                cell = pilots.cell(f"{method},learning_rate={rate}", seed)
+                write_run(cell, "after", given)
+                write_metrics(cell, 0)
+    return pilots
+
+
+def test_each_method_gets_its_own_best_rate(tmp_path: Path) -> None:
+    """By the mean over pilot seeds of greedy and sampled exact match (sampled, nothing is right here): 3 of 4 right on
+    one of two seeds is 3/16. Of equal rates the smallest is taken. The pilots' seeds are no other run's."""
+    pilots = write_pilots(
+        tmp_path,
+        {
+            "grpo": {"1e-4": "1000", "3e-4": "1110", "1e-3": "0000"},
+            "a2tgpo": {"1e-4": "0000", "3e-4": "1100", "1e-3": "1010"},
+        },
+    )
+    chosen = choose_rates(pilots, tmp_path / "rates.json")
+    assert {name: choice.rate for name, choice in chosen.items()} == {"grpo": "3e-4", "a2tgpo": "3e-4"}
+    assert chosen["grpo"].scores == pytest.approx({"1e-4": 1 / 16, "3e-4": 3 / 16, "1e-3": 0.0})
+    assert [*pilots.seeds] == [1000, 1001] and not set(pilots.seeds) & set(Matrix(tmp_path, ("grpo",), 10, 8).seeds)
+
+
+def test_a_choice_stands(tmp_path: Path) -> None:
+    """Once written it is read again, whatever the pilots say later; a method that comes later is chosen for then, and
+    other rates are refused."""
+    rates = {"1e-4": "1000", "3e-4": "0000", "1e-3": "0000"}
+    pilots, path = write_pilots(tmp_path, {"grpo": rates, "mica": rates}), tmp_path / "rates.json"
+    assert choose_rates(pilots, path)["grpo"].rate == "1e-4"
+    write_pilots(tmp_path, {"grpo": rates | {"3e-4": "1111"}, "mica": rates})
+    assert choose_rates(pilots, path)["grpo"].rate == "1e-4"
+    both = write_pilots(tmp_path, {"grpo": rates, "igpo": rates | {"1e-3": "1100"}})
+    assert {name: of.rate for name, of in choose_rates(both, path).items()} == {"grpo": "1e-4", "igpo": "1e-3"}
+    with pytest.raises(RecipeError, match="holds a choice among other learning rates"):
+        choose_rates(pilots_of(replace(pilots, root=tmp_path), RATES[:2], 2), path)
+
+
+def test_runs_have_their_methods_rate(tmp_path: Path) -> None:
+    """A run is given its method's rate as a flag; its warm start is shared, and has none."""
+    cell = Matrix(tmp_path, ("grpo", "igpo"), 1, 8, learning_rates={"grpo": "3e-4"}).cell("grpo", 0)
+    assert cell.flags == ("--method", "grpo", "--seed", "0", "--learning_rate", "3e-4")
+    assert cell.start is not None and "--learning_rate" not in cell.start.flags
+
+
+@pytest.mark.parametrize(
+    "listed", ["1e-4", "1e-4,1e-4", "1e-4,0.0001", "1e-4,x", "1e-4,-1", "1e-4,nan", "1e-4,,1e-3", "1,2"]
+)
+def test_rates_that_are_none(listed: str) -> None:
+    """One rate is no choice; a rate is a number between 0 and 1, given once."""
+    with pytest.raises(RecipeError, match="give at least two different rates"):
+        read_rates(listed)
+
+
+def test_area_and_collapse(tmp_path: Path) -> None:
+    """Rewards .1, .3, .5, .7 above the seed make the area .4 + seed. A run has collapsed where it answers fewer than
+    half as many questions as the policy that it began with: 1 of 3 has, 2 of 3 and 1 of 2 have not."""
+    matrix = Matrix(tmp_path, ("grpo",), 3, 8)
+    for seed, (before, after) in enumerate((("1110", "1000"), ("1110", "1100"), ("1100", "0100"))):
+        write_run(matrix.start(seed), "before", before)
+        cell = matrix.cell("grpo", seed)
+        cell.prepare()
+        write_run(cell, "after", after)
+        write_metrics(cell, seed)
+    runs = Comparison.of(matrix).rows["grpo"].runs
+    assert [run.values[COLLAPSED] for run in runs.values()] == [1.0, 0.0, 0.0]
+    assert [run.values[AREA] for run in runs.values()] == pytest.approx([0.4, 1.4, 2.4])
+    assert "| grpo | 1.400 [-1.084, 3.884] | 1 of 3 |" in as_markdown(Comparison.of(matrix))
+
+
+def test_primary_tests_are_one_family(tmp_path: Path) -> None:
+    """Two pairs on two tasks are four tests, and Holm multiplies the smallest p by four, also where three of the four
+    have not all their runs. A²TGPO − GRPO by seed is 1/4, 1/4, 0: p = 1 − t/√(t² + 2) with t = 2."""
+    whole = Comparison.of(write_matrix(tmp_path / "a"))
+    part = Comparison.of(write_matrix(tmp_path / "b", {"grpo": {0: "10"}, "a2tgpo": {0: "11"}, "igpo": {0: "11"}}))
+    tests = run_tests({"a": whole, "b": part}, [("a2tgpo", "grpo"), ("a2tgpo", "igpo")])
+    assert [(test.task, test.second, test.difference is None) for test in tests] == [
+        ("a", "grpo", False),
+        ("a", "igpo", True),
+        ("b", "grpo", True),
+        ("b", "igpo", True),
+    ]
+    p = 1 - 2 / math.sqrt(6)
+    assert tests[0].difference is not None and tests[0].difference.p == pytest.approx(p)
+    assert tests[0].p_holm == pytest.approx(4 * p) and tests[1].p_holm is None
+
+
+# --- the command, with runs that a stand-in plays --------------------------------------------------------------------
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the stand-in keeps its notes; two recipes."""
+    monkeypatch.setenv("STAND_IN", str(tmp_path))
+    monkeypatch.setattr("a2tgpo.compare.schedule._SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr("a2tgpo.compare.compare_command._program", lambda launcher: PROGRAM)
+    for name in ("one", "two"):
+        write_recipe(tmp_path / f"{name}.yaml", tmp_path / "policy", max_steps=stand_in.N_STEPS)
+    return tmp_path
+
+
+def compare(desk: Path, *flags: str) -> int:
+    """Two tasks, two methods, one seed."""
+    tasks = ["--tasks", f"{desk / 'one.yaml'},{desk / 'two.yaml'}"]
+    return main(
+        ["compare", *tasks, "--methods", "grpo,a2tgpo", "--seeds", "1", "--output_dir", str(desk / "all"), *flags]
+    )
+
+
+def test_tasks_one_after_the_other_pilots_first(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All of the first task's runs come before the second's, its pilots (seed 1000) before the others (seed 0), which
+    get the chosen rate; the command again runs nothing, and writes tables by task and the primary tests."""
+    flags = ("--learning_rates", "1e-4,3e-4", "--pilot_seeds", "1", "--primary", "a2tgpo:grpo")
+    assert compare(desk, *flags) == 0
+    started = [line.split("--output_dir ")[1].split()[0] for line in (desk / "flags").read_text().splitlines()]
+    names = [str(Path(path).relative_to(desk / "all")) for path in started]
+    rates = ("learning_rate=1e-4", "learning_rate=3e-4")
+    runs = [
+        f"pilots/{name}/seed_1000" for name in ("warm_start", *(f"{m},{r}" for m in ("grpo", "a2tgpo") for r in rates))
+    ]
+    runs += [f"{name}/seed_0" for name in ("warm_start", "grpo", "a2tgpo")]
+    assert names == [f"{task}/{run}" for task in ("one", "two") for run in runs]
+    last = (desk / "flags").read_text().splitlines()[-1]
+    assert "--method a2tgpo --seed 0 --learning_rate 1e-4" in last
+    assert json.loads((desk / "all" / "one" / "learning_rates.json").read_text())["grpo"] == {
+        "rate": "1e-4",
+        "scores": {"1e-4": 1.0, "3e-4": 1.0},
+    }
+    (desk / "flags").unlink()
+    assert compare(desk, *flags) == 0 and not (desk / "flags").exists()
+    # Without the rates the choice stands: nothing is run with the recipe's own, and a method without one is refused.
+    assert compare(desk, *flags[4:]) == 0 and not (desk / "flags").exists()
+    assert compare(desk, "--methods", "igpo,grpo", "--primary", "igpo:grpo") == 2
+    assert not (desk / "flags").exists()
+    tests = json.loads((desk / "all" / "primary.json").read_text())
+    assert [(test["task"], test["first"], test["second"]) for test in tests] == [
+        ("one", "a2tgpo", "grpo"),
+        ("two", "a2tgpo", "grpo"),
+    ]
+    assert "| grpo | 1.000 | 1.000 | 1e-4 |" in (desk / "all" / "two" / "summary.md").read_text()
+    assert "primary tests" in capsys.readouterr().out
+
+
+def test_a_failed_pilot_chooses_nothing(desk: Path) -> None:
+    """The task's other runs wait for the next command, and the other task is run."""
+    (desk / "fail").write_text("grpo,learning_rate=3e-4/seed_1000")
+    flags = ("--learning_rates", "1e-4,3e-4", "--pilot_seeds", "1")
+    assert compare(desk, *flags) == 1
+    assert not (desk / "all" / "one" / "learning_rates.json").exists() and not (desk / "all" / "one" / "grpo").exists()
+    (desk / "fail").unlink()
+    assert compare(desk, *flags) == 0
+    assert (desk / "all" / "one" / "grpo" / "seed_0" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--learning_rates", "1e-4"], "give at least two different rates"),
+        (
+            ["--learning_rates", "1e-4,3e-4", "--vary", "clip_beta=0,.1"],
+            "--learning_rates and --vary cannot be combined",
+        ),
+        (["--learning_rates", "1e-4,3e-4", "--learning_rate", "1e-4"], "--learning_rates sets it for each run"),
+        (["--learning_rates", "1e-4,3e-4", "--pilot_seeds", "0"], "--pilot_seeds 0: must be at least 1"),
+        (["--primary", "a2tgpo-grpo"], "give pairs of methods by commas"),
+        (["--primary", "a2tgpo:a2tgpo"], "give pairs of methods by commas"),
+        (["--primary", "a2tgpo:igpo"], "igpo is not compared; there are grpo, a2tgpo"),
+        (["--tasks", "one.yaml,one.yaml"], "each with a file name of its own"),
+    ],
+)
+def test_bad_input_runs_nothing(desk: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str) -> None:
+    """A mistake exits 2 with one sentence before anything runs, and leaves no folder behind."""
+    assert compare(desk, *flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and "Traceback" not in error
+    assert not (desk / "all").exists()
+
+
+def test_one_recipe_or_several(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither and both are refused; a second recipe that is wrong leaves nothing of the first behind."""
+    rest = ["--methods", "grpo", "--seeds", "1", "--output_dir", str(desk / "all")]
+    assert main(["compare", *rest]) == 2 and "give one recipe, or several" in capsys.readouterr().err
+    assert main(["compare", str(desk / "one.yaml"), "--tasks", "x.yaml", *rest]) == 2
+    wrong = yaml.safe_load((desk / "two.yaml").read_text()) | {"max_serches": 1}
+    (desk / "two.yaml").write_text(yaml.safe_dump(wrong))
+    assert compare(desk) == 2 and not (desk / "all").exists()
+
+
+def test_the_smallest_of_equal_rates() -> None:
+    """As numbers, not as text."""
+    assert ChosenRate.of({"1e-3": 0.5, "3e-4": 0.5, "0.0002": 0.5, "1e-5": 0.4}).rate == "0.0002"
