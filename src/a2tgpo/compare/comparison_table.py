@@ -36,11 +36,11 @@ _DEPTH = {
 Style = Callable[[float, float, float, str], str]
 
 _NOTES = """\
-Means over seeds with 95 % t intervals. Exact match, success or reward is on held-out questions or episodes after the
-last update; searches and tokens
-(written by the policy) per question are those of the greedy evaluation; gain is its share of the seconds of a step.
-ReAct is the policy before its updates. The area under the learning curve is the mean reward over a run's generation
-batches; a run has collapsed where the policy answers fewer than half as many questions, greedy, as before its updates.
+Means over seeds with 95 % t intervals. Exact match, or an environment's success or reward, is on held-out questions or
+episodes after the last update; searches and tokens (written by the policy) per question are those of the greedy
+evaluation; gain is its share of the seconds of a step. ReAct is the policy before its updates. The area under the
+learning curve is the mean reward over a run's generation batches; a run has collapsed where the policy answers fewer
+than half as many questions, greedy, as before its updates.
 
 A difference from a baseline pairs the runs of a seed (same warm start, prompts in the same order): the paired t test
 over seeds is the test of the methods, and "Holm" is its p adjusted for all comparisons of that table. The p over

@@ -22,11 +22,12 @@ class Measured:
     """Hold the numbers of one run.
 
     Attributes:
-        values: `MODE/exact_match` (of an environment's recipe what `measure` says), `MODE/exact_match/N_hops`, `MODE/searches`, `MODE/policy_tokens`,
-            `MODE/total_tokens` (means over the held-out questions, MODE greedy or sampled); `seconds_per_step` and
-            `gain_share_of_seconds`, in [0, 1], of the updates; those of `depth_measures`; `training/reward`, the mean
-            reward over all generation batches, which is the area under the learning curve; `collapsed`, 1 where the
-            policy answers fewer than half as many questions, greedy, as before its updates.
+        values: `MODE/exact_match` (of an environment's recipe what `measure` says), `MODE/exact_match/N_hops`,
+            `MODE/searches`, `MODE/policy_tokens`, `MODE/total_tokens` (means over held-out questions, MODE greedy or
+            sampled); `seconds_per_step` and `gain_share_of_seconds`, in [0, 1], of the updates; those of
+            `depth_measures`; `training/reward`, the mean reward over all generation batches, which is the area under
+            the learning curve; `collapsed`, 1 where the policy answers fewer than half as many questions, greedy, as
+            before its updates.
         scores: mode -> question or episode -> `Outcome.score`, such as 1 for a right answer.
         measure: what the scores are.
     """
