@@ -97,7 +97,7 @@ class TestKeys:
         ("changes", "message"),
         [
             ({"corpus": "c.jsonl", "hops": [1]}, "corpus, hops: for search"),
-            ({"environment": None, "rows": "a:b"}, "rows='a:b' belongs to an environment"),
+            ({"environment": None, "rows": "a:b"}, "rows: of an environment, and this recipe searches"),
             ({"environment": None, "tools": ["a:b"], "environment_args": {"x": 1}}, "without environment"),
             ({"environment_args": "most"}, "expected a mapping"),
             ({"questions": ["a.jsonl"]}, "questions and eval_questions: give both"),
