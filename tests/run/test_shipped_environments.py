@@ -12,6 +12,7 @@ import pytest
 from a2tgpo.cli import main
 from a2tgpo.environments import table_questions
 from a2tgpo.environments.environment import Action
+from a2tgpo.pipeline.rollout_log import RolloutRecord
 from a2tgpo.pretrained import open_model, open_tokenizer
 from a2tgpo.run.directory import RunDirectory
 from a2tgpo.run.environment_task import EnvironmentTask
@@ -136,3 +137,24 @@ def test_the_untrained_policy_is_always_the_same() -> None:
     shutil.rmtree(untrained_policy())
     again = open_model(UNTRAINED).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.parametrize("method", ["a2tgpo", "tree-grpo", "aepo", "dapo"])
+def test_guess_the_number(tmp_path: Path, method: str) -> None:
+    """The shipped policy really guesses: gains are read of the secret that the game reveals, trees and entropy branches
+    go on from copies of the game, groups of equal rewards are replaced; the log names the tool and its seconds."""
+    pytest.importorskip("textarena", reason="pip install 'a2tgpo[games]'")
+    small = SMALL | {"num_generations": 8, "per_device_train_batch_size": 8, "method": method}
+    assert main(["train", "guess_the_number", *flags(**small, output_dir=tmp_path / "run")]) == 0
+    directory = RunDirectory(tmp_path / "run")
+    summary = json.loads(directory.summary.read_text(encoding="utf-8"))
+    assert summary["after, greedy"]["success"]["total"] == 4 and summary["after, greedy"]["searches"] > 1
+    lines = (directory.rollouts / "step_000000.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [RolloutRecord.from_line(line) for line in lines]
+    assert all(record.answer and record.success is not None for record in records)
+    calls = [call for record in records for call in record.calls]
+    assert {call.tool for call in calls} == {"guess"} and all((call.seconds or 0) >= 0 for call in calls)
+    if method == "a2tgpo":
+        assert any(gain for record in records for gain in record.gain or [])
+    if method in ("tree-grpo", "aepo"):
+        assert any(not all(record.owned or [True]) for record in records) or len({len(r.calls) for r in records}) > 1
