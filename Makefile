@@ -1,5 +1,5 @@
 # Two commands, each on a fresh machine with Python 3.11+ and make:
-#   make demo   trains a search agent on two CPU cores in less than ten minutes and prints what it learned
+#   make demo   trains a search agent on two CPU cores in less than five minutes and prints what it learned
 #   make test   runs the tests
 # PYTHON=python3.12 picks another interpreter, VENV=... another place for the environment.
 
@@ -12,6 +12,7 @@ RUN ?= runs/hops_cpu
 
 demo: $(VENV)/installed
 	$(BIN)/a2tgpo train recipes/hops_cpu.yaml --output_dir $(RUN)
+	$(BIN)/a2tgpo report $(RUN) -o $(RUN)/report.html
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile

@@ -1,6 +1,11 @@
-"""Pre-train the tiny policy that ships with the package (`a2tgpo/assets/hops-tiny`) on generated text.
+"""Pre-train the tiny policies that ship with the package (`a2tgpo/assets`) on generated text.
 
     python scripts/pretrain_tiny.py --out src/a2tgpo/assets/hops-tiny
+    python scripts/pretrain_tiny.py --regions --out src/a2tgpo/assets/hops-regions-tiny
+
+The second starts from the weights of the first as shipped. It reads worlds with regions besides those without, and
+follows chains of two to four hops passage by passage, answered before the last in half of the documents: what the
+passages so far say about the answer is learned from that.
 
 Every document is about a world of its own, drawn afresh, so that no name can be memorised: what is left to learn is to
 copy names, to recall facts from the context, and to read passages in the form a search returns them. No document shows
@@ -32,21 +37,23 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from a2tgpo.data.names import Namer
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.data.world import RELATIONS, Chain, Entity, World
+from a2tgpo.data.world import REGION_SIZE, RELATIONS, Chain, Entity, World
+from a2tgpo.pretrained import EMBEDDED, open_model
 from a2tgpo.rollout.protocol import TAGS, render_result
 
 # A document is a list of (text, determined by the context before it).
 Document = list[tuple[str, bool]]
+Worlds = Callable[[random.Random], World]
 CONTEXT_WEIGHT = 0.1
 
 
-def repeat(rng: random.Random) -> Document:
+def repeat(rng: random.Random, worlds: Worlds) -> Document:
     """Write names, then the same names again in the same order."""
     names = " ".join(draw_names(rng, rng.randint(2, 6)))
     return [(names, False), (names, True)]
 
 
-def mark_up(rng: random.Random) -> Document:
+def mark_up(rng: random.Random, worlds: Worlds) -> Document:
     """Write names between random tags and in the short sentences of the protocol, then the same again.
 
     Makes the tags and words of the protocol known, in no order that an agent would use.
@@ -61,9 +68,9 @@ def mark_up(rng: random.Random) -> Document:
     return [(marked, False), (marked, True)]
 
 
-def recall(rng: random.Random) -> Document:
+def recall(rng: random.Random, worlds: Worlds) -> Document:
     """Write facts, then the same facts in another order."""
-    world = new_world(rng)
+    world = worlds(rng)
     facts = rng.sample(facts_of(world, rng.sample(world.entities, 4)), rng.randint(2, 4))
     document = [(" ".join(map(sentence, facts)), False)]
     for fact in rng.sample(facts, len(facts)):
@@ -72,9 +79,9 @@ def recall(rng: random.Random) -> Document:
     return document
 
 
-def read(rng: random.Random) -> Document:
+def read(rng: random.Random, worlds: Worlds) -> Document:
     """Write something asked, what a search for its subject returns, the answer; once or several times."""
-    world = new_world(rng)
+    world = worlds(rng)
     document: Document = []
     for _ in range(rng.randint(1, 4)):
         asked = rng.choice(facts_of(world, world.entities))
@@ -82,9 +89,9 @@ def read(rng: random.Random) -> Document:
     return document
 
 
-def study(rng: random.Random) -> Document:
+def study(rng: random.Random, worlds: Worlds) -> Document:
     """Write passages, then questions on them."""
-    world = new_world(rng)
+    world = worlds(rng)
     entities = rng.sample(world.entities, rng.randint(1, 3))
     facts = facts_of(world, entities)
     document = [result(world, entities)]
@@ -93,9 +100,9 @@ def study(rng: random.Random) -> Document:
     return document
 
 
-def quiz(rng: random.Random) -> Document:
+def quiz(rng: random.Random, worlds: Worlds) -> Document:
     """Write passages and questions on them, the first question before or after the passages; once or twice."""
-    world = new_world(rng)
+    world = worlds(rng)
     document: Document = []
     for _ in range(rng.randint(1, 2)):
         entities = rng.sample(world.entities, rng.randint(1, 3))
@@ -109,23 +116,36 @@ def quiz(rng: random.Random) -> Document:
     return document
 
 
-def reason(rng: random.Random) -> Document:
+def reason(rng: random.Random, worlds: Worlds) -> Document:
     """Write a question of two or three hops before or after the passages that answer it, answered fact by fact."""
-    world = new_world(rng)
+    world = worlds(rng)
     chain = next(world.chains(rng, "train", (rng.randint(2, 3),), 1))
     found = list(chain.entities[:-1])
     opening = [(chain.question, False), result(world, rng.sample(found, len(found)))]
     return [*(opening[::-1] if rng.random() < 0.3 else opening), *steps_of(chain)]
 
 
-def sift(rng: random.Random) -> Document:
+def sift(rng: random.Random, worlds: Worlds) -> Document:
     """Write as `reason`, with a passage among the others that may not belong."""
-    world = new_world(rng)
+    world = worlds(rng)
     chain = next(world.chains(rng, "train", (rng.randint(2, 3),), 1))
     strangers = [entity for entity in world.entities if entity not in chain.entities]
     found = [*chain.entities[:-1], *rng.sample(strangers, rng.randint(0, 1))]
     opening = [(chain.question, False), result(world, rng.sample(found, len(found)))]
     return [*(opening if rng.random() < 0.5 else opening[::-1]), *steps_of(chain)]
+
+
+def chase(rng: random.Random, worlds: Worlds) -> Document:
+    """Write a question of two to four hops and look up one entity after the other; answer after the last, or before."""
+    world = worlds(rng)
+    chain = next(world.chains(rng, "train", (rng.randint(2, 4),), 1))
+    hops = len(chain.relations)
+    n_read = rng.choice((hops, rng.randrange(hops)))
+    document: Document = [(chain.question, False)]
+    for hop, start in enumerate(chain.entities[:n_read]):
+        need = f"I need the {chain.relations[hop]} of {start.name}.", True
+        document += [need, result(world, search(rng, world, start))]
+    return [*document, box(chain)]
 
 
 def draw_names(rng: random.Random, n: int) -> list[str]:
@@ -135,6 +155,13 @@ def draw_names(rng: random.Random, n: int) -> list[str]:
 
 def new_world(rng: random.Random) -> World:
     return World.generate(rng.getrandbits(32), n_train=20, n_eval=0)
+
+
+def mixed_world(rng: random.Random) -> World:
+    """Draw a world with regions two times of three, of 2 to 8 of them; else one as above."""
+    if rng.random() < 2 / 3:
+        return World.generate(rng.getrandbits(32), rng.randint(2, 8) * REGION_SIZE, 0, correlation=1.0)
+    return new_world(rng)
 
 
 def facts_of(world: World, entities: Sequence[Entity]) -> list[Chain]:
@@ -172,7 +199,7 @@ def box(chain: Chain) -> tuple[str, bool]:
     return f"\\boxed{{{chain.answer}}}", True
 
 
-Task = Callable[[random.Random], Document]
+Task = Callable[[random.Random, Worlds], Document]
 
 
 @dataclass(frozen=True)
@@ -183,6 +210,7 @@ class Stage:
     rows: int
     length: int
     shares: dict[Task, float]
+    worlds: Worlds = new_world
 
 
 @dataclass(frozen=True)
@@ -215,6 +243,18 @@ CURRICULUM = (
     ),
 )
 
+_REGIONS = {repeat: 0.05, recall: 0.1, read: 0.15, study: 0.1, reason: 0.1, chase: 0.5}
+REGIONS_CURRICULUM = (
+    Phase(
+        seed=3,
+        learning_rate=2.5e-3,
+        stages=(
+            Stage(600, 8, 384, _REGIONS, mixed_world),
+            Stage(400, 4, 768, _REGIONS, mixed_world),
+        ),
+    ),
+)
+
 
 class Batches:
     """Fill token rows with whole documents one after the other, the last one cut at the end of the row."""
@@ -236,7 +276,7 @@ class Batches:
         tasks: list[int] = []
         while len(ids) < stage.length:
             index = self._rng.choices(range(len(stage.shares)), list(stage.shares.values()))[0]
-            for text, determined in list(stage.shares)[index](self._rng):
+            for text, determined in list(stage.shares)[index](self._rng, stage.worlds):
                 new = [token for word in text.split() for token in self._word(word)]
                 ids += new
                 tasks += [index if determined else -1] * len(new)
@@ -318,14 +358,15 @@ def train(model: LlamaForCausalLM, batches: Batches, phase: Phase) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory for weights, config and tokenizer")
+    parser.add_argument("--regions", action="store_true", help="go on from hops-tiny, with worlds that have regions")
     args = parser.parse_args()
     # More threads than one do not pay at this size, and make the result depend on the machine.
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(args.out)
-    model = build_model(tokenizer)
-    for phase in CURRICULUM:
+    model = open_model(EMBEDDED, dtype=torch.float32) if args.regions else build_model(tokenizer)
+    for phase in REGIONS_CURRICULUM if args.regions else CURRICULUM:
         train(model, Batches(tokenizer, phase.seed), phase)
         digest = save(model, args.out)
         # The next phase starts from the weights as stored.

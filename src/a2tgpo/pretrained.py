@@ -18,7 +18,10 @@ SHIPPED = "a2tgpo:"
 """Names of the small pre-trained policies that ship with the package begin so."""
 
 EMBEDDED = f"{SHIPPED}hops-tiny"
-"""The one that searches; the others play games."""
+"""The one that searches; others play games."""
+
+EMBEDDED_REGIONS = f"{SHIPPED}hops-regions-tiny"
+"""The same after worlds with regions."""
 
 
 def resolve(name: str) -> str:

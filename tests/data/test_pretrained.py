@@ -1,34 +1,41 @@
-"""The pre-trained policy that ships with the package: what its model card claims."""
+"""The pre-trained policies that ship with the package: what their model cards claim."""
 
 from __future__ import annotations
 
 import hashlib
 import random
 import re
-from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
+from statistics import correlation, fmean
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from a2tgpo.data.ideal_reader import IdealReader
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.data.world import World
+from a2tgpo.pretrained import EMBEDDED, EMBEDDED_REGIONS, resolve
 from a2tgpo.retrieval.bm25 import BM25Retriever
 from a2tgpo.rollout.protocol import render_result
 
-_FOLDER = Path(str(files("a2tgpo").joinpath("assets/hops-tiny")))
 _N = 64
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(_FOLDER, local_files_only=True)
+@pytest.fixture(scope="module", params=[EMBEDDED, EMBEDDED_REGIONS])
+def folder(request: pytest.FixtureRequest) -> Path:
+    return Path(resolve(request.param))
 
 
 @pytest.fixture(scope="module")
-def model() -> LlamaForCausalLM:
-    return AutoModelForCausalLM.from_pretrained(_FOLDER, dtype=torch.float32, local_files_only=True).eval()
+def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> LlamaForCausalLM:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
 
 
 @torch.no_grad()
@@ -39,10 +46,10 @@ def _greedy_matches(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase,
     return logits[len(prefix) - 1 : -1].argmax(-1).tolist() == wanted
 
 
-def test_the_card_names_these_weights(model: LlamaForCausalLM) -> None:
+def test_the_card_names_these_weights(folder: Path, model: LlamaForCausalLM) -> None:
     """The SHA-256 and the number of parameters in the card are those of the files beside it."""
-    card = (_FOLDER / "README.md").read_text(encoding="utf-8")
-    digest = hashlib.sha256((_FOLDER / "model.safetensors").read_bytes()).hexdigest()
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert digest in card
     claimed = re.search(r"([\d,]+) parameters", card)
     assert claimed is not None
@@ -101,3 +108,30 @@ def test_it_is_no_agent_yet(model: LlamaForCausalLM, tokenizer: PreTrainedTokeni
         with torch.no_grad():
             written = model.generate(ids, max_new_tokens=24, do_sample=False)[0, ids.size(1) :]
         assert "<search>" not in tokenizer.decode(written)
+
+
+@pytest.mark.parametrize("folder", [EMBEDDED_REGIONS], indirect=True)
+def test_it_knows_what_is_still_possible(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
+    """In worlds with regions its likelihood of the answer after so many right passages follows the true one: the
+    correlation over 48 chains of three hops is above .8, and passages before the last are worth .05 and more."""
+    true, believed = [], []
+    for seed in range(_N * 3 // 4):
+        world = World.generate(70_000 + seed, 324, 0, correlation=1.0)
+        reader = IdealReader(world)
+        (chain,) = world.chains(random.Random(seed), "train", (3,), 1)
+        context = chain.question
+        for n_read, (entity, relation) in enumerate(zip(chain.entities, [*chain.relations, ""], strict=True)):
+            true.append(reader.likelihood(chain, n_read))
+            believed.append(_likelihood(model, tokenizer, f"{context} \\boxed{{", chain.answer))
+            context += f" I need the {relation} of {entity.name}. {render_result([world.passage(entity)])}"
+    assert correlation(true, believed) > 0.8
+    by_turn = [fmean(believed[turn::4]) for turn in range(4)]
+    assert all(after - before > 0.05 for before, after in pairwise(by_turn))
+
+
+@torch.no_grad()
+def _likelihood(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, context: str, answer: str) -> float:
+    """exp(mean log p) of the tokens of `answer`."""
+    prefix, wanted = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (context, answer))
+    logps = model(input_ids=torch.tensor([prefix + wanted])).logits[0].log_softmax(-1)
+    return float(logps[range(len(prefix) - 1, len(prefix + wanted) - 1), wanted].mean().exp())

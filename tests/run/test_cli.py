@@ -84,7 +84,8 @@ def test_everything_is_in_one_directory(trained: Command) -> None:
     for name, numbers in summary.items():
         outcomes = read_outcomes(run / "eval" / f"{name.replace(', ', '_')}.jsonl")
         assert len(outcomes) == 6 and numbers == json.loads(json.dumps(Summary.of(outcomes).as_json()))
-    assert (run / "summary.md").read_text(encoding="utf-8").count("\n") == 6
+    table, reading, *curves = (run / "summary.md").read_text(encoding="utf-8").split("\n\n")
+    assert table.count("\n") == 5 and reading.startswith("Reading: of 6 held-out questions") and "▁" in curves[0]
 
 
 def test_a_run_is_not_written_over(trained: Command, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from a2tgpo.rollout.demonstration import Demonstration, encode_demonstration
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from a2tgpo.run.recipe_file import load_recipe
-from a2tgpo.run.warm_start import warm_start
+from a2tgpo.run.warm_start import order_by_length, warm_start
 from tests.integrations.parts import tiny_llama
 from tests.run.parts import write_recipe
 
@@ -105,3 +106,18 @@ def test_the_loss_is_the_mean_over_what_the_policy_writes(done: WarmStart) -> No
     expected, of_all = torch.cat(written).mean().item(), torch.cat(everything).mean().item()
     assert abs(expected - of_all) > 0.01
     assert done.losses == [{"step": STEPS, "loss": pytest.approx(expected, abs=1e-3)}]
+
+
+def test_a_batch_is_sorted_by_length() -> None:
+    """Five steps of four of seven rows: each pass over the rows has every row once, in an order of the seed, and within
+    each batch they go from short to long; in one large batch too, and where rows are fewer than a batch."""
+    lengths = [5, 3, 9, 1, 7, 2, 8]
+    order = order_by_length(lengths, steps=5, batch_size=4, seed=0)
+    assert len(order) == 20
+    batches = [order[start : start + 4] for start in range(0, 20, 4)]
+    assert all([lengths[i] for i in batch] == sorted(lengths[i] for i in batch) for batch in batches)
+    assert Counter(order).most_common()[-1][1] >= 2  # every row in each of the two whole passes
+    assert order != order_by_length(lengths, steps=5, batch_size=4, seed=1)
+    assert order == order_by_length(lengths, steps=5, batch_size=4, seed=0)
+    assert order_by_length(lengths, steps=1, batch_size=7, seed=3) == [3, 5, 1, 0, 4, 6, 2]
+    assert order_by_length([4, 1], steps=1, batch_size=5, seed=0).count(1) in (2, 3)

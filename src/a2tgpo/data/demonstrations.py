@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from a2tgpo.data.ideal_reader import IdealReader
 from a2tgpo.data.names import split_syllables
-from a2tgpo.data.world import Chain, Entity, World
+from a2tgpo.data.world import REGION_SIZE, Chain, Entity, World
 from a2tgpo.errors import DataError
 from a2tgpo.retrieval.bm25 import BM25Retriever
 from a2tgpo.retrieval.corpus import Passage
@@ -16,7 +17,7 @@ from a2tgpo.rollout.agent import BatchedSearch
 from a2tgpo.rollout.demonstration import Demonstration, Lookup
 
 # A world lasts for a few demonstrations only: a policy that met the same names again would learn them by heart.
-_DEMONSTRATIONS_PER_WORLD, _ENTITIES_PER_WORLD = 16, 80
+_DEMONSTRATIONS_PER_WORLD, _ENTITIES_PER_WORLD, _REGIONS_PER_WORLD = 16, 80, 3
 _TOP_K, _TITLE_WEIGHT = 3, 3
 
 
@@ -28,7 +29,8 @@ class Imperfection:
     reinforcement.
 
     Args:
-        stops_early: per demonstration of two hops or more, to answer with an entity on the way.
+        stops_early: per demonstration of two hops or more, to answer before the last hop: with an entity on the way, or
+            in a world with regions with a guess, drawn from what the passages read so far leave possible.
         wrong_hop: per search after the first, to look up another entity of the last passage before the right one.
         no_results: per search, to mistype the name first, find nothing, and correct it. Not zero, or a policy that has
             never seen an empty result leaves the format after one.
@@ -61,7 +63,8 @@ def demonstrate_hops(
     """
     rng = random.Random(seed)
     for first in range(0, n, _DEMONSTRATIONS_PER_WORLD):
-        world = World.generate(rng.getrandbits(63), _ENTITIES_PER_WORLD, 0, correlation)
+        size = _REGIONS_PER_WORLD * REGION_SIZE if correlation else _ENTITIES_PER_WORLD
+        world = World.generate(rng.getrandbits(63), size, 0, correlation)
         agent = _ScriptedAgent(world, rng, imperfection or Imperfection())
         for index in range(first, min(n, first + _DEMONSTRATIONS_PER_WORLD)):
             (chain,) = world.chains(rng, "train", (hops[index % len(hops)],), 1)
@@ -104,6 +107,7 @@ class _ScriptedAgent:
         self._world = world
         self._rng = rng
         self._imperfection = imperfection
+        self._reader = IdealReader(world)
         self._retriever = BM25Retriever.from_passages(world.passages, title_weight=_TITLE_WEIGHT)
 
     def demonstrate(self, chain: Chain) -> Demonstration:
@@ -115,7 +119,15 @@ class _ScriptedAgent:
             if hop and self._errs(self._imperfection.wrong_hop):
                 lookups += self._look_up(relation, self._bystander(chain, hop))
             lookups += self._look_up(relation, entity)
-        return Demonstration(chain.question, tuple(lookups), chain.entities[hops].name)
+        return Demonstration(chain.question, tuple(lookups), self._answer(chain, hops).name)
+
+    def _answer(self, chain: Chain, n_read: int) -> Entity:
+        """Return the answer, or after fewer passages than hops what a demonstration says instead."""
+        reached = chain.entities[n_read]
+        if n_read == len(chain.relations) or reached.parts is None:
+            return reached
+        possible = self._reader.entities[chain.entities[-1].kind]
+        return self._rng.choices(possible, self._reader.belief(chain, n_read).tolist())[0]
 
     def _look_up(self, relation: str, entity: Entity) -> Iterator[Lookup]:
         thought = f"I need the {relation} of {entity.name}."

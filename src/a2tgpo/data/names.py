@@ -13,14 +13,13 @@ ONSETS = (*_CONSONANTS, *_CLUSTERS)
 VOWELS = "aeiou"
 SYLLABLES = tuple(onset + vowel for onset in ONSETS for vowel in VOWELS)
 REGIONS = (
-    *(("ba", "lu"), ("dre", "si"), ("fi", "to"), ("ko", "ne")),
-    *(("lu", "dra"), ("ra", "pe"), ("ste", "mi"), ("vo", "ga")),
+    *("ba", "dre", "fi", "ko", "zu", "ra", "ste", "vo", "gle", "pu", "sni", "da"),
+    *("bro", "ku", "fle", "ga", "tri", "se", "plo", "ni", "spu", "fa", "gro", "te"),
 )
-"""The beginnings of a region's names, in worlds that have regions: its places begin with both syllables, the words of
-its other names with the first."""
+"""What the names of a region begin with, in worlds that have regions."""
+PARTS = (("lu", "dra", "mi"), ("ke", "to", "pa"), ("si", "ne", "bli"))
+"""What may stand second, third and fourth in a name of a world with regions. No syllable stands in two places."""
 ORGANISATION_KINDS = ("Guild", "Union", "League", "Works")
-
-Beginning = tuple[str, ...]
 
 _ATTEMPTS = 1000
 
@@ -34,36 +33,49 @@ class Namer:
     """Draw names that share no invented word with any earlier one.
 
     Unshared words mean that a name is found by any of its words, and that no evaluation name was half seen in training.
-    Names of one of the `REGIONS` begin alike.
 
     Raises:
-        DataError: when almost every two-syllable word is taken: by some 10,000 people and organisations, or by 100 of
-            one region.
+        DataError: when almost every two-syllable word is taken, by some 10,000 people and organisations.
     """
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._taken: set[str] = set()
 
-    def person(self, region: Beginning = ()) -> str:
+    def person(self) -> str:
         """Draw two words of two syllables: `Kelo Mitu`."""
-        return f"{self._word(2, region[:1])} {self._word(2, region[:1])}"
+        return f"{self._word(2)} {self._word(2)}"
 
-    def place(self, region: Beginning = ()) -> str:
+    def place(self) -> str:
         """Draw one word of three syllables: `Rupoka`."""
-        return self._word(3, region)
+        return self._word(3)
 
-    def organisation(self, region: Beginning = ()) -> str:
+    def organisation(self) -> str:
         """Draw two syllables and a kind: `Besa Guild`."""
-        return f"{self._word(2, region[:1])} {self._rng.choice(ORGANISATION_KINDS)}"
+        return f"{self._word(2)} {self._rng.choice(ORGANISATION_KINDS)}"
 
-    def _word(self, syllables: int, beginning: Beginning) -> str:
-        free = [syllable for syllable in SYLLABLES if syllable not in beginning]
+    def _word(self, syllables: int) -> str:
         for _ in range(_ATTEMPTS):
-            word = "".join((*beginning, *self._rng.sample(free, syllables - len(beginning))))
+            word = "".join(self._rng.sample(SYLLABLES, syllables))
             if word not in self._taken:
                 self._taken.add(word)
                 return word.capitalize()
         raise DataError(
             f"no unused name of {syllables} syllables left after {len(self._taken)} words; generate a smaller world"
         )
+
+
+def spell(kind: str, region: int, second: int, third: int, fourth: int) -> str:
+    """Spell a name of four parts: `Balu Kesi`, a person; `Balukesi`, a place; `Baluke Guild`, an organisation.
+
+    Args:
+        kind: person, place or organisation.
+        region: index into `REGIONS`.
+        second, third, fourth: indices into the three of `PARTS`; an organisation's fourth part is its kind.
+    """
+    first = REGIONS[region] + PARTS[0][second]
+    if kind == "person":
+        return f"{first} {PARTS[1][third]}{PARTS[2][fourth]}".title()
+    if kind == "place":
+        return f"{first}{PARTS[1][third]}{PARTS[2][fourth]}".capitalize()
+    return f"{first}{PARTS[1][third]} {ORGANISATION_KINDS[fourth]}".title()

@@ -69,7 +69,7 @@ def answer_questions(
         agent.protocol.stop_strings,
         config.recipe.rows_per_generation,
     )
-    name, quiet = path.stem.replace("_", " "), True if processes.rank() else None
+    name, quiet = path.stem.replace("_", " "), processes.rank() > 0
     with torch.no_grad(), tqdm(total=len(mine), desc=name, unit="question", disable=quiet) as bar:
         outcomes = evaluate_questions(
             agent, backend, mine, batch_size=config.recipe.eval_batch_size, progress=bar.update

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,8 @@ def warm_start(
     """Train `model` in place on `encoded` demonstrations and save it with its tokenizer to `output`; a collective.
 
     Only the tokens a policy would have written carry loss: prompt, observations and the closing end-of-sequence token
-    are masked (`completion_mask` 0).
+    are masked (`completion_mask` 0). Where the recipe cuts batches into micro-batches, rows of similar length share
+    one.
 
     Args:
         encoded: rows of `input_ids` and `completion_mask`, tokenised turn by turn as rollouts are.
@@ -49,6 +51,11 @@ def warm_start(
         for row in encoded
     ]
     micro_batch, accumulation = share_batch(recipe, processes.size())
+    cut = recipe.warm_start_micro_batch_size is not None and micro_batch < recipe.warm_start_batch_size
+    if cut:
+        lengths = [len(row["input_ids"]) for row in rows]
+        order = order_by_length(lengths, recipe.warm_start_steps, recipe.warm_start_batch_size, training.seed)
+        rows = [rows[index] for index in order]
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
@@ -65,6 +72,7 @@ def warm_start(
             bf16=training.bf16,
             fp16=training.fp16,
             seed=training.seed,
+            train_sampling_strategy="sequential" if cut else "random",
             logging_steps=10,
             save_strategy="no",
             report_to="none",
@@ -77,6 +85,17 @@ def warm_start(
     # TRL patches the forward with its fused head; the saved model is reloaded without it.
     save_whole(trainer, tokenizer, output)
     return _losses(trainer.state.log_history)
+
+
+def order_by_length(lengths: Sequence[int], steps: int, batch_size: int, seed: int) -> list[int]:
+    """Return the rows of `steps` batches one after the other: drawn without replacement in each pass over the data, and
+    sorted by length within a batch, so that a micro-batch of neighbours has little padding."""
+    rng = random.Random(seed)
+    n = steps * batch_size
+    passes = (rng.sample(range(len(lengths)), len(lengths)) for _ in range(-(-n // len(lengths))))
+    drawn = [index for one in passes for index in one][:n]
+    batches = (drawn[start : start + batch_size] for start in range(0, n, batch_size))
+    return [index for batch in batches for index in sorted(batch, key=lambda i: lengths[i])]
 
 
 def share_batch(recipe: Recipe, n_processes: int) -> tuple[int, int]:
