@@ -6,7 +6,7 @@
 
 The truth is `a2tgpo.data.ideal_reader`'s. The policy is that of the run's warm start; it reads the same passages as the
 reader, found by looking up one right name after the other, and its gains are those that training would see. Questions
-are the run's held-out ones.
+are about the training split, of which the warm start has seen nothing.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ def main() -> None:
     model = load_model(str(directory.warm_start), config).eval()
     task = open_task(config, directory)
     scorer = AnswerScorer(AnswerScaffold(SCAFFOLD), tokenizer)
-    reader = IdealReader(world, "eval")
+    reader = IdealReader(world)
 
     plt.rcParams |= {"svg.hashsalt": "hops_gains", "svg.fonttype": "none", "font.size": 9}
     figure, axes = plt.subplots(1, len(recipe.hops), figsize=(8, 2.8), sharey=True, layout="constrained")
     for axis, hops in zip(axes, recipe.hops, strict=True):
-        chains = list(world.chains(random.Random(0), "eval", (hops,), PER_HOPS))
+        chains = list(world.chains(random.Random(0), "train", (hops,), PER_HOPS))
         measured = {
             "true posterior": [[reader.likelihood(c, n) for n in range(hops + 1)] for c in chains],
             "warm-started policy": likelihoods_of(chains, task, scorer, model),

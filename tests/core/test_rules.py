@@ -119,7 +119,8 @@ def test_count_once(batch, seed):
     arguments = pack(batch)
     credit = core.turn_credit(**arguments)
     node = padded(nodes, width, fill=-1, dtype=torch.long)
-    shared, owned = core.count_once(credit, node, arguments["group"], arguments["valid"])
+    with pytest.warns(DeprecationWarning, match="share_turns"):
+        shared, owned = core.count_once(credit, node, arguments["group"], arguments["valid"])
     for value, actual in zip(credit[:2], shared[:2], strict=True):
         means, owners = slow_rules.count_once(batch, value.tolist(), nodes)
         target = padded(means, width)

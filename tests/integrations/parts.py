@@ -12,11 +12,14 @@ from datasets import Dataset
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+from trl.trainer import utils
 
 from a2tgpo import A2TGPOConfig, A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.integrations.trl import trainer as trl_trainer
+from a2tgpo.integrations.trl.plain_head import add_plain_head
 from a2tgpo.integrations.trl.rollout_func import rollout_columns
+from a2tgpo.integrations.trl.trl_contract import why_plain_head
 from a2tgpo.pipeline import BatchCredit, RolloutBatch, TurnSignals
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rewards import exact_match_reward
@@ -61,6 +64,14 @@ def tiny_llama(tokenizer: Any, seed: int = 0) -> LlamaForCausalLM:
             bos_token_id=None,
         )
     )
+
+
+def add_head(model: Any) -> None:
+    """Add TRL's fused output head, or ours where TRL's does not run."""
+    if why_plain_head("cpu"):
+        add_plain_head(model)
+    else:
+        utils.add_fused_lm_head(model, outputs=("log_probs", "entropy"))
 
 
 def config(tmp_path: Path, **changes: Any) -> A2TGPOConfig:

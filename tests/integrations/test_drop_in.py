@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from trl import GRPOTrainer
 
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.integrations.trl.objective import OTHER_OBJECTIVES
+from a2tgpo.integrations.trl.objective import AGGREGATES, OTHER_OBJECTIVES
 from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from tests.integrations.parts import Recorded, ScriptedRollout, by_turn, config, questions, scripted_trainer
@@ -143,6 +145,72 @@ def test_other_objectives_are_for_methods_with_trls_ratio(tmp_path: Path) -> Non
     before = trainer.model.lm_head.weight.clone()
     trainer.train()
     assert not torch.equal(before, trainer.model.lm_head.weight)
+
+
+COMBINATIONS = list(
+    itertools.product(
+        (*AGGREGATES, *OTHER_OBJECTIVES),
+        (True, False, "group", "batch", "none"),
+        ("token", "sequence"),
+        ("sum_then_normalize", "normalize_then_sum"),
+    )
+)
+NAMES = ("loss_type", "scale_rewards", "importance_sampling_level", "multi_objective_aggregation")
+
+
+@pytest.mark.parametrize("method", ["a2tgpo", "grpo", "dapo", "igpo", "mica", "aepo", "tree-grpo"])
+def test_every_combination_is_taken_or_refused_by_name(tmp_path: Path, method: str) -> None:
+    """Each of TRL's loss types with each scaling, level and aggregation: a refusal begins with the option as the user
+    wrote it, and the options as TRL has them by default are never refused."""
+    taken = 0
+    for combination in COMBINATIONS:
+        options = dict(zip(NAMES, combination, strict=True))
+        try:
+            config(tmp_path, method=method, num_generations=8, **options)
+            taken += 1
+        except ValueError as error:
+            name, _, value = str(error).partition(f" with method={method!r}")[0].partition("=")
+            assert name in NAMES and value == repr(options[name]), str(error)
+    assert taken > 0
+    for name in AGGREGATES:
+        config(tmp_path, method=method, num_generations=8, loss_type=name)
+
+
+@pytest.mark.parametrize("loss", AGGREGATES)
+@pytest.mark.parametrize("scale", ["group", "batch", False])
+@pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
+def test_turn_credit_trains_with_what_is_taken(tmp_path: Path, loss: str, scale: Any, aggregation: str) -> None:
+    """A²TGPO with TRL's divisors, scalings and aggregations makes an update."""
+    trainer = scripted_trainer(
+        tmp_path,
+        SCRIPTS,
+        reward=[exact_match_reward, length_reward],
+        loss_type=loss,
+        scale_rewards=scale,
+        multi_objective_aggregation=aggregation,
+        rollouts_dir="",
+    )
+    before = trainer.model.lm_head.weight.clone()
+    trainer.train()
+    assert not torch.equal(before, trainer.model.lm_head.weight)
+    assert math.isfinite(trainer.state.log_history[0]["loss"]) and trainer.state.log_history[0]["grad_norm"] > 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("loss_type", "gspo", r"loss_type='gspo': choose one of .*'dapo'"),
+        ("importance_sampling_level", "turn", r"importance_sampling_level='turn': choose one of 'token', 'sequence'"),
+        ("scale_rewards", "std", "scale_rewards='std': choose one of"),
+        ("multi_objective_aggregation", "sum", "multi_objective_aggregation='sum': choose one of"),
+        ("delta", 1.004, r"delta=1.004: .*ends at 1.004"),
+        ("temperature", 0.0, "temperature=0.0: logits are divided by it"),
+    ],
+)
+def test_values_that_trl_meets_later_are_refused_at_once(tmp_path: Path, option: str, value: Any, said: str) -> None:
+    """TRL says so in the first step, after generation, or not at all."""
+    with pytest.raises(ValueError, match=said):
+        config(tmp_path, **{option: value})
 
 
 def test_truncated_rollouts_stay_in_the_baseline(tmp_path: Path, assigned: list[Recorded]) -> None:

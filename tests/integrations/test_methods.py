@@ -10,6 +10,8 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 
 from a2tgpo import A2TGPOConfig
+from a2tgpo.integrations.trl.objective import TOKEN_MEANS
+from a2tgpo.integrations.trl.plain_head import give_head
 from a2tgpo.methods import METHODS
 from a2tgpo.pipeline import SingleProcess
 from a2tgpo.pipeline.anchor_states import number_states
@@ -40,7 +42,8 @@ TRLS = {
 def test_two_updates_are_trls_own(tmp_path: Path, name: str) -> None:
     """On the same rollouts, with two plain gradient steps on one batch in two micro-batches each (so that ratios leave
     1, and tokens must be counted over the whole update), the rows grpo, dapo and gspo move the weights as TRL's
-    `GRPOTrainer` does. Both divide by the sample's standard deviation, TRL after adding 1e-4, we after 1e-6."""
+    `GRPOTrainer` does, and log under TRL's names what it logs. Both divide by the sample's standard deviation, TRL
+    after adding 1e-4, we after 1e-6."""
     group = 8
     shared: dict[str, Any] = dict(
         optim="sgd",
@@ -65,11 +68,19 @@ def test_two_updates_are_trls_own(tmp_path: Path, name: str) -> None:
         processing_class=tokenizer,
         rollout_func=ScriptedRollout(tokenizer, SCRIPTS),
     )
+    give_head(theirs)
     start = torch.cat([parameter.detach().flatten() for parameter in theirs.model.parameters()])
     mine, other = weights_after(ours) - start, weights_after(theirs) - start
     assert other.norm() > 1e-4
     assert torch.nn.functional.cosine_similarity(mine, other, dim=0) > 0.9999
     assert mine.norm() / other.norm() == pytest.approx(1.0, abs=1e-3)
+    # Extremes of a micro-batch depend on which rollouts are in it, and ours hold rollouts of like length. TRL's means
+    # over tokens are means of its micro-batches', ours those of the update.
+    apart = ("step_time", "clip_ratio/low_min", "clip_ratio/high_max", *TOKEN_MEANS)
+    for our_log, their_log in zip(ours.state.log_history[:2], theirs.state.log_history[:2], strict=True):
+        expected = {key: value for key, value in their_log.items() if key not in apart}
+        assert their_log.keys() <= our_log.keys()
+        assert {key: our_log[key] for key in expected} == pytest.approx(expected, abs=2e-3, rel=1e-3)
 
 
 _PASSED = (
@@ -107,7 +118,7 @@ def test_an_option_changes_the_row_it_belongs_to() -> None:
         ({"method": "grpo", "cut_last_result": True}, "method 'grpo' reads no gain"),
         ({"method": "igpo", "scale_rewards": "none"}, "scale_rewards='none' with method='igpo'"),
         ({"method": "dapo", "scale_rewards": "batch"}, "knows nothing of this method's penalty for length"),
-        ({"method": "tree-grpo", "importance_sampling_level": "sequence"}, "shares turns"),
+        ({"method": "tree-grpo", "importance_sampling_level": "sequence"}, "share turns, which have no sequence"),
         ({"method": "tree-grpo", "num_generations": 4}, "set num_generations=8"),
         ({"method": "aepo", "num_generations": 2}, "set num_generations to at least 4"),
         ({"method": "a3tgpo"}, "choose one of 'grpo'"),

@@ -16,12 +16,13 @@ from trl import GRPOConfig
 
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.errors import DataError, ToolError
+from a2tgpo.errors import DataError, SignalError, ToolError
 from a2tgpo.integrations.trl import checks
 from a2tgpo.integrations.trl.tool_failures import FAILED_BATCHES, ToolFailures
 from a2tgpo.pipeline.rollout_log import RolloutRecord
 from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.protocol import answer_turn, search_turn
+from a2tgpo.signals import TurnFunction
 from tests.integrations.parts import Recorded, config, questions, qwen_tokenizer, scripted_trainer, tiny_llama
 
 BOXED = "\\boxed{{answer}}"
@@ -76,8 +77,15 @@ def written_turns(monkeypatch: pytest.MonkeyPatch, first: list[str]) -> None:
 
 def test_text_prompts_beside_tools_are_refused(tmp_path: Path) -> None:
     """TRL would fail at the first call; here construction says what to write."""
-    with pytest.raises(ValueError, match=r"row 0 has the text prompt 'Who is.*\[\{\"role\": \"user\""):
+    said = r"row 0 has the text prompt 'Who is.*\[\{\"role\": \"user\""
+    with pytest.raises(ValueError, match=said):
         with_tools(tmp_path, questions())
+    for evaluated in (questions(), {"small": messages(), "other": questions()}):
+        with pytest.raises(ValueError, match=said):
+            with_tools(tmp_path, messages(), native={"tools": [lookup], "eval_dataset": evaluated})
+    streamed = with_tools(tmp_path, questions().to_iterable_dataset())
+    with pytest.raises(ValueError, match=said):
+        streamed.train()
 
 
 def test_a_scaffold_that_the_reward_forbids_is_refused(tmp_path: Path) -> None:
@@ -87,16 +95,53 @@ def test_a_scaffold_that_the_reward_forbids_is_refused(tmp_path: Path) -> None:
     with_tools(tmp_path, messages(), answer_scaffold="The answer is {answer}.", method="grpo", beta=0.0)
     reward = lambda completions, **_: [0.0] * len(completions)  # noqa: E731
     with_tools(tmp_path, messages(), reward, answer_scaffold="The answer is {answer}.")
+    judged = {"tools": [lookup], "turn_signal": TurnFunction(lambda rollout: [0.0] * len(rollout.steps))}
+    with_tools(tmp_path, messages(), answer_scaffold="The answer is {answer}.", native=judged)
 
 
-@pytest.mark.parametrize(("epsilon", "warns"), [(0.2, True), (0.004, False), (None, False)])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"epsilon": 0.2}, "epsilon=0.2 is 67 times"),
+        ({"epsilon_high": 0.28}, "epsilon_high=0.28 is 70 times"),
+        ({"method": "gspo", "epsilon": 0.2}, "whose ratio is a mean over a sequence"),
+        ({"epsilon": 0.004}, None),
+        ({"method": "grpo", "epsilon": 0.2, "epsilon_high": 3.0}, None),
+        ({}, None),
+    ],
+)
 def test_an_epsilon_of_another_method_is_said(
-    tmp_path: Path, epsilon: float | None, warns: bool, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, changes: dict[str, Any], said: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """0.2, as every GRPO script has it, clips hardly any turn's mean ratio: one warning, not an error."""
+    """0.2, as every GRPO script has it, clips hardly any mean ratio: one warning, not an error."""
     with caplog.at_level(logging.WARNING, logger=checks.__name__):
-        scripted_trainer(tmp_path, [["x"]], epsilon=epsilon)
-    assert ("epsilon=0.2 is 67 times" in caplog.text) == warns
+        scripted_trainer(tmp_path, [["x"]], **changes)
+    assert said in caplog.text if said else "hardly any" not in caplog.text
+
+
+def test_braces_that_are_the_placeholders(tmp_path: Path) -> None:
+    r"""`\boxed{answer}` would be filled to `\boxedbora`, whatever the reward."""
+    for scaffold in ("\\boxed{answer}", "So \\text{answer}."):
+        with pytest.raises(ValueError, match=r"would read .(boxed|text)Paris.*write .(boxed|text)\{\{answer\}\}"):
+            with_tools(tmp_path, messages(), lambda completions, **_: [0.0], answer_scaffold=scaffold)
+
+
+def test_a_missing_prompt_column_is_said(tmp_path: Path) -> None:
+    """TRL fails with a KeyError in its first step."""
+    with pytest.raises(DataError, match=r"columns \['question', 'answer'\] and no 'prompt'"):
+        scripted_trainer(tmp_path, [["x"]], dataset=questions().rename_column("prompt", "question"))
+
+
+def test_a_signal_of_one_rollout_is_told_from_one_of_a_batch(tmp_path: Path) -> None:
+    """A plain function is called with all rollouts; one written for a single rollout says what to wrap it in."""
+    signal = lambda rollout: [0.0 for _ in rollout.steps]  # noqa: E731
+    trainer = scripted_trainer(tmp_path, [[search_turn("find", "Kelo"), answer_turn("bora")]], turn_signal=signal)
+    with pytest.raises(SignalError, match=r"rollouts of a batch.*TurnFunction\("):
+        trainer.train()
+    of_batch = lambda rollouts: [[0.0 for _ in one.steps] for one in rollouts]  # noqa: E731
+    scripted_trainer(
+        tmp_path, [[search_turn("find", "Kelo"), answer_turn("bora")]], turn_signal=of_batch, rollouts_dir=""
+    ).train()
 
 
 def test_a_missing_answer_column_names_every_way_out(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Everything private of TRL that the trainer relies on, seen at work in a plain `GRPOTrainer`: a release of TRL that
-moves one of them fails here, by name. These tests know nothing of our code and nothing of TRL's source text.
+moves one of them fails here, by name. These tests know nothing of TRL's source text, and of our code only the head
+that stands in where TRL's does not run.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import torch
 from datasets import Dataset
 from transformers import DynamicCache
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import RepeatSampler, add_fused_lm_head
+from trl.trainer import utils
+from trl.trainer.utils import RepeatSampler
 
-from tests.integrations.parts import qwen_tokenizer, tiny_llama
+from a2tgpo.integrations.trl.plain_head import give_head
+from a2tgpo.integrations.trl.trl_contract import why_plain_head
+from tests.integrations.parts import add_head, qwen_tokenizer, tiny_llama
 
 OVERRIDDEN = {
     "_generate_and_score_completions": ["self", "inputs"],
@@ -42,11 +46,17 @@ def test_overridden_methods_keep_their_signature(name: str) -> None:
     assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == OVERRIDDEN[name]
 
 
-def test_the_log_probability_method_takes_what_we_read() -> None:
-    """`_get_per_token_logps_and_entropies` starts with model, ids, mask, length, and knows `compute_entropy`."""
-    parameters = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
-    assert parameters[:5] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep"]
-    assert "compute_entropy" in parameters
+def test_the_log_probability_method_takes_what_we_give(tmp_path: Path) -> None:
+    """`_get_per_token_logps_and_entropies` takes model, ids, mask and length in this order, `batch_size` and
+    `compute_entropy` by name, and returns log-probabilities, entropies and a third thing."""
+    trainer = plain(tmp_path, rollout_func=written)
+    ids = torch.tensor([[5, 9, 2, 7, 3], [4, 6, 2, 9, 1]])
+    logps, entropies, _ = trainer._get_per_token_logps_and_entropies(
+        trainer.model, ids, torch.ones_like(ids), 3, batch_size=1, compute_entropy=True
+    )
+    expected = trainer.model(ids).logits.log_softmax(-1)[:, 1:-1]
+    torch.testing.assert_close(logps, expected.gather(2, ids[:, 2:, None])[..., 0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(entropies, -(expected.exp() * expected).sum(-1), atol=1e-4, rtol=1e-4)
 
 
 ROWS = [{"prompt": [{"role": "user", "content": f"Who is {name}?"}], "answer": name} for name in ("Kelo", "Bora")]
@@ -75,6 +85,7 @@ def plain(tmp_path: Path, **parts: Any) -> GRPOTrainer:
         processing_class=tokenizer,
         **parts,
     )
+    give_head(trainer)  # TRL 1.15 has none that runs on a CPU
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
     return trainer
@@ -138,7 +149,7 @@ def test_when_old_log_probabilities_are_asked_for(
     )
     trainer = plain(tmp_path, rollout_func=written, options={"steps_per_generation": steps})
     trainer.beta, trainer.ref_model = 0.1, tiny_llama(trainer._tokenizer, seed=1)
-    add_fused_lm_head(trainer.ref_model)
+    add_head(trainer.ref_model)
     output = trainer._generate_and_score_completions(rows())
     assert calls == [(True, (8, 8), (8, 8), 6)] * passes + [(False, (8, 8), (8, 8), 6), "rewards"]
     assert ("old_per_token_logps" in output) == bool(passes)
@@ -248,13 +259,15 @@ def test_a_prompts_rollouts_are_consecutive() -> None:
 
 def test_the_fused_head_fills_a_cache_it_is_given() -> None:
     """`model(..., fused_lm_head=True, past_key_values=cache)` returns shifted log-probabilities and fills the cache,
-    which is what lets one pass give old log-probabilities and keys."""
+    which is what lets one pass give old log-probabilities and keys. Where it does not run, ours is in its place."""
+    if why := why_plain_head("cpu"):
+        pytest.skip(why)
     tokenizer = qwen_tokenizer()
     model = tiny_llama(tokenizer)
     ids = torch.randint(0, 200, (2, 9))
     with torch.no_grad():
         expected = torch.log_softmax(model(input_ids=ids).logits, dim=-1)
-        add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+        utils.add_fused_lm_head(model, outputs=("log_probs", "entropy"))
         cache = DynamicCache(config=model.config)
         output = model(input_ids=ids, labels=ids, fused_lm_head=True, past_key_values=cache)
     assert cache.get_seq_length() == 9

@@ -1,9 +1,11 @@
 """docs/trl.md names options that exist, and every method whose behaviour it tells apart."""
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from trl import GRPOConfig
 
 from a2tgpo import A2TGPOConfig
 from a2tgpo.integrations.trl.objective import AGGREGATES, CONTRADICTIONS, OTHER_OBJECTIVES
@@ -21,6 +23,15 @@ def test_each_option_of_the_table_exists(option: str) -> None:
     assert (
         any(name.startswith(option.removesuffix("*")) for name in fields) if option.endswith("*") else option in fields
     )
+
+
+def test_every_option_of_trls_is_there() -> None:
+    """Each option that the installed TRL has beyond those of transformers, and their number of the release named."""
+    own = [name for name in GRPOConfig.__dataclass_fields__ if name in GRPOConfig.__annotations__]
+    listed = set(re.findall(r"`([a-z0-9_]+)`", PAGE.split("## Tools")[0]))
+    assert set(own) <= listed, sorted(set(own) - listed)
+    if version("trl").startswith("1.16."):
+        assert f"All {len(own)} options" in PAGE
 
 
 def test_what_the_code_refuses_or_renames_is_there() -> None:

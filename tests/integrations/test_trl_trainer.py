@@ -175,8 +175,8 @@ def test_on_one_turn_it_is_trls_sequence_level_loss(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("iterations", [1, 2])
 def test_kl_penalty_is_trls(tmp_path: Path, iterations: int) -> None:
-    """With beta > 0 the added penalty and its gradient equal TRL's, importance-weighted and not, with one update a
-    batch and with two."""
+    """With beta > 0 the added penalty, its gradient and what is logged of it equal TRL's, importance-weighted and not,
+    with one update a batch and with two."""
     trainer = scripted_trainer(tmp_path, [[answer_turn("bora")]], num_iterations=iterations)
     batch = one_batch(trainer)
     trainer.beta = 0.1
@@ -188,6 +188,8 @@ def test_kl_penalty_is_trls(tmp_path: Path, iterations: int) -> None:
         theirs = GRPOTrainer._compute_loss(trainer, trainer.model, batch)
         torch.testing.assert_close(ours, theirs)
         torch.testing.assert_close(gradient_of(trainer, ours), gradient_of(trainer, theirs), atol=1e-6, rtol=1e-4)
+        mine, other = trainer._metrics["train"]["kl"][-2:]
+        assert mine == pytest.approx(other, rel=1e-4) and other > 0
 
 
 def test_training_moves_the_policy_and_writes_its_rollouts(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from trl import GRPOTrainer
-from trl.trainer.utils import add_fused_lm_head
 
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.integrations.trl import trainer as trl_trainer
@@ -19,7 +18,7 @@ from a2tgpo.pipeline import likelihood as pipeline_likelihood
 from a2tgpo.pipeline.microbatches import sort_by_length, trim_padding
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from a2tgpo.signals.answer_likelihood import FusedReading
-from tests.integrations.parts import questions, scripted_trainer, tiny_llama
+from tests.integrations.parts import add_head, questions, scripted_trainer, tiny_llama
 
 SHORT, LONG = search_turn("so", "Kelo mentor"), search_turn("find it " * 40, "Kelo mentor")
 SCRIPTS = [
@@ -97,7 +96,7 @@ def trained(tmp_path: Path, **changes: Any) -> tuple[dict[str, torch.Tensor], li
         **changes,
     )
     trainer.beta, trainer.ref_model = 0.1, tiny_llama(trainer._tokenizer, seed=1)
-    add_fused_lm_head(trainer.ref_model)
+    add_head(trainer.ref_model)
     shapes: list[tuple[int, int]] = []
 
     def keep(module: Any, args: Any, kwargs: Any) -> None:

@@ -66,12 +66,12 @@ def test_training_is_drawn_by_hops(tmp_path: Path) -> None:
 
 
 def test_long_runs_share_marks(tmp_path: Path) -> None:
-    """Of 100 batches, three share a mark, all rollouts counting alike; without hops there is one line; without rollouts
+    """Of 50 batches, three share a mark, all rollouts counting alike; without hops there is one line; without rollouts
     none."""
-    for batch in range(100):
-        log(tmp_path, batch, [(None, "yes")] * (batch >= 50) + [(None, "no")])
+    for batch in range(50):
+        log(tmp_path, batch, [(None, "yes")] * (batch >= 26) + [(None, "no")])
     _, line = draw_training(tmp_path)
-    assert line == f"all      {'▁' * 16}{'▃'}{'▅' * 17}  0.00 → 0.50"
+    assert line == f"all      {'▁' * 8}{'▃'}{'▅' * 8}  0.00 → 0.50"
     assert draw_training(tmp_path / "nothing") == []
 
 

@@ -85,7 +85,10 @@ def test_a_recipe_uses_a_registered_method(tmp_path: Path, module: str) -> None:
             ["--import", "sub/mine.py"],
             "plugin 'sub/mine.py': a module goes by its name and not by its file; write sub.mine",
         ),
-        (["--reward", "mine.py:f"], "reward 'mine.py:f': a module goes by its name and not by its file; write mine"),
+        (
+            ["--reward", "./mine.py:f"],
+            "reward './mine.py:f': a module goes by its name and not by its file; write mine",
+        ),
         (["--reward", "no_such_module_x:f"], "reward 'no_such_module_x:f': no module"),
         (["--reward", "json:nothing"], "reward 'json:nothing': module json"),
         (["--reward", "json"], "reward 'json' names no object; write it as package.module:Name"),

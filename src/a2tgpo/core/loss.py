@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import torch
@@ -78,8 +79,8 @@ def policy_loss(
             the mean over the batch.
         n_tokens: what the "token" sum is divided by, by default the tokens counted here. Micro-batches differ
             in tokens: give each the number of the whole update, and their losses sum to the update's.
-        owned: turns that count in the loss and its diagnostics, by default all (see `count_once`). The others
-            still belong to the sequence ratio.
+        owned: deprecated, and gone with 0.3: turns that count in the loss and its diagnostics, by default all (see
+            `count_once`). The others still belong to the sequence ratio. Use `turn_weight`.
         token_weight: w of each token, by default 1 as in the paper: the importance of tokens that another distribution
             than `old_logp` drew, such as an inference engine's. A constant, also where it is 0; neither ratios nor
             |tokens| know of it. Anything, NaN included, off model tokens.
@@ -98,6 +99,8 @@ def policy_loss(
     Raises:
         ValueError: mismatched shapes, an empty turn, a turn without an advantage, a bad option.
     """
+    if owned is not None:
+        warnings.warn("policy_loss(owned=) goes with 0.3; use turn_weight=", DeprecationWarning, stacklevel=2)
     _check_options(ratio, eps_low, eps_high, upper, aggregate, n_tokens, dual_clip)
     check_shapes(
         logp=(logp, "float B L"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -104,7 +105,7 @@ def count_once(
 ) -> tuple[TurnCredit, Bool[Tensor, "B T"]]:
     """Give every sampled turn one owner, the first rollout that passes through it, and the mean credit of all of them.
 
-    The loss then counts a sampled turn once, however many leaves are below it. No published method does that:
+    Deprecated, and gone with 0.3: no published method counts a sampled turn once, however many leaves are below it.
     `share_turns` counts as they do, and the trainers use it.
 
     Args:
@@ -121,6 +122,12 @@ def count_once(
     Raises:
         ValueError: mismatched shapes, or a node outside −1..B·T−1.
     """
+    warnings.warn(
+        "core.count_once goes with 0.3: no method counts turns so; use core.share_turns, and policy_loss(negative=, "
+        "turn_weight=)",
+        DeprecationWarning,
+        stacklevel=2,
+    )
     passes, cell, owned = _sharing(credit, node, group, valid)
     n_cells = node.numel()
     shared = credit._replace(

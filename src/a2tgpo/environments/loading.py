@@ -39,6 +39,9 @@ def load_module(name: str) -> Any:
 
 
 def _module(path: str, name: str) -> Any:
+    if "/" in name or Path(name).is_file():
+        meant = name.removesuffix(".py").strip("./").replace("/", ".")
+        raise ValueError(f"{path!r}: a module goes by its name and not by its file; write {meant}")
     here = str(Path.cwd())
     added = here not in sys.path and "" not in sys.path
     if added:
@@ -46,9 +49,6 @@ def _module(path: str, name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as failure:
-        if name.endswith(".py"):
-            meant = name.removesuffix(".py").strip("./").replace("/", ".")
-            raise ValueError(f"{path!r}: a module goes by its name and not by its file; write {meant}") from failure
         if failure.name is not None and (name == failure.name or name.startswith(f"{failure.name}.")):
             raise ValueError(
                 f"{path!r}: no module {name}; looked in {here} and the installed packages. Run the command from the "

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from a2tgpo.core import kl_penalty, policy_loss, rollout_mean, turn_ids
+from a2tgpo.core import kl_penalty, policy_loss, turn_ids
 from a2tgpo.methods import Method
 from a2tgpo.pipeline.collective import Collective
 from a2tgpo.pipeline.credit import BatchCredit
@@ -168,20 +168,24 @@ def turn_loss(
         penalty=penalty,
         **method.loss_options,
     )
+    low, high = found.clipped_low, found.clipped_high
+    if method.ratio == "sequence":  # of rollouts, as TRL counts them
+        low, high = found.clipped_low_by_rollout.mean(), found.clipped_high_by_rollout.mean()
     diagnostics = {
         "loss/clipped_low": found.clipped_low,
         "loss/clipped_high": found.clipped_high,
         "loss/ratio_mean": found.ratio_mean,
         "loss/approx_kl": found.approx_kl,
-        "clip_ratio/low_mean": found.clipped_low,
-        "clip_ratio/high_mean": found.clipped_high,
-        "clip_ratio/region_mean": found.clipped_low + found.clipped_high,
+        "clip_ratio/low_mean": low,
+        "clip_ratio/high_mean": high,
+        "clip_ratio/region_mean": low + high,
         "clip_ratio/low_min": found.clipped_low_by_rollout.min(),
         "clip_ratio/high_max": found.clipped_high_by_rollout.max(),
     }
     if penalty is not None:
-        counted = torch.where(inputs.token_weight > 0, ids, -1)
-        diagnostics["kl"] = rollout_mean(penalty.detach() / kl_beta, counted)
+        weight = inputs.token_weight
+        per_token = torch.where(weight > 0, penalty.detach() / kl_beta, 0) * weight
+        diagnostics["kl"] = per_token.sum() / weight.sum().clamp(min=1)
     return TurnLoss(found.loss, diagnostics, logps.detach() - old_logps, found.clipped_turns)
 
 

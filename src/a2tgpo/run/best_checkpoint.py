@@ -10,6 +10,7 @@ from statistics import fmean
 
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.files import new_file
+from a2tgpo.run import processes
 from a2tgpo.run.checkpoints import checkpoints_in, fault_of, step_of
 
 
@@ -55,13 +56,14 @@ def average_score(outcomes: Sequence[Outcome]) -> float:
 
 
 def choose_checkpoint(folder: Path, evaluate: Callable[[Path, str], Sequence[Outcome]]) -> tuple[Path, BestCheckpoint]:
-    """Return the whole checkpoint in `folder` with the best average, of equal ones the earliest, with all scores.
+    """Return the whole checkpoint in `folder` with the best average, of equal ones the earliest, with all scores; a
+    collective.
 
     Args:
         folder: of checkpoints, the last update's among them.
         evaluate: answers the held-out questions with a checkpoint; it also gets the checkpoint's name.
     """
-    whole = [checkpoint for checkpoint in checkpoints_in(folder) if fault_of(checkpoint) is None]
+    whole = processes.on_main(lambda: [each for each in checkpoints_in(folder) if fault_of(each) is None])
     assert whole, "a run saves a checkpoint after its last update"
     scores = {step_of(checkpoint): average_score(evaluate(checkpoint, checkpoint.name)) for checkpoint in whole}
     best = max(whole, key=lambda checkpoint: (scores[step_of(checkpoint)], -step_of(checkpoint)))

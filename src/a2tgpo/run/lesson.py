@@ -15,7 +15,7 @@ from a2tgpo.run.directory import MODES
 from a2tgpo.text_match import exact_match
 
 _MARKS = "▁▂▃▄▅▆▇█"
-_MOST_MARKS = 40
+_MOST_MARKS = 20
 _MOST_BYTES = 200_000_000
 """A larger log would take a minute to read; its curves are for `a2tgpo report`."""
 
@@ -53,8 +53,8 @@ def draw_training(rollouts: Path) -> list[str]:
     """Draw the share of right rollouts over training as lines of text, one for each number of hops.
 
     Args:
-        rollouts: the folder of the run's rollout log; several batches share a mark where there are more than forty, and
-            a log of more than 200 MB is not drawn.
+        rollouts: the folder of the run's rollout log; several batches share a mark where there are more than twenty,
+            and a log of more than 200 MB is not drawn.
     """
     paths = sorted(rollouts.glob("step_*.jsonl"))
     if sum(path.stat().st_size for path in paths) > _MOST_BYTES:

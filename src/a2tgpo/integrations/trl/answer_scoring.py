@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from a2tgpo.errors import SignalError
 from a2tgpo.integrations.trl.accelerate_collective import sharded_by
 from a2tgpo.integrations.trl.config import A2TGPOConfig
 from a2tgpo.pipeline import RolloutBatch
 from a2tgpo.pipeline.likelihood import score_answers
 from a2tgpo.rollout.answer_reader import AnswerReader
-from a2tgpo.signals import FrozenReference, ProcessSignal, process_reward_model
+from a2tgpo.signals import FrozenReference, ProcessSignal, Transcript, process_reward_model
 from a2tgpo.signals.answer_likelihood import AnswerScaffold, AnswerScorer, Scores, fused_forward
 from a2tgpo.signals.answer_likelihood.model_support import needs_additive_mask
 
@@ -74,6 +77,8 @@ class AnswerScoring:
             given = process_reward_model(
                 args.process_reward_model, device=accelerator.device, step_separator=args.step_separator
             )
+        if inspect.isfunction(given):
+            given = _of_a_batch(given)
         scorer = AnswerScorer(
             AnswerScaffold(args.answer_scaffold),
             tokenizer,
@@ -124,6 +129,24 @@ class AnswerScoring:
         return score_answers(
             batch, self.scorer, forward, config, rows_per_forward=rows_per_forward, old_logps=old_logps
         )
+
+
+def _of_a_batch(function: ProcessSignal) -> ProcessSignal:
+    """Say what a user's function is called with, where it raises as one of a single rollout would."""
+
+    name = getattr(function, "__name__", "function")
+
+    @functools.wraps(function)
+    def asked(rollouts: Sequence[Transcript]) -> Any:
+        try:
+            return function(rollouts)
+        except (AttributeError, TypeError) as error:
+            raise SignalError(
+                f"turn_signal={name} raised {type(error).__name__}: {error}. It is called with the "
+                f"rollouts of a batch; for a function of one rollout pass TurnFunction({name})"
+            ) from error
+
+    return asked
 
 
 def _freeze(policy: PreTrainedModel, accelerator: Accelerator) -> FrozenReference:

@@ -129,34 +129,63 @@ def require_answers(
 
 
 def check_traps(
-    dataset: Any, *, tools: Any, reward_funcs: Sequence[Any], scaffold: str, epsilon: float, method: Method
+    datasets: Iterable[Any],
+    *,
+    tools: Any,
+    in_environments: bool,
+    reward_funcs: Sequence[Any],
+    scaffold: str | None,
+    method: Method,
 ) -> None:
     """Raise `ValueError`, or warn, for what trains without a word and learns nothing.
 
     Args:
+        datasets: for training and evaluation.
         tools: TRL's, called through the chat template.
+        in_environments: whether TRL's environments may say what the policy reads.
         reward_funcs: as the user gave them.
-        scaffold: `answer_scaffold`.
-        epsilon: lower clip bound in use.
+        scaffold: `answer_scaffold`, where gold answers are scored in it.
+        method: with the clip range in use.
     """
-    if tools and isinstance(dataset, Dataset) and len(dataset) and isinstance(dataset[0].get("prompt"), str):
-        raise ValueError(
-            f"row 0 has the text prompt {dataset[0]['prompt'][:60]!r}, and tools= are called through the chat "
-            'template; give prompts as messages: [{"role": "user", "content": ...}]'
-        )
-    if exact_match_reward in reward_funcs and method.signal and "\\boxed{" not in scaffold:
+    for dataset in datasets:
+        for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
+            if not isinstance(part, Dataset) or not len(part):
+                continue
+            if "prompt" not in part.column_names and not in_environments:
+                raise DataError(
+                    f"the data set has columns {part.column_names} and no 'prompt': rename the one that the policy "
+                    "is to read"
+                )
+            if tools:
+                check_prompts([part[0].get("prompt")])
+    if exact_match_reward in reward_funcs and scaffold is not None and "\\boxed{" not in scaffold:
         raise ValueError(
             f"answer_scaffold={scaffold!r} has no \\boxed{{}}, which exact_match_reward asks of every answer: the "
             "reward would be −1 throughout, or the gain that of a sentence the reward forbids; write the scaffold as "
             "the policy is to answer, or pass a reward of your own"
         )
-    usual = METHODS[method.name].eps_low
-    if method.ratio == "turn" and epsilon > 10 * usual:
-        logger.warning(
-            "epsilon=%s is %.0f times that of method %r, whose ratio is a mean over a turn: hardly any turn will be "
-            "clipped. Leave epsilon out to train as published.",
-            *(epsilon, epsilon / usual, method.name),
-        )
+    usual = METHODS[method.name]
+    for name, bound, its in (
+        ("epsilon", method.eps_low, usual.eps_low),
+        ("epsilon_high", method.eps_high, usual.eps_high),
+    ):
+        if usual.ratio != "token" and bound > 10 * its:
+            logger.warning(
+                "%s=%s is %.0f times that of method %r, whose ratio is a mean over a %s: hardly any %s will be "
+                "clipped. Leave epsilon and epsilon_high out to train as published.",
+                *(name, bound, bound / its, method.name, usual.ratio, usual.ratio),
+            )
+            break
+
+
+def check_prompts(prompts: Iterable[Any]) -> None:
+    """Raise `DataError` for a text prompt where tools are called through the chat template, in which TRL crashes."""
+    for row, prompt in enumerate(prompts):
+        if isinstance(prompt, str):
+            raise DataError(
+                f"row {row} has the text prompt {prompt[:60]!r}, and tools= are called through the chat "
+                'template; give prompts as messages: [{"role": "user", "content": ...}]'
+            )
 
 
 def refuse_nan(reward_funcs: Any) -> Any:

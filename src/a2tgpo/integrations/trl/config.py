@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from trl import GRPOConfig
 
 from a2tgpo.core.groups import Baseline
-from a2tgpo.integrations.trl.objective import AGGREGATES, check_options
+from a2tgpo.integrations.trl.objective import AGGREGATES, OTHER_OBJECTIVES, check_options
 from a2tgpo.methods import METHODS, Method, resolve_method
 from a2tgpo.rollout.protocol import SCAFFOLD
 from a2tgpo.rollout.strategies import check_group_size
@@ -137,18 +137,24 @@ class A2TGPOConfig(GRPOConfig):
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(repr, allowed))}")
-        row = resolve_method(self.method)
+        row, as_written = resolve_method(self.method), {"scale_rewards": self.scale_rewards}
         if self.loss_type is None:
             self.loss_type = "dapo" if row.aggregate == "token" else "grpo"
         self.beta = row.kl_beta if self.beta is None else self.beta
         self.likelihood = row.likelihood if self.likelihood is None else self.likelihood
         self.state_similarity = row.state_similarity if self.state_similarity is None else self.state_similarity
         super().__post_init__()
+        check_options(self, row, as_written)
         if self.turn_gamma is not None and not 0.0 <= self.turn_gamma <= 1.0:
             raise ValueError(f"turn_gamma={self.turn_gamma}: a discount lies in [0, 1]; 1 is the paper's")
         if self.clip_beta is not None and not 0.0 <= self.clip_beta < 1.0:
             raise ValueError(
                 f"clip_beta={self.clip_beta}: must lie in [0, 1), so that no clip range closes; 0.3 is the paper's"
+            )
+        if not self.temperature > 0.0:
+            raise ValueError(
+                f"temperature={self.temperature}: logits are divided by it, in generation and in the loss; set more "
+                "than 0"
             )
         if not 0.0 < self.state_similarity <= 1.0:
             raise ValueError(f"state_similarity={self.state_similarity}: must lie in (0, 1]; 1 asks for equality")
@@ -175,7 +181,6 @@ class A2TGPOConfig(GRPOConfig):
                 "a turn that rollouts share once, and one weight per rollout would be that of one of them; set "
                 "vllm_importance_sampling_mode='token_truncate' or 'token_mask'"
             )
-        check_options(self, METHODS[self.method])
         try:
             check_group_size(METHODS[self.method].sampling, self.num_generations)
         except ValueError as error:
@@ -202,6 +207,11 @@ class A2TGPOConfig(GRPOConfig):
             self.epsilon_high = row.eps_high if self.epsilon is None else self.epsilon
         if self.epsilon is None:
             self.epsilon = row.eps_low
+        if self.delta is not None and self.delta <= 1 + self.epsilon_high:
+            raise ValueError(
+                f"delta={self.delta}: two-sided clipping begins above the clip range, which ends at "
+                f"{1 + self.epsilon_high} (1 + epsilon_high); set more, or leave it out"
+            )
         for name, ours in _CREDIT_OPTIONS.items():
             if _has(row, ours):
                 if getattr(self, name) is None:
@@ -216,6 +226,10 @@ class A2TGPOConfig(GRPOConfig):
 
 
 _CHOICES: dict[str, Collection[Any]] = {
+    "loss_type": (None, *AGGREGATES, *OTHER_OBJECTIVES),
+    "importance_sampling_level": ("token", "sequence"),
+    "scale_rewards": ("group", "batch", "none", True, False),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
     "answer_alias": get_args(Alias),
     "likelihood": (None, *get_args(Likelihood)),
     "gain_method": get_args(GainMethod),

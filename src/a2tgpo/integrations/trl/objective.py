@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,10 @@ OTHER_OBJECTIVES = ("cispo", "sapo", "vespo", "luspo")
 """TRL's loss types with an objective of their own; TRL computes them, from our advantages."""
 
 TOKEN_MEANS = (
-    *("entropy", "loss/clipped_low", "loss/clipped_high", "loss/ratio_mean", "loss/approx_kl"),
+    *("entropy", "kl", "loss/clipped_low", "loss/clipped_high", "loss/ratio_mean", "loss/approx_kl"),
     *("clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"),
 )
-"""What is logged as a mean over tokens."""
+"""What is logged as a mean over tokens, the last three over rollouts where the ratio is the sequence's."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,16 @@ CONTRADICTIONS = (
 )
 
 
-def check_options(args: Any, method: Method) -> None:
-    """Raise `ValueError` for an option of TRL's that contradicts `method`."""
+def check_options(args: Any, method: Method, as_written: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for an option of TRL's that contradicts `method`.
+
+    Args:
+        as_written: what the user wrote for options that TRL has rewritten.
+    """
     for one in CONTRADICTIONS:
         if one.holds(args, method):
-            raise ValueError(f"{one.option}={getattr(args, one.option)!r} with method={method.name!r}: {one.remedy}")
+            value = as_written.get(one.option, getattr(args, one.option))
+            raise ValueError(f"{one.option}={value!r} with method={method.name!r}: {one.remedy}")
 
 
 def update_loss(
@@ -139,7 +144,8 @@ def update_loss(
     logged = found.diagnostics | {"entropy": (entropies * written).sum().detach() / written.sum().clamp(min=1)}
     # Engines log the mean over micro-batches and processes: weighed so, it is the mean over the tokens of the update.
     share = inputs.token_weight.sum() * (window if training else 1) / inputs.n_tokens.clamp(min=1)
-    logged |= {name: logged[name] * share for name in TOKEN_MEANS}
+    over_tokens = TOKEN_MEANS if method.ratio != "sequence" else TOKEN_MEANS[: TOKEN_MEANS.index("clip_ratio/low_mean")]
+    logged |= {name: logged[name] * share for name in over_tokens if name in logged}
     # A mean over an update's tokens adds up over its micro-batches by itself.
     loss = found.loss if trainer.loss_type == "dapo" else found.loss / accumulation
     if trainer._entropy_bonus_enabled:

@@ -20,6 +20,7 @@ from a2tgpo.integrations.trl.checks import (
     check_batch_size,
     check_logprobs,
     check_model,
+    check_prompts,
     check_rollouts,
     check_traps,
     check_whole_groups,
@@ -38,6 +39,7 @@ from a2tgpo.integrations.trl.generation_batch import (
     records_of,
     split_rollouts,
 )
+from a2tgpo.integrations.trl.plain_head import give_head
 from a2tgpo.integrations.trl.policy_model import loadable
 from a2tgpo.integrations.trl.tool_failures import ToolFailures
 from a2tgpo.integrations.trl.tool_loop import ToolLoopCache
@@ -74,10 +76,11 @@ class RolloutTrainer(GRPOTrainer):
             raise TypeError(
                 f"args is a {type(args).__name__}: write A2TGPOConfig(...) with the same arguments, without epsilon"
             )
-        check_trl(args.device.type)
+        check_trl()
         assert args.beta is not None, "the configuration takes the method's"
         with loadable(model, args.beta):
             super().__init__(model, refuse_nan(reward_funcs), args, *positional, **kwargs)
+        give_head(self)
         self.method = args.resolve_method()
         self.collective = AccelerateCollective(self.accelerator)
         check_model(self.model, is_multimodal=self._is_vlm)
@@ -86,16 +89,16 @@ class RolloutTrainer(GRPOTrainer):
         check_rollouts(self.rollout_func, self.method)
         rows_per_process = args.per_device_train_batch_size * args.steps_per_generation
         check_whole_groups(self.method, rows_per_process, self.num_generations)
-        check_traps(
-            self.train_dataset,
-            tools=self.tools,
-            reward_funcs=reward_funcs if isinstance(reward_funcs, list) else [reward_funcs],
-            scaffold=args.answer_scaffold,
-            epsilon=self.method.eps_low,
-            method=self.method,
-        )
         self._scoring = AnswerScoring.open(
             args, self.method, turn_signal, self.model, self._tokenizer, self.accelerator
+        )
+        check_traps(
+            (self.train_dataset, self.eval_dataset),
+            tools=self.tools,
+            in_environments=self.environment_factories is not None,
+            reward_funcs=reward_funcs if isinstance(reward_funcs, list) else [reward_funcs],
+            scaffold=args.answer_scaffold if self._scoring.needs_answers else None,
+            method=self.method,
         )
         if self._scoring.needs_answers:
             revealed = reveals_answers(self.rollout_func, self.environment_factories)
@@ -215,6 +218,7 @@ class RolloutTrainer(GRPOTrainer):
             What was generated, and the rollouts that a tool failed.
         """
         if self.tools:
+            check_prompts(prompts)
             self._tool_failures.begin([*self._sync_tool_dicts, *self._async_tool_dicts])
         with self._clock.measure(self._mode, "generation"), self._tool_loop.batch():
             generated = Generated(*super()._generate(prompts))

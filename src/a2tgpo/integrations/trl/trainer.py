@@ -178,8 +178,9 @@ class A2TGPOTrainer(RolloutTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         if self.loss_type in OTHER_OBJECTIVES:
-            # TRL takes an advantage per token, and its mask from the tools'.
-            return super()._compute_loss(model, inputs | {"tool_mask": (inputs["turn_ids"] >= 0).long()})
+            # TRL takes an advantage per token, and its mask from the tools'; a batch made by hand has its own.
+            mask = {"tool_mask": (inputs["turn_ids"] >= 0).long()} if "turn_ids" in inputs else {}
+            return super()._compute_loss(model, inputs | mask)
         columns = trim_padding(inputs, self.pad_to_multiple_of)
         loss, turns, found, logged = update_loss(self, model, columns, self.method, self._window)
         self._log_means(logged)

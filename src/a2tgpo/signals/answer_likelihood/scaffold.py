@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -42,7 +43,7 @@ class AnswerScaffold:
     `"<think> I have the answer . </think> <answer> \boxed{ {answer} } </answer>"`. Write it the way the
     policy itself would answer, or the likelihood measures surprise at the wording.
 
-    Raises `ValueError` when the placeholder is missing or repeated.
+    Raises `ValueError` when the placeholder is missing or repeated, or takes the place of a command's braces.
     """
 
     template: str
@@ -52,6 +53,11 @@ class AnswerScaffold:
             raise ValueError(
                 f"template must contain {PLACEHOLDER} exactly once, got {self.template!r}; "
                 f"put {PLACEHOLDER} where the gold answer belongs."
+            )
+        if bare := re.search(r"(\\[a-zA-Z]+)\{answer\}", self.template):
+            raise ValueError(
+                f"template {self.template!r} would read {bare[1]}Paris, since the braces around answer are the "
+                f"placeholder's; write {bare[1]}{{{PLACEHOLDER}}}."
             )
 
     @property
