@@ -78,7 +78,10 @@ def tool_tokenizer(tokenizer: PreTrainedTokenizerBase, query_of: QueryOf) -> Pre
 
 
 class TRLToolLoop:
-    """Runs a `GRPOTrainer`'s generation with `tools=[search]` on the questions and budgets of `agent`."""
+    """Runs a `GRPOTrainer`'s generation with `tools=[search]` on the questions and budgets of `agent`.
+
+    Turns have no budget of their own but `turn_tokens`; `query_of` reads them otherwise than the tag protocol does.
+    """
 
     def __init__(
         self,
@@ -86,6 +89,8 @@ class TRLToolLoop:
         agent: SearchAgent,
         *,
         greedy: bool,
+        turn_tokens: int | None = None,
+        query_of: QueryOf | None = None,
         trainer: type[GRPOTrainer] = GRPOTrainer,
         config_of: type[GRPOConfig] = GRPOConfig,
         **config: Any,
@@ -94,6 +99,8 @@ class TRLToolLoop:
         ends = [agent.tokenizer.eos_token_id, *closing_tokens(agent.tokenizer)]
         # TRL takes the tokens that end a turn from here.
         model.generation_config.eos_token_id = ends
+        generation = {"do_sample": False} if greedy else {}
+        generation |= {"max_new_tokens": turn_tokens} if turn_tokens is not None else {}
         self._trainer = trainer(
             model,
             reward_funcs=lambda completions, **_: [0.0] * len(completions),
@@ -101,12 +108,12 @@ class TRLToolLoop:
                 output_dir=tempfile.mkdtemp(prefix="trl-loop-"),
                 max_completion_length=agent.limits.max_completion_tokens - 1,
                 max_tool_calling_iterations=agent.limits.max_searches,
-                generation_kwargs={"do_sample": False} if greedy else None,
+                generation_kwargs=generation or None,
                 report_to="none",
                 **config,
             ),
             train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "?"}], "answer": "?"}]),
-            processing_class=tool_tokenizer(agent.tokenizer, partial(_searched, agent.tokenizer)),
+            processing_class=tool_tokenizer(agent.tokenizer, query_of or partial(_searched, agent.tokenizer)),
             tools=[search_tool(agent)],
         )
 

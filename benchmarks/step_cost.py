@@ -79,6 +79,11 @@ class Size:
         return 1 + row % self.searches if self.varied else self.searches
 
     @property
+    def group(self) -> int:
+        """Rollouts of a prompt; a forward holds two groups."""
+        return max(2, self.rows_per_forward // 2)
+
+    @property
     def lengths(self) -> list[int]:
         return [self.rollout(self.searches_of(row)) for row in range(self.rollouts)]
 
@@ -175,7 +180,7 @@ def trainer(
     options = {"bf16": device.type != "cpu"} | options
     sizes = {"vocab_size": len(tokenizer)} | SHAPES[size.shape]
     model = LlamaForCausalLM(LlamaConfig(**sizes, max_position_embeddings=8192, pad_token_id=tokenizer.pad_token_id))
-    asked: list[Any] = ["Who is a?", "Who is b?"]
+    asked: list[Any] = [f"Who is {'a' * (i + 1)}?" for i in range(size.rollouts // size.group)]
     generation: dict[str, Any] = {"processing_class": tokenizer}
     if rollouts == "tools":
         asked = [[{"role": "user", "content": text}] for text in asked]
@@ -195,7 +200,7 @@ def trainer(
             per_device_train_batch_size=size.rows_per_forward,
             gradient_accumulation_steps=size.rollouts // size.rows_per_forward // updates,
             steps_per_generation=size.rollouts // size.rows_per_forward,
-            num_generations=size.rollouts // 2,
+            num_generations=size.group,
             max_completion_length=size.tokens,
             max_steps=updates,
             learning_rate=1e-6,

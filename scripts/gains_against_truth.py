@@ -29,6 +29,8 @@ from a2tgpo.tables import markdown_table
 FORMS: tuple[Likelihood, ...] = ("probability", "log_probability")
 NAMES = {"probability": "difference of probabilities", "log_probability": "difference of logarithms"}
 STRETCHES = ("before", "after")
+POINTS = 60
+"""Rollouts drawn of each turn, evenly chosen."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def draw(found: dict[tuple[Likelihood, str], list[Gains]], path: Path) -> None:
         left.legend(frameon=False, fontsize=6)
         for panel, form in zip(panels, FORMS, strict=True):
             for number, turn in enumerate(found[form, "after"], start=1):
-                panel.plot(turn.true, turn.policy, ".", markersize=2, label=f"turn {number}", alpha=0.6)
+                shown = slice(0, None, -(-len(turn.true) // POINTS))
+                panel.plot(turn.true[shown], turn.policy[shown], ".", markersize=2, label=f"turn {number}", alpha=0.6)
             panel.axline((0, 0), slope=1, color="#767676", linewidth=0.6)
             panel.set(xlabel="true gain", ylabel="the policy's gain", title=f"{NAMES[form]}, after")
             panel.legend(frameon=False, fontsize=6, markerscale=3)

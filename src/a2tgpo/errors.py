@@ -62,6 +62,10 @@ class ToolError(PassingFailure):
     """Say that a tool raised, hung or answered garbage. It ends the rollouts that called it; it is no empty result."""
 
 
+class JudgeError(PassingFailure):
+    """Say that a judge's server refuses everything, or scored no rollout of several batches in a row."""
+
+
 class IndexMismatch(A2TGPOError, ValueError):
     """Say that a search index is unfinished, or disagrees with its manifest, corpus, encoder or versions."""
 
@@ -71,7 +75,15 @@ class RetrieverError(PassingFailure):
 
 
 class PolicyServerError(A2TGPOError, RuntimeError):
-    """Say that a model server is gone, or refuses the key, the path or the model; earlier answers are kept."""
+    """Say that a model server is gone, or refuses the key, the path or the model; earlier answers are kept.
+
+    Attributes:
+        refused: it is there, and refuses.
+    """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from a2tgpo.core import (
     MicaCredit,
     OutcomeCredit,
     ReleaseCredit,
+    ReturnCredit,
     TreeCredit,
     TurnGroupCredit,
 )
@@ -244,6 +245,7 @@ _ROWS = (
         credit=TurnGroupCredit(std_floor=0.05),
         source="this project: a floor under small spreads",
     ),
+    Method("turn-returns", ReturnCredit(), "this project: turn rewards as they are"),
 )
 
 _TABLE = {method.name: method for method in _ROWS}

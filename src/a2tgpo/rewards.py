@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from a2tgpo.chat_reply import THOUGHT_FIELDS
 from a2tgpo.gold import gold_aliases
 from a2tgpo.rollout.protocol import given_answer, open_thought
 from a2tgpo.rollout.types import Rollout, Termination
@@ -14,8 +15,6 @@ from a2tgpo.text_match import exact_match
 Completion = str | list[dict[str, Any]]
 
 _OPENED = re.compile(r"<think>\s*\Z")
-THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
-"""Fields into which servers and response parsers move a message's thoughts."""
 
 
 def exact_match_reward(

@@ -44,6 +44,17 @@ def igpo(rollouts, norm, gamma):
     return per_turn(rollouts, value)
 
 
+def returns(rollouts, alpha, gamma):
+    reward = normalized_outcomes(rollouts)
+
+    def value(i, t):
+        me = rollouts[i]
+        later = [gamma ** (k - t) * me.gains[k] for k in range(t, len(me.gains)) if me.has_gain(k)]
+        return reward[i] + (alpha * sum(later) if me.has_gain(t) else 0.0)
+
+    return per_turn(rollouts, value)
+
+
 def gigpo(rollouts, states, weight, gamma, norm, lost=0):
     divide = norm == "std"
 

@@ -76,6 +76,13 @@ def test_mica(batch, seed, weight, gamma):
     assert_advantage(core.MicaCredit(weight, gamma), batch, slow_rules.mica(batch, weight, gamma))
 
 
+@given(batch=batches(), seed=seeds, alpha=st.sampled_from([0.0, 0.5, 2.0]), gamma=gammas)
+def test_returns(batch, seed, alpha, gamma):
+    """Gains as they are, summed to the end with a discount, beside the outcome normalised in its prompt."""
+    batch = lost(batch, seed)
+    assert_advantage(core.ReturnCredit(alpha, gamma), batch, slow_rules.returns(batch, alpha, gamma))
+
+
 @given(batch=batches(), seed=seeds, std=stds)
 def test_tree(batch, seed, std):
     """The outcome among the leaves of the tree plus the outcome among all leaves of the prompt."""
@@ -147,6 +154,13 @@ BY_HAND = {
         [Rollout(0, (0.3, 0.1), 1.0), Rollout(0, (0.1, -0.1), 1.0)],
         {},
         [[0.5 + 0.5**0.5, 0.5], [-0.5, -0.5 - 0.5**0.5]],
+    ),
+    # Returns .3 + .5·.1 and .1, −.05 and −.1; both outcomes alike, so R̂ = 0.
+    "turn-returns": (
+        core.ReturnCredit(gamma=0.5),
+        [Rollout(0, (0.3, 0.1), 1.0), Rollout(0, (0.0, -0.1), 1.0)],
+        {},
+        [[0.35, 0.1], [-0.05, -0.1]],
     ),
     # Tree 0 holds {1, 0}, tree 1 {0, 0}; together mean 1/4, std √3/4.
     "tree-grpo": (

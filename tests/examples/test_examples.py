@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.evaluate.chat_server import ChatServer
 from tests.integrations.parts import qwen_tokenizer, tiny_llama
+from tests.signals.test_judge import fair
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -39,6 +41,13 @@ def test_a_training_script_makes_its_updates(name: str, most: int, policy: Path,
     """Two updates, and a model at the end of them; no longer than it says."""
     assert "'train_loss'" in run(name, tmp_path, str(policy))
     assert len((EXAMPLES / name).read_text().splitlines()) <= most
+
+
+def test_a_judges_scores_train(policy: Path, tmp_path: Path) -> None:
+    """Over a real server, which is asked about every rollout that looked something up; in forty lines."""
+    with ChatServer(fair) as server:
+        assert "'train_loss'" in run("judged_turns.py", tmp_path, str(policy), server.url, "judge-1")
+    assert len((EXAMPLES / "judged_turns.py").read_text().splitlines()) <= 40
 
 
 def test_a_step_on_tensors_needs_torch_alone(tmp_path: Path) -> None:

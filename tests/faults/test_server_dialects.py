@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("openai", reason="pip install 'a2tgpo[eval]'")
 
+from a2tgpo.chat_reply import ModelFailure, read_reply
 from a2tgpo.cli import main
 from a2tgpo.evaluate.answers_file import read_answers
 from a2tgpo.evaluate.benchmark_run import OUTAGE
-from a2tgpo.evaluate.chat_reply import ModelFailure, read_reply
 from a2tgpo.evaluate.dialogue import ToolDialogue
 from a2tgpo.rollout.protocol import Malformed, Search
 from tests.evaluate.chat_server import ChatServer, Refuses, Request, Response, Sends, turn_of

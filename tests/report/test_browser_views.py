@@ -38,6 +38,24 @@ def waits_for_count(shown: Watched, n: int, of: int) -> None:
     shown.page.wait_for_selector(f'#count:text-is("{n} of {of} rollouts")')
 
 
+def test_a_judges_words_stand_beside_the_turn(tmp_path: Path, open_page: Open) -> None:
+    """Under what the policy wrote, with the score; hostile words stay text; a rollout without scores says why."""
+    run = write_run(tmp_path / "run", batches=1, turn_signal="judge")
+    records = records_of(run)
+    for record in records:
+        del record["likelihood"]
+    records[0] |= {"gain": [0.25], "notes": [f"narrows it {HOSTILE}"]}
+    records[1] |= {"valid": False, "unscored": "prose: the judge answered no JSON"}
+    write_records(run, records)
+    shown = open_page(run)
+    shown.go("#rollout/0/1/0")
+    (words,) = shown.texts("#turn-1 .judged")
+    assert words.startswith("Judged +0.25 narrows it <script>") and shown.page.locator("#turn-2 .judged").count() == 0
+    assert "judge's score" in shown.texts("table[aria-label=Turns] thead th")
+    shown.go("#rollout/0/1/1")
+    assert any("prose: the judge answered no JSON" in fact for fact in shown.texts(".facts div"))
+
+
 # --- begin ----------------------------------------------------------------------------------------------------------
 
 

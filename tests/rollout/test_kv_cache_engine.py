@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
     GPT2Config,
+    Lfm2Config,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -43,6 +44,7 @@ SMALL = dict(
     eos_token_id=None,
     pad_token_id=None,
 )
+SHAPE = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 ARCHITECTURES = {
     "qwen3": Qwen3Config(**SMALL),
     "qwen3-moe": Qwen3MoeConfig(
@@ -242,7 +244,7 @@ def test_first_tokens_have_the_models_probabilities(tokenizer: Any) -> None:
 def test_an_engine_is_chosen_by_what_it_can_serve(
     tokenizer: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model whose layers forget tokens, and sampling that looks at a row's length, are left to `generate`, and the
+    """A model whose layers keep a state, and sampling that looks at a row's length, are left to `generate`, and the
     log says why; everything else reuses its KV cache."""
     model = tiny_llama(tokenizer)
     plain = transformers_engine(model, tokenizer, sampling(tokenizer, do_sample=True, top_p=0.9), STOP_STRINGS)
@@ -252,11 +254,12 @@ def test_an_engine_is_chosen_by_what_it_can_serve(
     assert "NoRepeatNGram" in caplog.text
     beams = sampling(tokenizer, num_beams=2)
     assert isinstance(transformers_engine(model, tokenizer, beams, STOP_STRINGS), HFGenerateEngine)
-    sliding = AutoModelForCausalLM.from_config(
-        Qwen3Config(**SMALL, use_sliding_window=True, sliding_window=8, max_window_layers=0)
-    )
-    assert isinstance(transformers_engine(sliding, tokenizer, sampling(tokenizer), STOP_STRINGS), HFGenerateEngine)
-    assert "sliding window" in caplog.text
+    sliding = Qwen3Config(**SMALL, use_sliding_window=True, sliding_window=8, max_window_layers=0)
+    convolution = Lfm2Config(**{name: SMALL[name] for name in SHAPE}, layer_types=["conv", "full_attention"])
+    for architecture, engine in ((sliding, KVCacheEngine), (convolution, HFGenerateEngine)):
+        made = AutoModelForCausalLM.from_config(architecture)
+        assert isinstance(transformers_engine(made, tokenizer, sampling(tokenizer), STOP_STRINGS), engine)
+    assert "linear attention" in caplog.text
     monkeypatch.setattr(LlamaForCausalLM, "forward", lambda self, input_ids=None: None)
     assert isinstance(transformers_engine(model, tokenizer, sampling(tokenizer), STOP_STRINGS), HFGenerateEngine)
     assert "logits_to_keep" in caplog.text

@@ -19,7 +19,9 @@ from a2tgpo.run.directory import RunDirectory
 from a2tgpo.run.plugins import load_rewards, load_turn_signal
 from a2tgpo.run.recipe_file import import_plugins, load_recipe
 from a2tgpo.signals import TurnFunction
+from tests.evaluate.chat_server import ChatServer
 from tests.run.parts import save_policy, write_recipe
+from tests.signals.test_judge import fair, record
 
 MODULE = """
 from a2tgpo.core import TurnGroupCredit
@@ -117,6 +119,51 @@ def test_rewards_and_signals(module: str) -> None:
     assert load_turn_signal(None) is None
     with pytest.raises(RecipeError, match="number' is a int"):
         load_rewards([f"{module}:number"])
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"turn_signal": "judge"}, "turn_signal='judge' with judge=None: they go together"),
+        ({"judge": {"url": "http://127.0.0.1:9/v1", "model": "m"}}, "turn_signal=None with judge="),
+        ({"turn_signal": "judge", "judge": {"url": "http://127.0.0.1:9/v1"}}, "missing a required argument: 'model'"),
+        ({"turn_signal": "judge", "judge": {"url": "u", "model": "m"}}, "url='u': must be like"),
+        (
+            {"turn_signal": "judge", "judge": {"url": "http://127.0.0.1:9/v1", "model": "m", "rubrik": "x"}},
+            "unexpected keyword argument 'rubrik'; it takes url, model, rubric",
+        ),
+        ({"turn_signal": "judge", "judge": ["u"]}, "give a mapping with url and model"),
+        (
+            {"turn_signal": "judge", "judge": {"url": "http://127.0.0.1:9/v1", "model": "m", "timeout_s": 0.3}},
+            "judge 'm' gave an example no score: server: http://127.0.0.1:9/v1 gives no answer",
+        ),
+    ],
+)
+def test_a_judge_that_cannot_judge_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], keys: dict[str, Any], message: str
+) -> None:
+    """Missing, unknown and wrong arguments, and a server that is not there, are found before anything runs."""
+    recipe = write_recipe(tmp_path / "recipe.yaml", save_policy(tmp_path / "policy"), **keys)
+    capsys.readouterr()
+    assert main(["train", str(recipe)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_run_with_a_judge(tmp_path: Path) -> None:
+    """From a recipe and, as JSON, from a flag: turns are scored by the server, an example first; what it cost is among
+    the metrics, and the page of the run holds the judge's words beside its score."""
+    with ChatServer(fair) as server:
+        keys: dict[str, Any] = {"turn_signal": "judge", "warm_start_steps": 0, "max_steps": 1}
+        recipe = write_recipe(tmp_path / "recipe.yaml", save_policy(tmp_path / "policy"), **keys)
+        judge = {"url": server.url, "model": "judge-1", "cache_dir": str(tmp_path / "cache")}
+        assert main(["train", str(recipe), "--judge", json.dumps(judge)]) == 0
+        assert record(server.requests[0])["task"] == "What is 2 + 2?"
+    directory = RunDirectory(tmp_path / "run")
+    (step,) = [json.loads(line) for line in directory.metrics.open(encoding="utf-8")]
+    assert step["judge/calls"] == len(server.requests) - 1 and "judge/cached_share" in step
+    assert json.loads(yaml.safe_load(directory.config.read_text())["judge"]) == judge
 
 
 def test_train_and_report_from_the_command_line(tmp_path: Path, module: str) -> None:

@@ -151,4 +151,4 @@ def test_dry_run_prints_the_command(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "verl.trainer.main_ppo" in shown and "trainer.v1.trainer_mode=a2tgpo" in shown
     assert (tmp_path / "verl_data" / "train.parquet").exists()
     assert main(["verl", "hops_cpu", "--devices", "2", "--dry_run"]) == 2
-    assert "warm_start_steps=110" in capsys.readouterr().err
+    assert "warm_start_steps=32" in capsys.readouterr().err

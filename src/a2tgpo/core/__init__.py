@@ -14,6 +14,7 @@ A credit rule is a frozen dataclass of its parameters, called on a batch; `rule.
                 ├── ReleaseCredit     the same as its authors' code computes it      A²TGPO's release
                 ├── IgpoCredit        + gains compared over the prompt, Σ            IGPO
                 ├── MicaCredit        half gain, half return                         MICA
+                ├── ReturnCredit      + gains as they are, Σ                         turn-returns
                 ├── GigpoCredit       + return compared from equal anchor states     GiGPO
                 ├── TreeCredit        + the outcome compared within the tree         Tree-GRPO
                 └── EntropyCredit     × how unsure the policy was                    AEPO
@@ -25,7 +26,7 @@ float32 whatever comes in, except that float64 stays float64.
 
 from a2tgpo.core.clip import clip_scale
 from a2tgpo.core.gain import accumulate, information_gain
-from a2tgpo.core.gain_credit import IgpoCredit, MicaCredit
+from a2tgpo.core.gain_credit import IgpoCredit, MicaCredit, ReturnCredit
 from a2tgpo.core.gigpo import GigpoCredit
 from a2tgpo.core.groups import normalize_outcome, normalize_turn_groups
 from a2tgpo.core.loss import PolicyLoss, policy_loss, rollout_mean
@@ -46,6 +47,7 @@ __all__ = [
     "OutcomeCredit",
     "PolicyLoss",
     "ReleaseCredit",
+    "ReturnCredit",
     "SharedCredit",
     "TreeCredit",
     "TurnBatch",

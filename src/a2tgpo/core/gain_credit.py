@@ -1,4 +1,4 @@
-"""Pool gains over the prompt: IGPO sums them with the outcome, MICA mixes a gain with the sum to the end."""
+"""Sum gains to the end: pooled over the prompt with the outcome (IGPO), mixed with a gain (MICA), or as they are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from a2tgpo.core._inputs import check_choice, check_range, full_precision
+from a2tgpo.core._inputs import check_choice, check_range, check_values, full_precision
 from a2tgpo.core.gain import accumulate
 from a2tgpo.core.groups import normalize_outcome, normalize_turn_groups, standard_scores
 from a2tgpo.core.turn_batch import TurnBatch, TurnCredit, plain_credit
@@ -92,3 +92,38 @@ class MicaCredit:
         reward = batch.reward()
         mixed = self.weight * delayed + (1 - self.weight) * immediate
         return plain_credit(torch.where(has_gain, mixed, reward[:, None]), batch.learned, immediate)
+
+
+@dataclass(frozen=True)
+class ReturnCredit:
+    """Give Â_t = α·Σ_{k≥t} γ^{k−t} g_k + R̂ on process turns, R̂ on the others: gains as they are.
+
+    For turn rewards whose size means something, as an environment's or a judge's: a turn that all rollouts of a prompt
+    play equally well is credited with what it is worth, and not with 0. For gains around another mean than 0 subtract
+    that in the signal, or every turn is pushed the same way.
+
+    Attributes:
+        alpha: weight of the return, 0 or more.
+        gamma: discount per turn of distance, in [0, 1].
+    """
+
+    alpha: float = 1.0
+    gamma: float = 1.0
+    reads: ClassVar[frozenset[str]] = frozenset({"gain"})
+    adds_outcome: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_range("alpha", self.alpha, 0.0, float("inf"))
+        check_range("gamma", self.gamma, 0.0, 1.0)
+
+    def __call__(self, batch: TurnBatch) -> TurnCredit:
+        """Return the credit of `batch`.
+
+        Raises:
+            ValueError: a gain that is not finite.
+        """
+        gain, has_gain = full_precision(batch.gain), batch.has_gain
+        check_values("gain", gain, gain.isfinite() | ~has_gain, "a process turn needs a finite gain")
+        plain = torch.where(has_gain, gain, 0)
+        returns = accumulate(plain, has_gain, gamma=self.gamma, rescale=False)
+        return plain_credit(self.alpha * returns + batch.reward()[:, None], batch.learned, plain)

@@ -91,6 +91,7 @@ class Environment(Protocol):
 
     - `tools`: a sequence of `Tool`; without it there is one, `act`, with the text as its argument.
     - `answer`: after the episode, the gold answer or its aliases where only the environment knows them.
+    - `finish(text)`: given the turn that answers and calls nothing, before the outcome is asked for.
     - `success`: after the episode, whether it was solved, for evaluation; None where that cannot be said.
     - `get_reward()`: the outcome reward after the episode; without it the sum of the turns' rewards is.
     - `rows(n, seed)`: n different rows to train and evaluate on, for recipes; each with a `prompt`, text or messages.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from a2tgpo.environments.calls import CallLimits, Calls, EventLoop
+from a2tgpo.environments.calls import CallLimits, Calls, resolve
 from a2tgpo.environments.environment import (
     Action,
     Environment,
@@ -64,14 +63,22 @@ class Episodes(Protocol):
     def submit(self, row: int, actions: Sequence[Action]) -> None:
         """Ask for the answers to the actions of a turn, which `collect` gives in time."""
 
-    def collect(self, *, block: bool) -> dict[int, Sequence[StepResult] | ToolError]:
-        """Return the answers that are there, by row; with `block` at least one, if any was asked for."""
+    def collect(self, *, idle: bool) -> dict[int, Sequence[StepResult] | ToolError]:
+        """Return the answers that are there, by row; where nobody can write (`idle`) at least one, if any was asked
+        for."""
 
     def branch(self, row: int, parent: int, turn: int) -> None:
         """Let `row` stand where `parent` stood before its turn `turn`."""
 
-    def outcome(self, row: int) -> EpisodeOutcome:
-        """Return what the environment says after the episode."""
+    def outcome(self, row: int, closing: str | None = None) -> EpisodeOutcome:
+        """Return what the environment says after the episode.
+
+        Args:
+            closing: the turn that ended the rollout without an action; None where there is none.
+        """
+
+    def environment(self, row: int) -> Any:
+        """Return the environment that the episode was played in; None where one serves all."""
 
     def close(self) -> None:
         """End the batch."""
@@ -113,7 +120,6 @@ class EnvironmentPool:
         self._name = type(first).__name__
         self._can_fork = callable(getattr(first, "fork", None))
         self._free = [first]
-        self._loop = EventLoop()
 
     def open(self, *, branching: bool) -> Episodes:
         """Begin a batch."""
@@ -122,7 +128,7 @@ class EnvironmentPool:
                 f"{self._name} has no fork(): rollouts that branch (Tree, EntropyBranch) go on from a copy of the "
                 "environment; give it a fork() that returns one, or sample independently"
             )
-        return PooledEpisodes(self, Calls(self.limits, self._loop), branching)
+        return PooledEpisodes(self, Calls(self.limits), branching)
 
     def take(self) -> Environment:
         """Return a free environment, or a new one."""
@@ -141,11 +147,10 @@ class EnvironmentPool:
             close = getattr(environment, "close", None)
             if callable(close):
                 try:
-                    Calls(self.limits, self._loop).run(partial(_closed, close, self._loop, self.limits.timeout_s))
+                    Calls(self.limits).run(lambda close=close: resolve(close(), self.limits.timeout_s))
                 except ToolError as error:
                     logger.warning("an environment %s could not be closed: %s", self._name, error)
         self._free.clear()
-        self._loop.close()
 
 
 class PooledEpisodes:
@@ -162,15 +167,15 @@ class PooledEpisodes:
             self._calls.submit(number, partial(self._begin, number, row))
         shown: dict[int, str | ToolError | None] = {}
         while len(shown) < len(rows):
-            shown |= self._calls.collect(block=True)
+            shown |= self._calls.collect(idle=True)
         self._note(shown)
         return {number: shown[number] for number in rows}
 
     def submit(self, row: int, actions: Sequence[Action]) -> None:
         self._calls.submit(row, partial(self._steps, row, actions))
 
-    def collect(self, *, block: bool) -> dict[int, Sequence[StepResult] | ToolError]:
-        found = self._calls.collect(block=block)
+    def collect(self, *, idle: bool) -> dict[int, Sequence[StepResult] | ToolError]:
+        found = self._calls.collect(idle=idle)
         self._note(found)
         return found
 
@@ -185,21 +190,27 @@ class PooledEpisodes:
         except Exception as failure:
             self._broken[row] = ToolError(f"fork: {type(failure).__name__}: {failure}")
 
-    def outcome(self, row: int) -> EpisodeOutcome:
+    def outcome(self, row: int, closing: str | None = None) -> EpisodeOutcome:
         environment = self._environments.get(row)
         if environment is None or row in self._broken:
             return EpisodeOutcome()
         try:
-            return self._outcome(environment)
+            return self._outcome(environment, closing)
         except ToolError as error:
             self._broken[row] = error  # it may hang still
             raise
 
-    def _outcome(self, environment: Any) -> EpisodeOutcome:
+    def _outcome(self, environment: Any, closing: str | None) -> EpisodeOutcome:
+        finish = getattr(environment, "finish", None)
+        if closing is not None and callable(finish):
+            self._calls.run(lambda: self._calls.resolve(finish(closing)))
         get_reward = getattr(environment, "get_reward", None)
         reward = self._calls.run(lambda: self._calls.resolve(get_reward())) if callable(get_reward) else None
         answer, success = getattr(environment, "answer", None), getattr(environment, "success", None)
         return checked_outcome(EpisodeOutcome(reward, answer, None if success is None else bool(success)), environment)
+
+    def environment(self, row: int) -> Any:
+        return self._environments.get(row)
 
     def close(self) -> None:
         for row, environment in self._environments.items():
@@ -237,11 +248,6 @@ class PooledEpisodes:
         self._broken |= {row: result for row, result in found.items() if isinstance(result, ToolError)}
 
 
-def _closed(close: Callable[[], Any], loop: EventLoop, timeout_s: float) -> None:
-    if inspect.isawaitable(value := close()):
-        loop.submit(value).result(timeout_s)
-
-
 class BatchedEnvironment(Protocol):
     """Answer all rollouts that have just acted in one call; it keeps no state between turns."""
 
@@ -270,7 +276,7 @@ class BatchedEpisodes:
     def submit(self, row: int, actions: Sequence[Action]) -> None:
         self._asked[row] = actions
 
-    def collect(self, *, block: bool) -> dict[int, Sequence[StepResult] | ToolError]:
+    def collect(self, *, idle: bool) -> dict[int, Sequence[StepResult] | ToolError]:
         asked, self._asked = self._asked, {}
         if not asked:
             return {}
@@ -291,8 +297,11 @@ class BatchedEpisodes:
     def branch(self, row: int, parent: int, turn: int) -> None:
         pass
 
-    def outcome(self, row: int) -> EpisodeOutcome:
+    def outcome(self, row: int, closing: str | None = None) -> EpisodeOutcome:
         return EpisodeOutcome()
+
+    def environment(self, row: int) -> Any:
+        return None
 
     def close(self) -> None:
         pass

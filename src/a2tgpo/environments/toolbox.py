@@ -73,7 +73,7 @@ class Toolbox:
                 self._owner[tool.name] = part
         if all(callable(getattr(part, "fork", None)) for part in parts):
             self.fork = self._fork
-        for name in ("get_reward", "rows"):
+        for name in ("finish", "get_reward", "rows"):
             found = next((getattr(part, name) for part in parts if callable(getattr(part, name, None))), None)
             if found is not None:
                 setattr(self, name, found)
@@ -104,11 +104,10 @@ class Toolbox:
         answer: StepResult | Awaitable[StepResult] = self._owner[action.tool].step(action)
         return answer
 
-    def close(self) -> None:
+    def close(self) -> Awaitable[str | None] | None:
         """Close the parts that can be."""
-        for part in self._parts:
-            if callable(close := getattr(part, "close", None)):
-                close()
+        closed = [part.close() for part in self._parts if callable(getattr(part, "close", None))]
+        return _gathered(closed) if any(map(inspect.isawaitable, closed)) else None
 
     def _fork(self) -> Toolbox:
         return Toolbox([part.fork() for part in self._parts])

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from a2tgpo.chat_reply import Call, Reply, sendable
 from a2tgpo.environments.environment import Action, Tool
 from a2tgpo.environments.search_environment import SEARCH
-from a2tgpo.evaluate.chat_reply import Call, Reply, sendable
 from a2tgpo.rollout.protocol import (
     INSTRUCTION,
     Answer,

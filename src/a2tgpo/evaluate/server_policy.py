@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from a2tgpo.chat_client import ChatClient
+from a2tgpo.chat_reply import ModelFailure, Reply
 from a2tgpo.environments.environment import Action, Observation
 from a2tgpo.environments.episodes import EnvironmentSource, EpisodeOutcome, Episodes
 from a2tgpo.errors import RecipeError, ToolError
-from a2tgpo.evaluate.chat_client import ChatClient
-from a2tgpo.evaluate.chat_reply import ModelFailure, Reply
 from a2tgpo.evaluate.dialogue import DIALOGUES, Dialogue, Message, transcript
 from a2tgpo.evaluate.outcome import Asked, Outcome
 from a2tgpo.files import whole_text
@@ -230,7 +230,7 @@ class ServerPolicy:
 
     async def _call(self, talk: _Conversation, reply: Reply, index: int, action: Action) -> Ending | None:
         talk.episodes.submit(0, [action])
-        answered = (await asyncio.to_thread(talk.episodes.collect, block=True))[0]
+        answered = (await asyncio.to_thread(talk.episodes.collect, idle=True))[0]
         if isinstance(answered, ToolError):
             return Ending(Termination.TOOL_FAILED, f"{action.tool} {action.text!r}: {answered}")
         (answer,) = answered

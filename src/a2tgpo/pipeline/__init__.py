@@ -5,11 +5,14 @@ accelerate or verl.
 
     batch             ids, masks, turns and turn boundaries, computed once
     turn_signals      likelihood or process signal, entropies, shared turns, observations
+    signal_health     what a judge cost, and when it counts as gone
     anchor_states, prefix_tree   turns that share a state, rollouts that share turns
     likelihood        passes over the batch's trajectories
     credit            one credit for the rollouts of all processes
     turn_loss         per-token inputs that survive an engine's shuffling and sharding, and the loss
     microbatches      which rollouts share a forward
+    shared_prefix     tokens that rollouts of a forward share, computed once
+    update_gain       credit forward by forward, from gains that the update reads on its way
     dynamic_sampling  zero-variance groups replaced
     metrics, rollout_log   what is logged
     collective        what an engine has to provide

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +27,22 @@ class TaskRow:
         prompt: text or chat messages, as the policy read them.
         answers: gold answers, canonical first; empty where the task has none.
         hops: facts that the answer rests on; None where the data set does not say.
+        row: the data set's row, by column.
+        environment: what answered the rollout, as the episode left it; None where one serves all, or the row had none.
     """
 
     id: Any
     prompt: Any
     answers: Sequence[str] = ()
     hops: int | None = None
+    row: Mapping[str, Any] = field(default_factory=dict)
+    environment: Any = field(default=None, repr=False)
+
+
+_OF_ROWS = (
+    *("prompt_ids", "prompt_mask", "completion_ids", "completion_mask"),
+    *("model_mask", "turn_ids", "tasks", "records", "failed"),
+)
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,11 @@ class RolloutBatch:
             records,
             either.to(written.device),
         )
+
+    def rows(self, start: int, stop: int) -> RolloutBatch:
+        """Return rollouts `start` to `stop`, exclusive, with the batch's columns."""
+        cut = {name: getattr(self, name)[start:stop] for name in _OF_ROWS}
+        return replace(self, **cut, boundaries=self.boundaries.take(range(start, stop)))
 
     @property
     def ids(self) -> Int[Tensor, "B S"]:

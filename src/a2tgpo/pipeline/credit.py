@@ -6,8 +6,9 @@ is taken; each process then keeps its own rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -38,8 +39,9 @@ class BatchCredit:
 
     Attributes:
         likelihood, gain: None where the method reads none.
-        valid: False for a rollout that is excluded from the loss and from every statistic: its tool failed, or no
-            reward applied to it. One that the engine masks, as truncated, stays in its prompt's baseline.
+        valid: False for a rollout that is excluded from the loss and from every statistic: its tool failed, no reward
+            applied to it, or its turns' signal had no numbers. One that the engine masks, as truncated, stays in its
+            prompt's baseline.
         advantage: of the rollout itself, also on turns that it shares.
         shared: the credit of turns that several rollouts share, in the row that carries them in the loss; None where
             rollouts share no turn.
@@ -63,6 +65,16 @@ class BatchCredit:
             shared = SharedCredit(*(value[start:stop] for value in shared))
         cut = {name: value[start:stop] for name, value in values.items() if value is not None}
         return replace(self, **cut, shared=shared)
+
+    @classmethod
+    def join(cls, parts: Sequence[BatchCredit]) -> BatchCredit:
+        """Join parts of a batch whose rollouts share no turns; all have the batch's T."""
+        first = parts[0]
+        values: dict[str, Any] = {
+            f.name: None if getattr(first, f.name) is None else torch.cat([getattr(part, f.name) for part in parts])
+            for f in fields(first)
+        }
+        return cls(**values)
 
     def local(self, collective: Collective) -> BatchCredit:
         """Return the rollouts of this process."""
@@ -91,7 +103,8 @@ def assign_credit(
     boundaries = batch.boundaries
     outcome = collective.gather(rewards)
     is_process = collective.gather(boundaries.is_process.long()).bool()
-    valid = ~collective.gather(batch.failed.long()).bool() & ~outcome.isnan()
+    excluded = batch.failed | _unscored(signals, batch.failed)
+    valid = ~collective.gather(excluded.long()).bool() & ~outcome.isnan()
     likelihood, gain, entropy, tree = (
         None if rows is None else collective.gather(rows)
         for rows in (signals.likelihood, signals.value, signals.entropy, signals.tree)
@@ -137,6 +150,12 @@ def add_overlong_penalty(
     buffer = max(1, int(method.overlong * max_completion_length))
     lengths = batch.completion_mask.sum(dim=1)
     return rewards + overlong_penalty(lengths, max_length=max_completion_length, buffer=buffer)
+
+
+def _unscored(signals: TurnSignals, like: Bool[Tensor, " B"]) -> Bool[Tensor, " B"]:
+    if signals.unscored is None:
+        return torch.zeros_like(like)
+    return torch.tensor([reason is not None for reason in signals.unscored], device=like.device)
 
 
 def _states(

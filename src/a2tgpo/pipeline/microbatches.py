@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from a2tgpo.pipeline.batch import concat_prompt_completion
 from a2tgpo.pipeline.collective import Collective
+from a2tgpo.pipeline.shared_prefix import cost_of
 from a2tgpo.pipeline.turn_loss import TOKEN_COLUMNS, LossInputs, tokens_per_process
 from a2tgpo.signals.answer_likelihood.trajectories import ALIGNMENT
 
@@ -42,12 +44,41 @@ def sort_by_length(micro_batches: Sequence[Columns], per_update: int) -> list[Co
     sorted_batches: list[Columns] = []
     for start in range(0, len(micro_batches), per_update):
         update = micro_batches[start : start + per_update]
-        sizes = [len(one["completion_mask"]) for one in update]
         order = torch.cat([_n_columns(one) for one in update]).argsort(descending=True, stable=True)
-        parts = order.split(sizes)
-        joined = {name: _join([one[name] for one in update]) for name in update[0]}
-        sorted_batches += [{name: _take(value, part) for name, value in joined.items()} for part in parts]
+        sorted_batches += _redistribute(update, order)
     return sorted_batches
+
+
+def sort_by_prefix(micro_batches: Sequence[Columns], per_update: int) -> list[Columns]:
+    """Move rollouts as `sort_by_length` does, so that those that begin alike share a forward."""
+    sorted_batches: list[Columns] = []
+    for start in range(0, len(micro_batches), per_update):
+        update = micro_batches[start : start + per_update]
+        rows = [row for one in update for row in torch.cat([one["prompt_ids"], one["completion_ids"]], 1).tolist()]
+        sorted_batches += _redistribute(update, torch.tensor(sorted(range(len(rows)), key=rows.__getitem__)))
+    return sorted_batches
+
+
+def cheapest_order(micro_batches: Sequence[Columns], per_update: int, model_config: Any) -> list[Columns]:
+    """Sort the rollouts of each update by length, or by prefix where a model of `model_config` computes those once and
+    that costs less."""
+    by_length = sort_by_length(micro_batches, per_update)
+    if per_update == 1:
+        return by_length
+    by_prefix = sort_by_prefix(micro_batches, per_update)
+    costs = [sum(_cost(one, model_config) for one in order) for order in (by_length, by_prefix)]
+    return by_prefix if costs[1] < costs[0] else by_length
+
+
+def _cost(micro_batch: Columns, model_config: Any) -> float:
+    cut = trim_padding(micro_batch)
+    ids = concat_prompt_completion(cut["prompt_ids"], cut["completion_ids"])
+    return cost_of(ids, concat_prompt_completion(cut["prompt_mask"], cut["completion_mask"]), model_config)
+
+
+def in_order(micro_batches: Sequence[Columns], column: str) -> list[Columns]:
+    """Put the rollouts of all micro-batches in the order of the numbers in `column`, which an engine has shuffled."""
+    return _redistribute(micro_batches, torch.cat([one[column] for one in micro_batches]).argsort())
 
 
 def count_tokens_by_update(micro_batches: Sequence[Columns], per_update: int, collective: Collective) -> list[Columns]:
@@ -79,6 +110,13 @@ def trim_padding(micro_batch: Columns, multiple_of: int | None = None) -> Column
     present = [name for name in _TRIMMED if micro_batch.get(name) is not None]
     # An advantage of the user's own may be one number per rollout.
     return micro_batch | {name: micro_batch[name][:, :kept] for name in present if micro_batch[name].dim() > 1}
+
+
+def _redistribute(micro_batches: Sequence[Columns], order: Int[Tensor, " B"]) -> list[Columns]:
+    """Take the joined rollouts in `order` into micro-batches of the sizes they had."""
+    joined = {name: _join([one[name] for one in micro_batches]) for name in micro_batches[0]}
+    parts = order.split([len(one["completion_mask"]) for one in micro_batches])
+    return [{name: _take(value, part) for name, value in joined.items()} for part in parts]
 
 
 def _n_columns(micro_batch: Columns) -> Int[Tensor, " B"]:

@@ -24,6 +24,7 @@ from a2tgpo.methods import Method
 from a2tgpo.pipeline.batch import RolloutBatch, TaskRow
 from a2tgpo.pipeline.collective import Collective
 from a2tgpo.pipeline.credit import BatchCredit
+from a2tgpo.pipeline.turn_signals import TurnSignals
 from a2tgpo.rollout.types import Rollout
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class RolloutRecord:
         likelihood: at each turn boundary; None where nothing scored it.
         gain, normalized_gain: None where the method reads none.
         owned: turns whose tokens this rollout carries in the loss; None where rollouts share no turn.
+        notes: what a judge or another signal said of each process turn; None where it said nothing.
+        unscored: why the turns' signal had no numbers, which excluded the rollout from the loss; None where it had.
     """
 
     step: int
@@ -99,6 +102,8 @@ class RolloutRecord:
     gain: list[float] | None = None
     normalized_gain: list[float] | None = None
     owned: list[bool] | None = None
+    notes: list[str] | None = None
+    unscored: str | None = None
 
     def to_line(self) -> str:
         """Return the record as a line of JSON, without its end; what is None is left out."""
@@ -121,6 +126,8 @@ class RolloutRecord:
         ]
         calls, seconds = found.get("calls") or (), found.get("call_seconds") or ()
         found["calls"] = [_call(call, took) for call, took in itertools.zip_longest(calls, seconds[: len(calls)])]
+        if found.get("notes") is not None:
+            found["notes"] = [str(note) for note in found["notes"]]
         found |= {name: _floats(found[name]) for name in _FLOATS if found.get(name) is not None}
         if missing := [name for name in ("advantage", "clip_low", "clip_high") if found.get(name) is None]:
             raise ValueError(f"a rollout without {', '.join(missing)}")
@@ -200,12 +207,14 @@ class RolloutLog:
         method: Method,
         tokenizer: PreTrainedTokenizerBase,
         step: int,
+        signals: TurnSignals | None = None,
     ) -> range:
         """Write this process's rollouts of one batch.
 
         Args:
             credit: of the joined batch.
             step: updates done so far.
+            signals: of this process, for what they say in words.
 
         Returns:
             Their lines in the file, from 0.
@@ -229,6 +238,7 @@ class RolloutLog:
                     segments=[LoggedSegment(s.turn, tokenizer.decode(s.ids), s.ids) for s in segments],
                     **_ending(record),
                     **_earned(local, i, method),
+                    **_said(signals, i),
                 )
                 file.write(logged.to_line() + "\n")
         lines = range(self._rows, self._rows + n_rows)
@@ -301,6 +311,12 @@ def _earned(local: BatchCredit, i: int, method: Method) -> dict[str, Any]:
     if local.shared is not None:
         earned["owned"] = (local.shared.weight[i, :n_turns] > 0).tolist()
     return earned
+
+
+def _said(signals: TurnSignals | None, i: int) -> dict[str, Any]:
+    if signals is None or signals.unscored is None or signals.notes is None:
+        return {}
+    return {"notes": signals.notes[i] or None, "unscored": signals.unscored[i]}
 
 
 def _json(record: Mapping[str, Any]) -> str:

@@ -106,6 +106,7 @@ _COLUMNS = {
 }
 """Field of `LossInputs` -> name of an engine's column; `advantages` is the name that TRL and verl have for it."""
 
+TOKENS_COLUMN = _COLUMNS["n_tokens"]
 TOKEN_COLUMNS = tuple(_COLUMNS[name] for name in ("turn_ids", "advantage", "clip_scale", "negative", "weight"))
 """Engine columns that are [B, L] and must be cut, padded and shuffled as the tokens are."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +14,7 @@ from a2tgpo.methods import Method
 from a2tgpo.pipeline.batch import RolloutBatch, Segment
 from a2tgpo.pipeline.prefix_tree import shared_turns
 from a2tgpo.rollout.types import Rollout
-from a2tgpo.signals import ProcessSignal, Transcript, transcripts, turn_numbers
+from a2tgpo.signals import ProcessSignal, SignalReading, Transcript, read_signal, transcripts
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -32,6 +32,8 @@ class TurnSignals:
         entropy       [[.9, .2], [.3, 0]]           mean over each turn's tokens, in nats
         tree, node    [0, 1], [[0, 1], [2, −1]]     prefix tree of each rollout, sampled turn behind each turn
         observations  [["", "[1] Kelo …"], [""]]    text before each turn, from which anchor states are numbered
+        notes         [["finds the name"], []]      what the signal said of each process turn
+        unscored      [None, "too_slow: …"]         why a rollout has no value, which excludes it from the loss
     """
 
     likelihood: Float[Tensor, "B T+1"] | None = None
@@ -40,6 +42,8 @@ class TurnSignals:
     tree: Int[Tensor, " B"] | None = None
     node: Int[Tensor, "B T"] | None = None
     observations: list[list[str]] | None = None
+    notes: list[list[str]] | None = None
+    unscored: list[str | None] | None = None
 
 
 def collect_signals(
@@ -68,11 +72,13 @@ def collect_signals(
     """
     n_columns, device = batch.boundaries.is_process.size(1), batch.model_mask.device
     value = entropy = tree = node = observations = None
+    reading: SignalReading | None = None
     if method.signal and turn_rewards:
         value = environment_rewards(batch.records, n_columns).to(device)
     elif method.signal and likelihood is None:
         assert process_signal is not None, "a method that reads gains needs a likelihood or a process signal"
-        value = turn_numbers(process_signal, _transcripts(batch, tokenizer)).to(device)
+        reading = read_signal(process_signal, _transcripts(batch, tokenizer))
+        value = reading.numbers.to(device)
     if "entropy" in method.credit.reads:
         assert entropies is not None, "this method reads entropies"
         entropy = turn_mean(entropies, batch.turn_ids, n_columns)
@@ -80,7 +86,8 @@ def collect_signals(
         tree, node = shared_turns(batch.records, batch.boundaries.n_turns, n_columns)
     if "state" in method.credit.reads:
         observations = [_before_each_turn(segments, tokenizer) for segments in batch.segments()]
-    return TurnSignals(likelihood, value, entropy, tree, node, observations)
+    said = (None, None) if reading is None else (reading.notes, reading.unscored)
+    return TurnSignals(likelihood, value, entropy, tree, node, observations, *said)
 
 
 def environment_rewards(records: Sequence[Rollout | None], n_columns: int) -> Float[Tensor, "B T"]:
@@ -102,7 +109,7 @@ def environment_rewards(records: Sequence[Rollout | None], n_columns: int) -> Fl
 
 
 def _transcripts(batch: RolloutBatch, tokenizer: PreTrainedTokenizerBase) -> list[Transcript]:
-    return transcripts(
+    plain = transcripts(
         tokenizer,
         batch.boundaries,
         batch.prompt_ids,
@@ -112,6 +119,16 @@ def _transcripts(batch: RolloutBatch, tokenizer: PreTrainedTokenizerBase) -> lis
         batch.model_mask,
         [task.answers for task in batch.tasks],
     )
+    return [
+        replace(
+            one,
+            asked=task.prompt,
+            row=task.row,
+            environment=task.environment,
+            turn_rewards=() if record is None else tuple(record.turn_rewards),
+        )
+        for one, task, record in zip(plain, batch.tasks, batch.records, strict=True)
+    ]
 
 
 def _before_each_turn(segments: list[Segment], tokenizer: PreTrainedTokenizerBase) -> list[str]:

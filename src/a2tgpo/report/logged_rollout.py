@@ -24,8 +24,9 @@ class Terms:
 class Rollout:
     """Hold what was said and what each turn earned; lists are per turn, those of the gains per process turn.
 
-    A method without gains logs none, and a signal other than information gain no likelihoods. `clip_low` and
-    `clip_high` bound the ratio. `file` (below the run) and `line` (from 1) say where the record stands.
+    A method without gains logs none, and a signal other than information gain no likelihoods. `notes` are a judge's
+    words on each process turn, `unscored` says why it had none. `clip_low` and `clip_high` bound the ratio. `file`
+    (below the run) and `line` (from 1) say where the record stands.
     """
 
     group: int
@@ -47,6 +48,8 @@ class Rollout:
     clip_high: list[float]
     hops: int | None = None
     success: bool | None = None
+    notes: list[str] = field(default_factory=list)
+    unscored: str | None = None
     file: str = field(default="", compare=False)
     line: int = field(default=0, compare=False)
     terms: Terms | None = field(default=None, compare=False)
@@ -79,6 +82,8 @@ class Rollout:
             clip_high=record.clip_high,
             hops=None if record.hops is None else int(record.hops),
             success=None if record.success is None else bool(record.success),
+            notes=record.notes or [],
+            unscored=None if record.unscored is None else str(record.unscored),
             file=file,
             line=line,
         )

@@ -96,6 +96,7 @@ def _numbers(rollout: Rollout) -> dict[str, Any]:
         "prediction": rollout.prediction,
         "reward": rollout.reward,
         "valid": rollout.valid,
+        "unscored": rollout.unscored,
         "correct": rollout.correct,
         "finite": rollout.finite,
         "disagrees": rollout.valid and (rise < -DISAGREE if rollout.correct else rise > DISAGREE),
@@ -124,6 +125,7 @@ def _texts(batch: Batch) -> dict[str, Any]:
         "segments": [{"text": text, "ids": list(ids)} for text, ids in number],
         "rollouts": rollouts,
         "calls": [[asdict(call) for call in rollout.calls] for rollout in batch.rollouts],
+        "notes": [rollout.notes for rollout in batch.rollouts],
         "log_ratio": [rollout.update.log_ratio if rollout.update else [] for rollout in batch.rollouts],
     }
 

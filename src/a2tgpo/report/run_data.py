@@ -68,7 +68,10 @@ class RunData:
             return "gain"
         if not any(rollout.gain for rollout in rollouts):
             return ""
-        return "step reward" if self.config.get("process_signal") == "reward_model" else "turn signal"
+        named = {"reward_model": "step reward", "environment": "turn reward"}
+        if self.config.get("turn_signal") == "judge":
+            return "judge's score"
+        return named.get(str(self.config.get("process_signal")), "turn signal")
 
 
 def read_runs(paths: list[Path]) -> list[RunData]:

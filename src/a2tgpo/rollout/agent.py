@@ -131,17 +131,16 @@ class Agent:
             shown = episodes.reset({number: rows[place] for number, place in places.items()})
             failed = {number: error for number, error in shown.items() if isinstance(error, ToolError)}
             prompt_ids: list[list[int]] = [[] for _ in prompts]
+            known: dict[str, tuple[list[int], ToolError | None]] = {}  # the rollouts of a prompt begin alike
             for number, place in places.items():
                 observed = shown[number]
                 text = observed if isinstance(observed, str) else None
-                try:
-                    prompt_ids[place] = self.encode_prompt(prompts[place], text, template)
-                except DataError as error:
-                    if not text:
-                        raise
-                    # Of what the environment said: the prompt alone fits, or this raises.
-                    prompt_ids[place] = self.encode_prompt(prompts[place], None, template)
-                    failed[number] = ToolError(str(error))
+                asked = repr((prompts[place], text))
+                if asked not in known:
+                    known[asked] = self._begin(prompts[place], text, template)
+                prompt_ids[place], error = known[asked]
+                if error is not None:
+                    failed[number] = error
             groups = RolloutGroups(prompt_ids, expansion)
             for rollout in groups.rollouts:
                 rollout.opened = opens_thought(self.tokenizer, rollout.prompt_ids)
@@ -152,6 +151,18 @@ class Agent:
         rollouts = groups.in_order()
         self._note_health(play, rollouts)
         return rollouts
+
+    def _begin(
+        self, prompt: Prompt, observed: str | None, template: Mapping[str, Any] | None
+    ) -> tuple[list[int], ToolError | None]:
+        """Return the prompt's token ids, without what the environment said where that is too long for them, and how it
+        failed then."""
+        try:
+            return self.encode_prompt(prompt, observed, template), None
+        except DataError as error:
+            if not observed:
+                raise
+            return self.encode_prompt(prompt, None, template), ToolError(str(error))
 
     def encode_prompt(
         self, prompt: Prompt, observed: str | None = None, template: Mapping[str, Any] | None = None

@@ -14,6 +14,7 @@ from a2tgpo.rollout.slot_cache import Aside, SlotCache
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries
 from a2tgpo.signals.answer_likelihood.forward import LabelLogps
 from a2tgpo.signals.answer_likelihood.kv_cache import cached_answer_logps
+from a2tgpo.signals.answer_likelihood.model_support import Layer
 from a2tgpo.signals.answer_likelihood.scaffold import AnswerSuffix, SuffixBatch
 from a2tgpo.signals.answer_likelihood.trajectories import IGNORED, Trajectories
 
@@ -32,7 +33,7 @@ class AnswerReader:
         suffixes: the aliases of each row as answer suffixes, by row number.
         inside: the same for rows whose prompt has opened the thought; None where no prompt does.
         opens: tells which rows these are by their prompt's tokens.
-        additive_mask: see `cached_answer_logps`.
+        additive_mask, layers: see `cached_answer_logps`.
 
     Attributes:
         answer_logps: by row number, the mean log-probability of the likeliest alias' tokens after the prompt and after
@@ -45,6 +46,7 @@ class AnswerReader:
     inside: Sequence[Sequence[AnswerSuffix]] | None = None
     opens: Callable[[Sequence[int]], bool] = field(default=lambda prompt: False)
     additive_mask: bool = False
+    layers: Sequence[Layer] = ()
     answer_logps: dict[int, list[float]] = field(default_factory=dict, init=False)
     seconds: float = field(default=0.0, init=False)
 
@@ -68,7 +70,14 @@ class AnswerReader:
         cache.placement = Aside(torch.tensor(slots).to(device), trajectories.input_ids.size(1))
         suffixes = SuffixBatch.stack([self._of(row) for row in rows])
         logps = cached_answer_logps(
-            self.forward, trajectories, boundaries, suffixes, device, cache, additive_mask=self.additive_mask
+            self.forward,
+            trajectories,
+            boundaries,
+            suffixes,
+            device,
+            cache,
+            layers=self.layers,
+            additive_mask=self.additive_mask,
         )
         for row, found in zip(rows, logps.amax(-1).tolist(), strict=True):
             self.answer_logps[row.number] = found[: len(row.turn_starts)]

@@ -19,6 +19,8 @@ from a2tgpo.rollout.prompt_lookup import MOST_GUESSES
 from a2tgpo.rollout.rows import Row, cheapest_readings
 from a2tgpo.rollout.slot_cache import Chunk, SlotCache
 from a2tgpo.signals.answer_likelihood.forward import no_router_logits
+from a2tgpo.signals.answer_likelihood.model_support import layers_of
+from a2tgpo.signals.answer_likelihood.output_head import LOGITS_AT_ONCE
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -32,15 +34,17 @@ TOKENS_PER_READING = 8192
 
 
 def spare_tokens(model: PreTrainedModel) -> int:
-    """Return how many more tokens a forward of a few may read in about the time that it takes anyhow.
+    """Return how many more tokens a forward of a few may read in about the time that it takes anyhow, with logits of
+    `LOGITS_AT_ONCE` numbers at most.
 
     On the CPU what a forward takes grows with the layers and what a token takes with the parameters: as many tokens as
     `FORWARD_PRICE_ON_CPU` for the 4 layers and 0.7 M parameters that it was measured on, 7 for SmolLM2-135M.
     """
-    if model.device.type != "cpu":
-        return FORWARD_PRICE
-    n_layers = model.config.get_text_config(decoder=True).num_hidden_layers
-    return int(FORWARD_PRICE_ON_CPU * (n_layers / 4) / (model.num_parameters() / 0.7e6)) + 5
+    config = model.config.get_text_config(decoder=True)
+    price = float(FORWARD_PRICE)
+    if model.device.type == "cpu":
+        price = FORWARD_PRICE_ON_CPU * (config.num_hidden_layers / 4) / (model.num_parameters() / 0.7e6) + 5
+    return int(min(price, LOGITS_AT_ONCE / config.vocab_size))
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class Conversation:
     """Play one batch step by step. Row i of `rows` lives in slot i of the cache.
 
     `begin` and then `go_on` write until enough rows have finished their turn, and give these by number; `rows` is empty
-    once all have ended.
+    once all have ended. Where `forwards_per_poll` is not 0 they give nothing after as many forwards, for news of the
+    rows that wait for their tool.
     """
 
     def __init__(
@@ -83,7 +88,9 @@ class Conversation:
         # Properties that walk through the modules at every call.
         self.device, self.dtype = self.model.device, self.model.dtype
         self.extra = no_router_logits(self.model)
+        self.forwards_per_poll = 0
         self.spare_tokens = spare_tokens(self.model)
+        self.layers = layers_of(self.model.config)
 
     @torch.no_grad()
     def begin(self) -> dict[int, Turn]:
@@ -97,7 +104,7 @@ class Conversation:
     def go_on(self, answers: Mapping[int, Continuation | None]) -> dict[int, Turn]:
         """Take what the environment says to the turns given so far (see `TakeTurns`), and write the next.
 
-        Returns nothing while every row that is left waits for its tool.
+        Returns nothing while every row that is left waits for its tool, and where it is time to ask for news of those.
         """
         answered = dict(answers)
         with evaluating(self.model):
@@ -119,7 +126,13 @@ class Conversation:
             self._read_unread()
             return self._next_turns()
 
+    @property
+    def writing(self) -> bool:
+        """Tell whether a row can write without news of its tool."""
+        return any(not row.asked for row in self.rows)
+
     def _next_turns(self) -> dict[int, Turn]:
+        n_forwards = 0
         while self.rows:
             waiting = [row for row in self.rows if row.waiting and not row.asked]
             n_here = sum(not row.asked for row in self.rows)
@@ -132,6 +145,9 @@ class Conversation:
             writing = [slot for slot, row in enumerate(self.rows) if not row.waiting]
             # Some of the rows alone cost a copy of their keys.
             self._write(writing if 2 * len(writing) <= len(self.rows) else range(len(self.rows)))
+            n_forwards += 1
+            if n_here < len(self.rows) and n_forwards == self.forwards_per_poll:
+                return {}
         return {}
 
     def _leave(self, slot: int) -> None:
@@ -182,21 +198,12 @@ class Conversation:
         rows = [self.rows[slot] for slot in slots]
         guesses = [row.guess(min(MOST_GUESSES, self.spare_tokens // len(rows))) for row in rows]
         logits = self._forward(rows, guesses, slots)
-        # One row after the other, each from the first token that is drawn; logits end with the last guess.
+        # Behind a row's last token, and behind each of its guesses; logits end with the last of these.
         n_last = logits.size(1) - 1
-        places = [
-            (r, n_last - len(guess) + i)
-            for r, (row, guess) in enumerate(zip(rows, guesses, strict=True))
-            for i in range(0 if row.waiting else len(guess) + 1)
-        ]
-        if not places:
-            return
-        writing = [
-            (row, row.context + guess[:i])
-            for row, guess in zip(rows, guesses, strict=True)
-            for i in range(0 if row.waiting else len(guess) + 1)
-        ]
-        drawn = iter(zip(*self._draw(logits[tuple(zip(*places, strict=True))], writing), strict=True))
+        drawn_at = [(r, i) for r, row in enumerate(rows) if not row.waiting for i in range(len(guesses[r]) + 1)]
+        places = zip(*((r, n_last - len(guesses[r]) + i) for r, i in drawn_at), strict=True)
+        writing = [(rows[r], rows[r].context + guesses[r][:i]) for r, i in drawn_at]
+        drawn = zip(*self._draw(logits[tuple(places)], writing), strict=True)
         for row, guess in zip(rows, guesses, strict=True):
             if not row.waiting:
                 self._append(row, guess, [next(drawn) for _ in range(len(guess) + 1)])
@@ -228,7 +235,7 @@ class Conversation:
         self.cache.placement = chunk
         return self.model(
             input_ids=chunk.input_ids,
-            attention_mask=chunk.attention_mask(self.dtype),
+            attention_mask=chunk.attention_mask(self.dtype, self.layers),
             position_ids=chunk.position_ids,
             past_key_values=self.cache,
             use_cache=True,

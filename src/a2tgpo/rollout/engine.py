@@ -44,7 +44,8 @@ TakeTurns = Callable[[dict[int, Turn]], Mapping[int, Continuation | None]]
 """Given finished turns by row, say what each row goes on from; None for a row that still waits for its tool. Every row
 that was given or waited and is left out has ended; a number that no row has had begins a new row, from the KV cache of
 those it shares its first tokens with where the engine has one. Called with no turns, when no row can write, it waits
-until one of those that wait for their tool can go on or has ended."""
+until one of those that wait for their tool can go on or has ended. It may have a method `poll()`, which says the same
+of the rows that wait while others write, and waits for nothing."""
 
 
 class GenerationEngine(Protocol):

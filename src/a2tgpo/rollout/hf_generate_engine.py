@@ -19,7 +19,7 @@ from a2tgpo.messages import warn_once
 from a2tgpo.rollout.decoding import Sampler
 from a2tgpo.rollout.engine import Continuation, TakeTurns, Turn, evaluating, ready
 from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
-from a2tgpo.signals.answer_likelihood.model_support import why_not_full_attention
+from a2tgpo.signals.answer_likelihood.model_support import why_not_keys_alone
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def end_tokens(
 
 def why_no_cache_reuse(model: PreTrainedModel, sampler: Sampler) -> str | None:
     """Say why `KVCacheEngine` would not draw what `generate` does; None where it does."""
-    if (obstacle := why_not_full_attention(model.config) or sampler.obstacle) is not None:
+    if (obstacle := why_not_keys_alone(model.config) or sampler.obstacle) is not None:
         return obstacle
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         return f"{type(model).__name__}.forward takes no logits_to_keep"

@@ -17,14 +17,19 @@ WAITING_SHARE = 1 / 8
 """Share of the rows that may wait for the tool before they go on together, where every forward has its price.
 On the CPU a forward costs little more than its tokens do, and no row waits for others."""
 
+FORWARDS_PER_POLL, FORWARDS_PER_POLL_ON_CPU = 8, 1
+"""Forwards after which rows that write hear what has come of those that wait for a slow tool, which may then cost a
+forward of its own; on the CPU that is little more than its tokens cost anyway."""
+
 
 class KVCacheEngine:
     """Generate with a Hugging Face causal LM that reads every token once (a `GenerationEngine`).
 
     Rows write at their own pace: a row whose turn has ended waits for the tool until `waiting_share` of the rows do;
-    then all of these are handed to the environment and go on from their observations, the only tokens then read. Ended
-    rows leave, and queued rows take their slots. A row starts from the KV cache of the row that shares the most of its
-    first tokens; rows with the same context share one reading of the rest.
+    then all of these are handed to the environment and go on from their observations, the only tokens then read. While
+    a slow environment lets a row wait, the others write on. Ended rows leave, and queued rows take their slots. A row
+    starts from the KV cache of the row that shares the most of its first tokens; rows with the same context share one
+    reading of the rest.
 
     Args:
         model: unwrapped causal LM for which `why_no_cache_reuse` is None.
@@ -64,10 +69,14 @@ class KVCacheEngine:
     ) -> None:
         """Write turns until all rows have ended; `reader` sees the cache of each row that ends."""
         with evaluating(self.model):
-            conversation = self.open(starts, n_entropies, reader)
+            conversation, poll = self.open(starts, n_entropies, reader), getattr(take_turns, "poll", None)
+            if poll is not None:
+                on_cpu = self.model.device.type == "cpu"
+                conversation.forwards_per_poll = FORWARDS_PER_POLL_ON_CPU if on_cpu else FORWARDS_PER_POLL
             turns = conversation.begin()
             while conversation.rows:
-                turns = conversation.go_on(take_turns(turns))
+                asks_for_news = not turns and conversation.writing
+                turns = conversation.go_on(poll() if asks_for_news and poll is not None else take_turns(turns))
 
     def open(
         self, starts: Sequence[Continuation], n_entropies: int = 0, reader: AnswerReader | None = None

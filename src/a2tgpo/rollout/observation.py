@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,6 +16,8 @@ from a2tgpo.rollout.protocol import RESULT_FORMAT, neutralise, render_result, ta
 CHARACTERS_PER_TOKEN = 8
 """Characters tokenised for each token of a budget; eight times as many where these were not enough."""
 
+_KEPT = 1024
+"""Observations whose tokens are kept."""
 
 Spelling = Callable[[str], str]
 
@@ -86,6 +88,14 @@ class ObservationEncoder:
 
     def __call__(self, shown: str | Sequence[Passage]) -> list[int]:
         """Return the token ids of the whole `<result>` block."""
+        # Rollouts of a prompt read the same passages.
+        return list(self._encoded(shown if isinstance(shown, str) else tuple(shown)))
+
+    @cached_property
+    def _encoded(self) -> Callable[[str | tuple[Passage, ...]], list[int]]:
+        return lru_cache(maxsize=_KEPT)(self._encode)
+
+    def _encode(self, shown: str | tuple[Passage, ...]) -> list[int]:
         ids: list[int] = []
         for spell in (_as_written, _normalised, _letters_alone):
             ids = self._ids(self._block(shown, spell))

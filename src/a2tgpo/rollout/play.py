@@ -72,6 +72,7 @@ class Play:
         self.protocol, self.limits, self.end_id = protocol, limits, end_id
         self.episodes, self.groups = episodes, groups
         self.n_calls = self.n_refused = self.n_failed = 0
+        self._n_writing = 0
         self._asked: dict[int, _Asked] = {}
         self._unsettled: dict[int, Turn] = {}
         self._said_last: dict[int, list[int]] = {}
@@ -80,16 +81,25 @@ class Play:
     def start(self, failed: Mapping[int, ToolError]) -> list[Continuation]:
         """Return what every rollout starts from; those whose episode did not begin end with their first token."""
         self._failed_resets = dict(failed)
+        self._n_writing = len(self.groups.rollouts)
         return [self._begin(row, 1 if row in failed else None) for row in range(len(self.groups.rollouts))]
+
+    def poll(self) -> dict[int, Continuation | None]:
+        """Say what has come of the rows that wait for their tool, while others write."""
+        return self._collect(idle=False)
 
     def __call__(self, turns: dict[int, Turn]) -> dict[int, Continuation | None]:
         """Take finished turns (see `TakeTurns`)."""
+        self._n_writing -= len(turns)
         for row, turn in turns.items():
             self._take(row, turn)
         self.groups.name_turns(turns)
         self._unsettled |= turns
+        return self._collect(idle=not turns or self._n_writing == 0)
+
+    def _collect(self, *, idle: bool) -> dict[int, Continuation | None]:
         going: dict[int, Continuation | None] = {}
-        for row, answers in self.episodes.collect(block=not turns).items():
+        for row, answers in self.episodes.collect(idle=idle).items():
             shown = self._answer(row, self._asked.pop(row), answers)
             if shown is not None:
                 self._said_last[row] = shown
@@ -97,8 +107,9 @@ class Play:
         settled = {row: turn for row, turn in self._unsettled.items() if row not in self._asked}
         for row in settled:
             del self._unsettled[row]
-        going |= dict.fromkeys(self._asked)
-        return going | self._branch(settled)
+        going |= self._branch(settled)
+        self._n_writing += len(going)
+        return going | dict.fromkeys(self._asked)
 
     def _branch(self, settled: Mapping[int, Turn]) -> dict[int, Continuation]:
         started = {}
@@ -180,6 +191,7 @@ class Play:
         rollout = self.groups.rollouts[row]
         rollout.answer = ending.answer
         rollout.end(ending.termination, ending.reason)
+        rollout.environment = self.episodes.environment(row)
         if ending.termination is Termination.TOOL_FAILED:
             return
         # TRL reads a completion without an end-of-sequence token as truncated.
@@ -190,7 +202,8 @@ class Play:
     def _reveal(self, row: int, rollout: Rollout) -> None:
         """Read the outcome and the answer that the environment gives after the episode."""
         try:
-            ended = self.episodes.outcome(row)
+            closes = rollout.termination in (Termination.ANSWERED, Termination.MALFORMED)
+            ended = self.episodes.outcome(row, rollout.turn_texts[-1] if closes else None)
             outcome = None if ended.reward is None else float(ended.reward)
         except Exception as failure:
             rollout.termination = Termination.TOOL_FAILED

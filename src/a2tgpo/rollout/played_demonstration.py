@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from a2tgpo.environments.environment import Action, Row, StepResult
 from a2tgpo.environments.episodes import EnvironmentSource, EpisodeOutcome, Episodes
@@ -82,8 +83,8 @@ class _HeardEpisodes:
     def submit(self, row: int, actions: Sequence[Action]) -> None:
         self.episodes.submit(row, actions)
 
-    def collect(self, *, block: bool) -> dict[int, Sequence[StepResult] | ToolError]:
-        found = self.episodes.collect(block=block)
+    def collect(self, *, idle: bool) -> dict[int, Sequence[StepResult] | ToolError]:
+        found = self.episodes.collect(idle=idle)
         for row, answers in found.items():
             if not isinstance(answers, ToolError):
                 self.texts[row].append("\n".join(str(answer.observation) for answer in answers))
@@ -92,8 +93,11 @@ class _HeardEpisodes:
     def branch(self, row: int, parent: int, turn: int) -> None:
         self.episodes.branch(row, parent, turn)
 
-    def outcome(self, row: int) -> EpisodeOutcome:
-        return self.episodes.outcome(row)
+    def outcome(self, row: int, closing: str | None = None) -> EpisodeOutcome:
+        return self.episodes.outcome(row, closing)
+
+    def environment(self, row: int) -> Any:
+        return self.episodes.environment(row)
 
     def close(self) -> None:
         self.episodes.close()

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from a2tgpo.signals.answer_likelihood.model_support import Layer, masks_by_kind
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
@@ -63,14 +65,25 @@ class Chunk:
             in_order=list(slots) == list(range(len(slots))),
         )
 
-    def attention_mask(self, dtype: torch.dtype) -> Float[Tensor, "R 1 N K"]:
-        """Return what is added to attention scores: 0 on a row's tokens up to the token itself, else the lowest number.
+    def attention_mask(
+        self, dtype: torch.dtype, layers: Sequence[Layer] = ()
+    ) -> Float[Tensor, "R 1 N K"] | dict[str, Float[Tensor, "R 1 N K"] | None] | None:
+        """Return what is added to attention scores: 0 on a row's tokens up to the token itself, else the lowest number;
+        by kind where some of the model's `layers` look back through a window.
 
         Every layer would turn a boolean mask into this one.
         """
-        seen = torch.arange(self.n_keys, device=self.slots.device) <= self.position_ids[:, :, None]
-        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-        return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+        key, query = torch.arange(self.n_keys, device=self.slots.device), self.position_ids[:, :, None]
+
+        def mask(layer: Layer | None) -> Tensor:
+            seen = key <= query
+            if layer is not None and layer.window is not None:
+                near = key // layer.window == query // layer.window if layer.chunked else key > query - layer.window
+                seen = seen & near
+            added = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+            return added.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+
+        return masks_by_kind(layers, mask)
 
     def place(self, store: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         """Return the store with the chunk's `states` in their slots, and what the chunk's rows see of it."""

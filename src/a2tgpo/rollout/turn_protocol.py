@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
@@ -22,6 +23,9 @@ from a2tgpo.rollout.protocol import (
     unbox,
 )
 from a2tgpo.signals.answer_likelihood.scaffold import TAIL
+
+_KEPT = 4096
+"""Texts and tokens that are kept of each kind."""
 
 
 class TurnProtocol(Protocol):
@@ -105,6 +109,9 @@ class TagProtocol:
         self.tools = tuple(name for name in names if name != "answer")
         self.stop_strings = tuple(f"</{name}>" for name in (*self.tools, "answer"))
         self.encode = ObservationEncoder(tokenizer, passage_tokens, text_tokens, self.tools, result_format)
+        # Each turn is read twice, and the prompt's end once for every observation.
+        self._texts = lru_cache(maxsize=_KEPT)(self._text)
+        self._openings = lru_cache(maxsize=_KEPT)(lambda end: opening_ids(tokenizer, list(end)))
 
     def read(self, turn: list[int], before: list[int]) -> Sequence[Action] | Answer | Malformed:
         """Read one turn, whose thought may have been opened before it."""
@@ -121,13 +128,16 @@ class TagProtocol:
 
     def text(self, turn: list[int], before: list[int]) -> str:
         """Return the turn's text, as if the thought opened before it were its own; one that it opens itself is."""
-        text = self.tokenizer.decode(_without_end(self.tokenizer, turn))
-        return text if text.lstrip().startswith("<think>") else _opening(self.tokenizer, before) + text
+        return self._texts(tuple(turn), tuple(before[-TAIL:]))
+
+    def _text(self, turn: tuple[int, ...], before: tuple[int, ...]) -> str:
+        text = self.tokenizer.decode(_without_end(self.tokenizer, list(turn)))
+        return text if text.lstrip().startswith("<think>") else _opening(self.tokenizer, list(before)) + text
 
     def show(self, answered: Sequence[tuple[Action, Observation]], before: list[int]) -> list[int]:
         """Return the `<result>` block, and the thought that the prompt opens."""
         ((_, shown),) = answered
-        return self.encode(shown) + opening_ids(self.tokenizer, before)
+        return self.encode(shown) + self._openings(tuple(before[-TAIL:]))
 
 
 class ToolCallProtocol:
@@ -167,6 +177,7 @@ class ToolCallProtocol:
         self.tokenizer, self.template = tokenizer, dict(template or {})
         self.tool_schemas: list[dict[str, Any]] | None = [tool.schema for tool in tools]
         self._encoder = ObservationEncoder(tokenizer, passage_tokens, text_tokens)
+        self._suffixes = lru_cache(maxsize=_KEPT)(self._suffix_of)
         self._takes = set(inspect.signature(tokenizer.parse_response).parameters)
         self._suffix([{"role": "tool", "name": tools[0].name, "content": "x"}])
 
@@ -207,6 +218,10 @@ class ToolCallProtocol:
 
     def _suffix(self, messages: list[dict[str, Any]]) -> list[int]:
         """Render `messages` after a call, and cut off what stands before them."""
+        return list(self._suffixes(json.dumps(messages)))
+
+    def _suffix_of(self, written: str) -> list[int]:
+        messages = json.loads(written)
         call = {"type": "function", "function": {"name": messages[0]["name"], "arguments": {}}}
         asked: list[dict[str, Any]] = [
             {"role": "user", "content": "x"},

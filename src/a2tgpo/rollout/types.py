@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
+from typing import Any
 
 
 class Termination(StrEnum):
@@ -72,6 +73,7 @@ class Rollout:
     `completion_ids`, 0 for the environment's; elsewhere it is empty.
     `turn_texts[t]` is turn t as the protocol read it: without the end-of-sequence token, with the `<think>` that the
     prompt opened.
+    `environment` is the object that answered, as the episode left it; the next batch plays on in it.
     """
 
     prompt_ids: list[int]
@@ -90,6 +92,7 @@ class Rollout:
     success: bool | None = None
     opened: bool = False
     turn_texts: list[str] = field(default_factory=list)
+    environment: Any = field(default=None, repr=False, compare=False)
 
     def before_turn(self, turn: int, tree: int) -> Rollout:
         """Begin a rollout of `tree` that stands where this one stood before its turn `turn`, 0 for the prompt alone."""

@@ -13,6 +13,7 @@ from a2tgpo.integrations.trl.checks import check_batch_size
 from a2tgpo.pretrained import check_chat_template
 from a2tgpo.run.interrupt import updates_per_batch
 from a2tgpo.run.plugins import load_rewards, load_turn_signal
+from a2tgpo.signals import Judge
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +26,7 @@ def check_run(config: RunConfig, task: Task, tokenizer: PreTrainedTokenizerBase,
     """Refuse a recipe whose updates could not begin: too few questions, a chat template, trackers, vLLM, the Hub.
 
     Raises:
-        RecipeError, DataError, MissingExtra: one line that names what is missing and what to do.
+        RecipeError, DataError, MissingExtra, JudgeError: one line that names what is missing and what to do.
     """
     training = config.training
     check_chat_template(tokenizer, config.recipe.system_prompt, training.chat_template_kwargs)
@@ -33,7 +34,9 @@ def check_run(config: RunConfig, task: Task, tokenizer: PreTrainedTokenizerBase,
     if training.max_steps == 0:
         return
     load_rewards(config.recipe.reward, task.rewards)
-    load_turn_signal(config.recipe.turn_signal)
+    signal = load_turn_signal(config.recipe.turn_signal, config.recipe.judge)
+    if isinstance(signal, Judge):
+        signal.check()
     check_batch_size(len(task.train_dataset), training)
     _check_trackers(training.report_to)
     if training.use_vllm:

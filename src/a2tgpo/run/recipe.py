@@ -6,6 +6,7 @@ arguments and ours) and TRL's `ModelConfig` (model, precision, LoRA).
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,16 @@ class Recipe(EnvironmentKeys):
     turn_signal: str | None = field(
         default=None,
         metadata={
-            "help": "Your judge of turns, package.module:name: a function of a Transcript, or a ProcessSignal; none = "
-            "what `process_signal` says."
+            "help": "What numbers the turns: your function of a Transcript or ProcessSignal, package.module:name, or "
+            "'judge', a model that `judge` names; none = what `process_signal` says."
+        },
+    )
+    judge: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "For turn_signal: judge, the arguments of a2tgpo.signals.Judge: url and model of an "
+            "OpenAI-compatible server, and where wanted rubric, low, high, api_key_env, cache_dir, concurrency, "
+            "timeout_s, options."
         },
     )
 
@@ -158,11 +167,26 @@ class Recipe(EnvironmentKeys):
                 f"warm_start_micro_batch_size={micro}: must divide warm_start_batch_size={self.warm_start_batch_size}"
             )
         check_wording(self.instruction, self.result_format)
+        self._check_judge()
         self.check_environment()
         if self.in_environment:
             self._check_rows()
         else:
             self._check_search()
+
+    def _check_judge(self) -> None:
+        if isinstance(self.judge, str):
+            try:
+                self.judge = json.loads(self.judge)
+            except ValueError as error:
+                raise RecipeError(f"judge={self.judge!r} is no JSON object ({error})") from error
+        if self.judge is not None and not isinstance(self.judge, dict):
+            raise RecipeError(f"judge={self.judge!r}: give a mapping with url and model")
+        if (self.judge is None) != (self.turn_signal != "judge"):
+            raise RecipeError(
+                f"turn_signal={self.turn_signal!r} with judge={self.judge!r}: they go together, turn_signal: judge and "
+                "judge: {url: …, model: …}"
+            )
 
     def _check_rows(self) -> None:
         if (self.questions is None) != (self.eval_questions is None):

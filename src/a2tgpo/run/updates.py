@@ -125,7 +125,7 @@ class Updates:
             rollout_func=TagRollout(self.agent, self.config.recipe.rows_per_generation, sampling),
             peft_config=get_peft_config(self.config.model),
             callbacks=callbacks,
-            turn_signal=load_turn_signal(self.config.recipe.turn_signal),
+            turn_signal=load_turn_signal(self.config.recipe.turn_signal, self.config.recipe.judge),
         )
         check_strategy(trainer)
         return trainer

@@ -17,19 +17,62 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Hold what a signal says of one rollout.
+
+    Attributes:
+        numbers: one per process turn, in order; larger is better.
+        notes: a text to each, for the rollout log and the report; empty where there are none.
+    """
+
+    numbers: Sequence[float]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """Say why a signal has no numbers for a rollout, which is then excluded from the loss and from every statistic."""
+
+    reason: str
+
+
+TurnScores = Sequence[float] | Scored | Unscored
+"""What a signal gives for one rollout: numbers alone, numbers with notes, or the reason why it has none."""
+
+
 class ProcessSignal(Protocol):
-    """Give one number per process turn of each rollout, in order. The answer turn gets none; larger is better."""
+    """Give one number per process turn of each rollout, in order. The answer turn gets none; larger is better.
 
-    def __call__(self, rollouts: Sequence[Transcript]) -> Sequence[Sequence[float]]: ...
+    A signal may have a method `take_counts() -> dict[str, float]`: what it counted since the last call, to be logged
+    with the batch. Counts are added up over processes; a name that ends in `seconds` is the slowest process's.
+    """
+
+    def __call__(self, rollouts: Sequence[Transcript]) -> Sequence[TurnScores]: ...
 
 
-def turn_numbers(signal: ProcessSignal, rollouts: Sequence[Transcript]) -> Float[Tensor, "B T"]:
-    """Return the signal's numbers as a tensor, in place of `core.information_gain`; 0 on every other turn.
+@dataclass(frozen=True, eq=False)
+class SignalReading:
+    """Hold what a signal said of B rollouts, T turns at most, checked.
+
+    Attributes:
+        numbers: in place of `core.information_gain`; 0 on every turn without one.
+        notes: of each process turn; empty for a rollout without notes.
+        unscored: why a rollout has no numbers; None for one that has.
+    """
+
+    numbers: Float[Tensor, "B T"]
+    notes: list[list[str]]
+    unscored: list[str | None]
+
+
+def read_signal(signal: ProcessSignal, rollouts: Sequence[Transcript]) -> SignalReading:
+    """Ask the signal about `rollouts` and check what it says.
 
     T is the largest number of turns in the batch, or 1, as in `Boundaries`.
 
     Raises:
-        SignalError: the signal did not return one finite number for each process turn of each rollout.
+        SignalError: the signal did not return one finite number for each process turn of each rollout that it scored.
     """
     name = _name_of(signal)
     found = list(signal(rollouts))
@@ -39,10 +82,24 @@ def turn_numbers(signal: ProcessSignal, rollouts: Sequence[Transcript]) -> Float
             "empty where it has no process turn"
         )
     numbers = torch.zeros(len(rollouts), max([1, *(len(rollout.turns) for rollout in rollouts)]))
+    notes: list[list[str]] = []
     for i, (rollout, row) in enumerate(zip(rollouts, found, strict=True)):
-        checked = _finite(f"signal {name!r} returned {row!r} for {_describe(i, rollout)}", rollout, row)
+        scored = row if isinstance(row, Scored) else Scored(() if isinstance(row, Unscored) else row)
+        notes.append([str(note) for note in scored.notes])
+        if isinstance(row, Unscored):
+            continue
+        said = f"signal {name!r} returned {scored.numbers!r} for {_describe(i, rollout)}"
+        checked = _finite(said, rollout, scored.numbers)
+        if notes[i] and len(notes[i]) != len(checked):
+            raise SignalError(f"{said} with {len(notes[i])} notes; return one for each number, or none")
         numbers[i, : len(checked)] = torch.tensor(checked)
-    return numbers
+    unscored = [str(row.reason) if isinstance(row, Unscored) else None for row in found]
+    return SignalReading(numbers, notes, unscored)
+
+
+def turn_numbers(signal: ProcessSignal, rollouts: Sequence[Transcript]) -> Float[Tensor, "B T"]:
+    """Return the numbers of `read_signal` alone."""
+    return read_signal(signal, rollouts).numbers
 
 
 def _finite(said: str, rollout: Transcript, row: Any) -> list[float]:
@@ -79,23 +136,23 @@ class TurnFunction:
         def found_answer(rollout: Transcript) -> list[float]:
             return [float(rollout.answers[0] in step) for step in rollout.steps]
 
-    What it returns is checked by `turn_numbers`.
+    A rollout that it cannot judge gets `Unscored("why")`. What it returns is checked by `read_signal`.
 
     Raises:
         SignalError: the function raised; the message names it and the rollout.
     """
 
-    function: Callable[[Transcript], Sequence[float]]
+    function: Callable[[Transcript], TurnScores]
 
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise ValueError(f"function is {self.function!r}; pass a function of one Transcript")
 
-    def __call__(self, rollouts: Sequence[Transcript]) -> list[Sequence[float]]:
+    def __call__(self, rollouts: Sequence[Transcript]) -> list[TurnScores]:
         """Ask the function about each rollout."""
         return [self._call(i, rollout) for i, rollout in enumerate(rollouts)]
 
-    def _call(self, i: int, rollout: Transcript) -> Sequence[float]:
+    def _call(self, i: int, rollout: Transcript) -> TurnScores:
         try:
             return self.function(rollout)
         except Exception as error:

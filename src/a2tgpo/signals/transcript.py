@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -35,12 +35,32 @@ class Transcript:
         answers: the gold answer's aliases, canonical first.
         turns: process turns first; the answer turn after them, if the rollout came to one.
         prompt_ids: the policy's tokens of `prompt`. Ids are empty, here and in `turns`, in a transcript made by hand.
+        asked: the prompt as the data set has it, text or chat messages.
+        row: the data set's row, by column.
+        environment: the object that answered this rollout, as the episode left it (our loop's, or that of TRL's
+            `environment_factory`); None where one serves all rollouts, as search does.
+        turn_rewards: what the environment gave for each turn, None where it gave nothing; empty where nobody asked it.
     """
 
     prompt: str
     answers: tuple[str, ...]
     turns: tuple[Turn, ...]
     prompt_ids: tuple[int, ...] = ()
+    asked: Any = None
+    row: Mapping[str, Any] = field(default_factory=dict)
+    environment: Any = field(default=None, repr=False)
+    turn_rewards: tuple[float | None, ...] = ()
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """Return the conversation: what was asked, then an assistant's message a turn and a tool's an observation."""
+        asked = self.prompt if self.asked is None else self.asked
+        said = [{"role": "user", "content": asked}] if isinstance(asked, str) else list(asked)
+        for turn in self.turns:
+            said.append({"role": "assistant", "content": turn.text})
+            if turn.observation is not None:
+                said.append({"role": "tool", "content": turn.observation})
+        return said
 
     @property
     def steps(self) -> list[str]:

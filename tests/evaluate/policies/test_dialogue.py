@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from a2tgpo.chat_reply import Call, Reply
 from a2tgpo.environments import Action
-from a2tgpo.evaluate.chat_reply import Call, Reply
 from a2tgpo.evaluate.dialogue import TagDialogue, ToolDialogue, transcript
 from a2tgpo.rollout.protocol import Answer, Malformed
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a2tgpo.evaluate.chat_reply import Call, ModelFailure, Reply, read_reply
+from a2tgpo.chat_reply import Call, ModelFailure, Reply, read_reply
 
 
 def completion(message: dict[str, Any], finish_reason: str | None = "stop", **choice: Any) -> dict[str, Any]:

@@ -11,11 +11,11 @@ import pytest
 
 pytest.importorskip("openai", reason="pip install 'a2tgpo[eval]'")
 
+from a2tgpo import chat_client
+from a2tgpo.chat_client import OUTAGE, ChatClient
 from a2tgpo.environments.search_environment import SEARCH as SEARCH_TOOL
 from a2tgpo.environments.search_environment import SearchEnvironment
 from a2tgpo.errors import PolicyServerError, ToolError
-from a2tgpo.evaluate import chat_client
-from a2tgpo.evaluate.chat_client import OUTAGE, ChatClient
 from a2tgpo.evaluate.dialogue import DIALOGUES
 from a2tgpo.evaluate.server_policy import ServerPolicy
 from a2tgpo.rollout.agent import RolloutLimits

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from a2tgpo.signals.answer_likelihood import AnswerScorer, plain_forward
-from a2tgpo.signals.answer_likelihood.model_support import why_not_full_attention
+from a2tgpo.signals.answer_likelihood.model_support import why_not_keys_alone
 
 WORDS = ["<pad>", "<eos>", "it", "is", "(", ")", "paris", "rome", "new", "york", "the", "city", "of", "light"]
 VOCABULARY = 48
@@ -289,7 +289,7 @@ def describe(model: PreTrainedModel, family: str, scorer: AnswerScorer, rollouts
     config = model.config
     kinds = dict.fromkeys(type(layer).__name__ for layer in DynamicCache(config=config).layers)
     layers = ", ".join(_WORDS.get(kind, kind) for kind in kinds)
-    generated = "KV cache" if why_not_full_attention(config) is None else "reads its context anew"
+    generated = "KV cache" if why_not_keys_alone(config) is None else "reads its context anew"
     try:
         forward = plain_forward(model)
     except ValueError:

@@ -13,15 +13,20 @@ from a2tgpo.errors import SignalError
 from a2tgpo.integrations.trl.accelerate_collective import sharded_by
 from a2tgpo.integrations.trl.config import A2TGPOConfig
 from a2tgpo.pipeline import RolloutBatch
-from a2tgpo.pipeline.likelihood import score_answers
+from a2tgpo.pipeline.likelihood import score_answers, score_answers_from
 from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.signals import FrozenReference, ProcessSignal, Transcript, process_reward_model
 from a2tgpo.signals.answer_likelihood import AnswerScaffold, AnswerScorer, Scores, fused_forward
-from a2tgpo.signals.answer_likelihood.model_support import needs_additive_mask
+from a2tgpo.signals.answer_likelihood.model_support import (
+    layers_of,
+    needs_additive_mask,
+    needs_check,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from torch import Tensor
+    from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
     from a2tgpo.methods import Method
 
@@ -116,7 +121,19 @@ class AnswerScoring:
             self.scorer.suffixes(answers, [True] * len(answers)) if self.scorer.scaffold.opens else None,
             self.scorer.opens_thought,
             additive_mask=needs_additive_mask(model.config),
+            layers=layers_of(model.config),
         )
+
+    def from_own_keys(self, config: Any) -> bool:
+        """Tell whether answers can be read from the keys that a forward of the policy's update leaves: the policy
+        scores them, rollouts are rows of their own, and the model, of `config`, is one that the tests have seen scored
+        so and that keeps every token's keys."""
+        own_rows = self.by_policy and not self.shares_turns
+        return own_rows and self.scorer.method != "rows" and not needs_check(config)
+
+    def score_from(self, cache: Cache, batch: RolloutBatch, policy: PreTrainedModel) -> Tensor:
+        """Return the answers' likelihood at every boundary, from the keys of `batch` in `cache`."""
+        return score_answers_from(cache, batch, self.scorer, fused_forward(policy, self.autocast), policy.config)
 
     def score(
         self, batch: RolloutBatch, policy: PreTrainedModel, *, rows_per_forward: int, old_logps: bool = False

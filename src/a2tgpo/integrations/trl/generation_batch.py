@@ -104,6 +104,7 @@ class GenerationBatch:
         rollouts: the batch as tensors.
         scores: answer likelihoods, and old log-probabilities where TRL needs them.
         rewards_per_func: of all processes.
+        environments: TRL's, one for each rollout; empty where it has none.
     """
 
     rows: list[dict[str, Any]]
@@ -117,6 +118,7 @@ class GenerationBatch:
     rollouts: RolloutBatch | None = None
     scores: Scores | None = None
     rewards_per_func: Float[Tensor, "global_B F"] | None = None
+    environments: Sequence[Any] = ()
 
     def as_rollouts(
         self,
@@ -138,8 +140,10 @@ class GenerationBatch:
                 self._model_mask(completion_mask),
                 group_size=self.group_size,
                 tasks=[
-                    TaskRow(row.get("id"), prompt, answers, row.get("hops"))
-                    for row, prompt, answers in zip(self.rows, self.prompts, self.answers, strict=True)
+                    TaskRow(row.get("id"), prompt, answers, row.get("hops"), row, self._environment(number))
+                    for number, (row, prompt, answers) in enumerate(
+                        zip(self.rows, self.prompts, self.answers, strict=True)
+                    )
                 ],
                 records=records_of(self.generated) if self.generated is not None else None,
                 failed=self.failed,
@@ -148,13 +152,14 @@ class GenerationBatch:
             )
         return self.rollouts
 
-    def reveal_answers(self, environments: Sequence[Any] | None) -> None:
-        """Take the gold answers of rows that have none from what the episodes revealed.
+    def end_episodes(self, environments: Sequence[Any] | None) -> None:
+        """Keep TRL's environments, and take the gold answers of rows that have none from what the episodes revealed.
 
         Args:
             environments: TRL's, one for each rollout; one may have an attribute `answer`.
         """
         assert self.generated is not None, "episodes are over"
+        self.environments = environments or ()
         for number, record in enumerate(records_of(self.generated)):
             if self.answers[number]:
                 continue
@@ -162,6 +167,13 @@ class GenerationBatch:
             if revealed is None and environments:
                 revealed = getattr(environments[number], "answer", None)
             self.answers[number] = read_aliases(revealed, f"row {number}, the answer that its environment revealed")
+
+    def _environment(self, number: int) -> Any:
+        """Return what answered a rollout: TRL's environment, or that of our loop."""
+        if self.environments:
+            return self.environments[number]
+        record = records_of(self.generated)[number] if self.generated is not None else None
+        return None if record is None else record.environment
 
     def _model_mask(self, completion_mask: Int[Tensor, "B L"]) -> Tensor:
         assert self.generated is not None, "TRL pads what was generated"

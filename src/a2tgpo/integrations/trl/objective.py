@@ -11,7 +11,7 @@ from torch import Tensor
 
 from a2tgpo.methods import Method
 from a2tgpo.pipeline import LossInputs, TurnLoss, turn_loss
-from a2tgpo.pipeline.likelihood import read_update
+from a2tgpo.pipeline.likelihood import UpdateReading
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -106,7 +106,7 @@ def check_options(args: Any, method: Method, as_written: Mapping[str, Any]) -> N
 
 
 def update_loss(
-    trainer: GRPOTrainer, model: Any, columns: dict[str, Any], method: Method, window: int
+    trainer: GRPOTrainer, columns: dict[str, Any], reading: UpdateReading, method: Method, window: int
 ) -> tuple[Float[Tensor, ""], LossInputs, TurnLoss, dict[str, Tensor]]:
     """Return the loss of a micro-batch, divided as TRL's accumulation wants it, and what is logged of it.
 
@@ -114,14 +114,14 @@ def update_loss(
 
     Args:
         columns: TRL's micro-batch with the columns of `LossInputs`.
+        reading: what the policy says of it.
         window: consecutive micro-batches of one generation that feed one update.
     """
     training = trainer.model.training
     accumulation = trainer.current_gradient_accumulation_steps if training else 1
     inputs = LossInputs.from_columns(columns)
     written = inputs.turn_ids >= 0
-    autocast = trainer.accelerator.autocast
-    logps, entropies, aux_loss = read_update(model, columns, written, autocast, aux_loss=trainer.aux_loss_enabled)
+    logps, entropies, aux_loss = reading
     # There are none where the policy that learns is the one that wrote: the ratio is then 1.
     old_logps = columns.get("old_per_token_logps", logps.detach())
     sampled = columns.get("sampling_per_token_logps", old_logps)

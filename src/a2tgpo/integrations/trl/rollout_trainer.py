@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import Tensor
 from trl import GRPOTrainer
 
-from a2tgpo.errors import ToolError
+from a2tgpo.errors import JudgeError, ToolError
 from a2tgpo.integrations.trl.accelerate_collective import AccelerateCollective
 from a2tgpo.integrations.trl.answer_scoring import AnswerScoring
 from a2tgpo.integrations.trl.checks import (
@@ -44,6 +44,7 @@ from a2tgpo.integrations.trl.policy_model import loadable
 from a2tgpo.integrations.trl.tool_failures import ToolFailures
 from a2tgpo.integrations.trl.tool_loop import ToolLoopCache
 from a2tgpo.integrations.trl.trl_contract import check_trl
+from a2tgpo.pipeline.signal_health import SignalHealth
 from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.rollout.types import NOT_THE_POLICYS
 from a2tgpo.signals import ProcessSignal
@@ -119,6 +120,7 @@ class RolloutTrainer(GRPOTrainer):
         self._generation: GenerationBatch | None = None
         self.rows_to_generate: list[dict[str, Any]] | None = None
         self._tool_failures = ToolFailures()
+        self._signal_health = SignalHealth()
         self._clock = StepClock()
         self.add_callback(self._clock)
 
@@ -161,8 +163,8 @@ class RolloutTrainer(GRPOTrainer):
                 # The ratio to oneself is 1, whatever two passes round to.
                 output.pop("old_per_token_logps", None)
             return self._add_credit(generation, output)
-        except ToolError:
-            # The weights are those of the last update: nothing of them is lost with the tool.
+        except (ToolError, JudgeError):
+            # The weights are those of the last update: nothing of them is lost with the tool or the judge.
             if self.model.training and self.state.global_step > 0 and self.args.save_strategy != "no":
                 self._save_checkpoint(self.model, trial=None)
             raise
@@ -206,7 +208,7 @@ class RolloutTrainer(GRPOTrainer):
         if generation.generated is None:
             generation.generated, generation.failed = self._generate_once(prompts)
         self._tool_failures.count(not self.collective.any(not all(generation.failed)))
-        generation.reveal_answers(self.environments)
+        generation.end_episodes(self.environments)
         if self._scoring.needs_answers:
             require_answers(generation.rows, generation.answers, generation.failed)
         return generation.generated

@@ -7,6 +7,7 @@ TRL generates, rewards, batches, updates, checkpoints and logs. This class trans
 from __future__ import annotations
 
 import math
+import time
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -17,24 +18,37 @@ from torch import Tensor
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
+from a2tgpo.integrations.trl.accelerate_collective import sharded_by
 from a2tgpo.integrations.trl.callbacks import FiniteGuard, MetricsFile, ScriptFiles
 from a2tgpo.integrations.trl.generation_batch import GenerationBatch
 from a2tgpo.integrations.trl.objective import OTHER_OBJECTIVES, normalizes_otherwise, update_loss
 from a2tgpo.integrations.trl.policy_model import reading
 from a2tgpo.integrations.trl.rollout_trainer import RolloutTrainer
-from a2tgpo.pipeline import BatchCredit, LossInputs, RolloutBatch, add_overlong_penalty, assign_credit, collect_signals
-from a2tgpo.pipeline.likelihood import score_policy
+from a2tgpo.pipeline import (
+    BatchCredit,
+    LossInputs,
+    RolloutBatch,
+    TurnSignals,
+    add_overlong_penalty,
+    assign_credit,
+    collect_signals,
+)
+from a2tgpo.pipeline.likelihood import read_update, score_policy
 from a2tgpo.pipeline.metrics import credit_metrics, rollout_metrics
-from a2tgpo.pipeline.microbatches import count_tokens_by_update, sort_by_length, trim_padding
+from a2tgpo.pipeline.microbatches import cheapest_order, count_tokens_by_update, in_order, trim_padding
 from a2tgpo.pipeline.rollout_log import RolloutLog
-from a2tgpo.pipeline.turn_loss import tokens_per_process
+from a2tgpo.pipeline.signal_health import in_all_processes, signal_counts
+from a2tgpo.pipeline.turn_loss import TOKENS_COLUMN, tokens_per_process
+from a2tgpo.pipeline.update_gain import UpdateGain, is_cheaper
 from a2tgpo.signals.answer_likelihood import Scores, fused_forward
+from a2tgpo.signals.answer_likelihood.model_support import full_key_cache
 
 __all__ = ["A2TGPOTrainer"]
 
 _PADDED = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 _LOGGED_ROW = "rollout_row"
-"""Column of TRL's batch: the line of each rollout in the log."""
+"""Column of TRL's batch: the line of each rollout in the log, counted from the batch's first where the update reads the
+gains."""
 
 
 class A2TGPOTrainer(RolloutTrainer):
@@ -61,7 +75,10 @@ class A2TGPOTrainer(RolloutTrainer):
         self._name, self._paper = self.method.name, self.method.paper
         folder, output_dir = self.args.rollouts_dir, Path(str(self.args.output_dir))
         self._rollout_log: RolloutLog | None = None
-        self._to_log: tuple[Any, ...] | None = None
+        self._to_log: list[tuple[Any, ...]] = []
+        self._first_line = 0
+        self._update_gain: UpdateGain | None = None
+        self._feeds_update = False
         self.add_callback(FiniteGuard())
         if folder != "":
             self._rollout_log = RolloutLog(output_dir / "rollouts" if folder is None else folder, self.collective)
@@ -104,44 +121,80 @@ class A2TGPOTrainer(RolloutTrainer):
         return scores
 
     def _add_credit(self, generation: GenerationBatch, output: dict[str, Any]) -> dict[str, Any]:
+        if self._feeds_update:
+            self._update_gain = None  # of a run that stopped inside an update
         batch = self._as_rollouts(generation, *(output[name] for name in _PADDED))
+        assert generation.rewards_per_func is not None, "TRL rewards a batch before it returns it"
+        rewards = self._weigh(self._own_rows(generation.rewards_per_func, len(generation.rows)))
+        rewards = add_overlong_penalty(rewards, batch, self.method, self.max_completion_length)
+        # TRL has compared the outcomes already, in whichever way its user asked for.
+        outcome = output["advantages"] if normalizes_otherwise(self.args) else None
         if self._scoring.needs_answers and generation.scores is None:
             read = generation.read_scores(self._scoring.scorer)
             # A pass is one of all processes.
             passes = self.collective.any(read is None)
+            if passes and self._reads_gain_in_update(batch):
+                self._update_gain = UpdateGain(batch, rewards, outcome, self._assign)
+                output[_LOGGED_ROW] = torch.arange(len(rewards), device=batch.turn_ids.device)
+                return output | self._loss_columns(output, self._update_gain.provisional())
             generation.scores = self._score(batch) if passes or read is None else read
-        signals = collect_signals(
-            batch,
-            self.method,
-            self._tokenizer,
-            likelihood=generation.scores.likelihood if generation.scores is not None else None,
-            process_signal=self._scoring.process_signal,
-            turn_rewards=self._scoring.by_environment,
-            entropies=self._entropies(batch) if "entropy" in self.method.credit.reads else None,
-        )
-        assert generation.rewards_per_func is not None, "TRL rewards a batch before it returns it"
-        rewards = self._weigh(self._own_rows(generation.rewards_per_func, len(generation.rows)))
-        credit = assign_credit(
-            batch,
-            signals,
-            add_overlong_penalty(rewards, batch, self.method, self.max_completion_length),
-            self.method,
-            self.collective,
-            # TRL has compared the outcomes already, in whichever way its user asked for.
-            normalized_outcome=output["advantages"] if normalizes_otherwise(self.args) else None,
-        )
-        for name, value in (credit_metrics(credit) | rollout_metrics(batch.records, credit, self.collective)).items():
-            self._metrics[self._mode][name].append(value)
-        if self._rollout_log is not None and self.model.training:
-            lines = self._rollout_log.write(batch, credit, self.method, self._tokenizer, self.state.global_step)
+        signals = self._signals(batch, generation.scores.likelihood if generation.scores is not None else None)
+        credit = self._assign(batch, signals, rewards, outcome)
+        lines = self._log_credit(batch, credit, signals)
+        if lines is not None:
             output[_LOGGED_ROW] = torch.tensor(lines, device=batch.turn_ids.device)
         inputs = LossInputs.of(credit.local(self.collective), batch.model_mask)
+        return output | self._loss_columns(output, inputs)
+
+    def _assign(
+        self, batch: RolloutBatch, signals: TurnSignals, rewards: Tensor, outcome: Tensor | None
+    ) -> BatchCredit:
+        return assign_credit(batch, signals, rewards, self.method, self.collective, normalized_outcome=outcome)
+
+    def _loss_columns(self, output: dict[str, Any], inputs: LossInputs) -> dict[str, Tensor]:
         windows = self.args.steps_per_generation / self._window if self.model.training else 1
-        tokens = tokens_per_process([inputs], self.collective) / windows
-        self._log_advantages(credit)
+        tokens = tokens_per_process([inputs], self.collective)
         # What TRL's own objectives read: the same tokens, in every process.
-        output["num_items_in_batch"] = tokens_per_process([inputs], self.collective) * self.collective.size
-        return output | inputs.over_tokens(tokens).columns()
+        output["num_items_in_batch"] = tokens * self.collective.size
+        return inputs.over_tokens(tokens / windows).columns()
+
+    def _log_credit(self, batch: RolloutBatch, credit: BatchCredit, signals: TurnSignals) -> range | None:
+        """Log what a batch was given; return the lines of its rollouts where they are logged."""
+        logged = credit_metrics(credit) | rollout_metrics(batch.records, credit, self.collective)
+        logged |= signal_counts(self._scoring.process_signal, self.collective)
+        for name, value in logged.items():
+            self._metrics[self._mode][name].append(value)
+        self._log_advantages(credit)
+        if self._rollout_log is None or not self.model.training:
+            return None
+        step = self.state.global_step
+        return self._rollout_log.write(batch, credit, self.method, self._tokenizer, step, signals)
+
+    def _signals(self, batch: RolloutBatch, likelihood: Tensor | None) -> TurnSignals:
+        """Collect what the method reads of each turn.
+
+        Raises:
+            JudgeError: the judge refuses, or is gone.
+        """
+        entropies = self._entropies(batch) if "entropy" in self.method.credit.reads else None
+
+        def collect() -> TurnSignals:
+            return collect_signals(
+                batch,
+                self.method,
+                self._tokenizer,
+                likelihood=likelihood,
+                process_signal=self._scoring.process_signal,
+                turn_rewards=self._scoring.by_environment,
+                entropies=entropies,
+            )
+
+        if self._scoring.process_signal is None:
+            return collect()
+        with self._clock.measure(self._mode, "turn_signal"):
+            signals = in_all_processes(collect, self.collective)
+        self._signal_health.note(signals, batch, self.collective)
+        return signals
 
     def _log_advantages(self, credit: BatchCredit) -> None:
         """Show the credit that is used in TRL's table of completions, in place of the advantages that TRL computed."""
@@ -182,12 +235,60 @@ class A2TGPOTrainer(RolloutTrainer):
             mask = {"tool_mask": (inputs["turn_ids"] >= 0).long()} if "turn_ids" in inputs else {}
             return super()._compute_loss(model, inputs | mask)
         columns = trim_padding(inputs, self.pad_to_multiple_of)
-        loss, turns, found, logged = update_loss(self, model, columns, self.method, self._window)
+        gain = self._update_gain if self.model.training else None
+        cache = None if gain is None else full_key_cache(self.model.config)
+        written = columns["turn_ids"] >= 0
+        reading = read_update(
+            model, columns, written, self.accelerator.autocast, aux_loss=self.aux_loss_enabled, cache=cache
+        )
+        if gain is not None:
+            columns |= self._give_credit(gain, columns, cache)
+        loss, turns, found, logged = update_loss(self, columns, reading, self.method, self._window)
         self._log_means(logged)
         if self._rollout_log is not None and _LOGGED_ROW in inputs:
             step = self.state.global_step + 1
-            self._to_log = inputs[_LOGGED_ROW], step, found.log_ratio, turns.turn_ids, found.clipped_turns
+            self._to_log.append((inputs[_LOGGED_ROW], step, found.log_ratio, turns.turn_ids, found.clipped_turns))
         return loss
+
+    # --- gains from the update's own forward ---------------------------------------------------------------------
+
+    def _reads_gain_in_update(self, batch: RolloutBatch) -> bool:
+        """Tell whether each forward of the batch's one update holds whole groups, and leaves keys to read gains from.
+
+        Sharded models, and rows in several processes, are scored by a pass.
+        """
+        args, config = self.args, self.model.config
+        return (
+            self._feeds_update
+            and self.collective.size == 1
+            and sharded_by(self.accelerator) is None
+            and not self._several_updates
+            and not args.gradient_checkpointing
+            and args.per_device_train_batch_size % self.num_generations == 0
+            and self.loss_type not in OTHER_OBJECTIVES
+            and self._scoring.from_own_keys(config)
+            and is_cheaper(
+                batch.completion_mask.sum(dim=1).tolist(),
+                batch.prompt_ids.size(1),
+                args.per_device_train_batch_size,
+                self._window,
+            )
+        )
+
+    def _give_credit(self, gain: UpdateGain, columns: dict[str, Any], cache: Any) -> dict[str, Tensor]:
+        """Return the credit of the micro-batch whose keys are in `cache`; behind the last one log the batch's."""
+        start = time.perf_counter()
+        rows = columns[_LOGGED_ROW]
+        part = gain.batch.rows(first := int(rows[0]), first + len(rows))
+        inputs = gain.give(first, part, self._signals(part, self._scoring.score_from(cache, part, self.model)))
+        if (credit := gain.credit) is not None:
+            self._update_gain = None
+            lines = self._log_credit(gain.batch, credit, TurnSignals(credit.likelihood))
+            self._first_line = 0 if lines is None else lines.start
+        self._clock.move(self._mode, time.perf_counter() - start, "gain")
+        given = inputs.over_tokens(columns[TOKENS_COLUMN]).columns()
+        n_columns = columns["turn_ids"].size(1)
+        return {name: value[:, :n_columns] if value.dim() > 1 else value for name, value in given.items()}
 
     def _log_means(self, values: dict[str, Tensor]) -> None:
         """Log means over processes, or the least and the largest, fetched from the device together."""
@@ -198,10 +299,16 @@ class A2TGPOTrainer(RolloutTrainer):
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         with self._clock.measure(self._mode, None):
-            buffered = self._buffered_inputs
-            prepared = super()._prepare_inputs(generation_batch)
+            buffered, self._feeds_update = self._buffered_inputs, self.model.training
+            try:
+                prepared = super()._prepare_inputs(generation_batch)
+            finally:
+                self._feeds_update = False
             if self.model.training and self._buffered_inputs is not buffered:
-                fresh = sort_by_length(self._buffered_inputs, self._window)
+                if self._update_gain is not None:
+                    fresh = in_order(self._buffered_inputs, _LOGGED_ROW)
+                else:
+                    fresh = cheapest_order(self._buffered_inputs, self._window, self.model.config)
                 self._buffered_inputs = count_tokens_by_update(fresh, self._window, self.collective)
                 prepared = self._buffered_inputs[self._step % self.args.steps_per_generation]
             return prepared
@@ -209,10 +316,11 @@ class A2TGPOTrainer(RolloutTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         with self._clock.measure(self._mode, "update"):
             loss = super().training_step(*args, **kwargs)
-        if self._to_log is not None and self._rollout_log is not None:
-            # Behind the backward pass, so that it does not wait for the host.
-            self._rollout_log.write_updates(*self._to_log)
-            self._to_log = None
+        if self._rollout_log is not None and self._update_gain is None:
+            # Behind the backward pass, so that it does not wait for the host, and behind the rollouts' own lines.
+            for rows, *found in self._to_log:
+                self._rollout_log.write_updates(rows + self._first_line, *found)
+            self._to_log, self._first_line = [], 0
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -21,6 +21,8 @@ async function recordOf(run, rollout) {
     calls: texts.calls[rollout.row],
     reward: rollout.reward,
     valid: rollout.valid,
+    unscored: rollout.unscored,
+    notes: texts.notes[rollout.row],
     likelihood: rollout.likelihood,
     gain: rollout.gain,
     normalized_gain: rollout.normalized,

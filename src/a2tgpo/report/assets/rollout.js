@@ -73,6 +73,7 @@ function facts(run, rollout, files) {
     ["step", `${rollout.step}, question ${rollout.group + 1}, rollout ${rollout.number}`],
     ["record", `${files[rollout.file]}, line ${rollout.line}`],
     !rollout.valid && ["trained on", el("b", { class: "broken" }, "no: excluded from the loss")],
+    rollout.unscored && ["turns unscored", shown(rollout.unscored)],
     !rollout.finite && ["numbers", el("b", { class: "broken" }, "some are not numbers")],
   ].filter(Boolean);
   return el(
@@ -84,7 +85,8 @@ function facts(run, rollout, files) {
 
 async function conversation(run, rollout, segments) {
   const tokens = view === "tokens" ? await tokenView(run, rollout) : null;
-  const take = callTaker((await batchTexts(run, rollout.step)).calls[rollout.row]);
+  const { calls, notes } = await batchTexts(run, rollout.step);
+  const take = callTaker(calls[rollout.row]);
   let written = 0;
   let turn = -1;
   const blocks = segments.map((segment, i) => {
@@ -103,7 +105,7 @@ async function conversation(run, rollout, segments) {
       : view === "cards"
         ? cardsOf(segment.text, policy, told)
         : plainText(segment.text);
-    if (policy) return turnBlock(rollout, segment, content);
+    if (policy) return turnBlock(rollout, segment, content, notes[rollout.row][segment.turn]);
     const last = !segments.slice(i + 1).some((one) => one.turn >= 0) && turn >= rollout.gain.length;
     return resultBlock(content, last ? "closing" : "result");
   });
@@ -112,7 +114,17 @@ async function conversation(run, rollout, segments) {
 
 const plainText = (text) => el("div", { class: "text", dir: "auto" }, tagged(text));
 
-function turnBlock(rollout, segment, content) {
+// What a judge said of the turn, beside the number it gave.
+const judged = (rollout, turn, note) =>
+  el(
+    "div",
+    { class: "judged", dir: "auto" },
+    el("b", {}, "Judged ", numeral(rollout.gain[turn] ?? null, signed, 2)),
+    " ",
+    shown(note),
+  );
+
+function turnBlock(rollout, segment, content, note) {
   const advantage = rollout.advantage[segment.turn];
   const { class: shade, style } = tint(advantage);
   return el(
@@ -124,7 +136,7 @@ function turnBlock(rollout, segment, content) {
       el("b", {}, `Turn ${segment.turn + 1}`),
       el("span", { class: "advantage", title: "Advantage" }, numeral(advantage ?? null, signed, 2)),
     ),
-    el("div", { class: "said-here" }, content),
+    el("div", { class: "said-here" }, content, note && judged(rollout, segment.turn, note)),
   );
 }
 

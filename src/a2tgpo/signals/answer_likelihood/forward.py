@@ -62,7 +62,7 @@ def plain_forward(model: PreTrainedModel, temperature: float = 1.0) -> LabelLogp
     """
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; pass a positive number (1.0 leaves the logits alone).")
-    model = _causal_model(model)
+    model = causal_model(model)
     head = OutputHead.of(model, temperature)
     backbone, extra = backbone_of(model), no_router_logits(model)
 
@@ -101,29 +101,37 @@ class FusedReading(NamedTuple):
     aux_loss: Float[Tensor, ""] | None = None
 
 
+Locate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From rows and columns of labels' predictors to where they stand among `input_ids`."""
+
+
 def fused_reading(
     model: PreTrainedModel,
-    input_ids: Integer[Tensor, "B L"],
+    input_ids: Integer[Tensor, "T C"],
     labels: Integer[Tensor, "B L"],
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     *,
     aux_loss: bool = False,
+    locate: Locate | None = None,
     **model_kwargs: Any,
 ) -> FusedReading:
     """Run one forward of `fused_forward`, with the entropies; see there and `LabelLogps`.
 
-    With `aux_loss` a mixture of experts also returns its load-balancing loss.
+    With `aux_loss` a mixture of experts also returns its load-balancing loss. `locate` tells where the tokens of the
+    labels' rows stand among `input_ids`, if these are laid out otherwise.
 
     Where nothing is read the result is still part of the model's graph, since a sharded model's backward has to run in
     every process.
     """
     rows, columns, targets = _readings(labels, input_ids.device)
-    predicted = columns + 1
+    places, predicted = (rows, columns), (rows, columns + 1)
     if nothing := rows.numel() == 0:
         # The head's kernels may not start on no rows; what they make of this one is left out. The last column follows
         # something in every row, so that its hidden state is finite.
-        rows, targets, predicted = input_ids.new_zeros(3, 1)
-        columns = rows + input_ids.size(1) - 1
+        zero, last = input_ids.new_zeros(1), input_ids.size(1) - 1
+        targets, predicted, places = zero, (zero, zero), (zero, zero + last)
+    elif locate is not None:
+        places = locate(rows, columns)
 
     # Without Triton, TRL's head scores every position it gets: hand it only those that are read.
     seen = []
@@ -132,10 +140,10 @@ def fused_reading(
         seen.append(module)
         hidden = output.last_hidden_state
         # A model split over devices (`device_map`) ends on another one than it starts on.
-        output.last_hidden_state = hidden[rows.to(hidden.device), columns.to(hidden.device)][None]
+        output.last_hidden_state = hidden[tuple(place.to(hidden.device) for place in places)][None]
         return output
 
-    backbone = backbone_of(_causal_model(model))
+    backbone = backbone_of(causal_model(model))
     hook = backbone.register_forward_hook(keep_read)
     try:
         with autocast():
@@ -150,13 +158,13 @@ def fused_reading(
         hook.remove()
     if not seen:
         raise ValueError(
-            f"{type(_causal_model(model)).__name__} does not run its layers through its base model, so that the hidden "
+            f"{type(causal_model(model)).__name__} does not run its layers through its base model, so that the hidden "
             "states that are read cannot be picked out; use another model."
         )
 
     def placed(values: Tensor) -> Tensor:
         values = values[0].to(input_ids.device).float() * (not nothing)
-        return torch.zeros(labels.shape, device=input_ids.device).index_put((rows, predicted), values)
+        return torch.zeros(labels.shape, device=input_ids.device).index_put(predicted, values)
 
     entropies = None if output.entropy is None else placed(output.entropy)
     return FusedReading(placed(output.log_probs), entropies, output.aux_loss if aux_loss else None)
@@ -168,7 +176,7 @@ def _readings(labels: Integer[Tensor, "B L"], device: torch.device) -> list[Inte
     return [upload(x, device) for x in (rows, columns, labels[rows, columns + 1])]
 
 
-def _causal_model(model: Any) -> PreTrainedModel:
+def causal_model(model: Any) -> PreTrainedModel:
     """Find the language model inside whatever wraps it."""
     return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
 
@@ -184,5 +192,5 @@ def _named(backbone: Any, model_kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def no_router_logits(model: Any) -> dict[str, bool]:
     """Keep a mixture-of-experts model from its load-balancing loss, which cannot read a 4D mask."""
-    asks = getattr(_causal_model(model).config.get_text_config(), "output_router_logits", False)
+    asks = getattr(causal_model(model).config.get_text_config(), "output_router_logits", False)
     return {"output_router_logits": False} if asks else {}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from a2tgpo.signals.answer_likelihood.tested_families import TESTED
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedConfig
 
 _MASKS_4D = (None, "sdpa", "eager")
@@ -74,14 +75,25 @@ def layers_of(model_config: PreTrainedConfig) -> list[Layer]:
     return found
 
 
+class FirstKeysLayer(DynamicLayer):
+    """Keep the first forward's keys and values as they are, uncopied; later ones are appended to a copy."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self.is_initialized:
+            return super().update(key_states, value_states, *args, **kwargs)
+        self.lazy_initialization(key_states, value_states)
+        self.keys, self.values = key_states, value_states
+        return key_states, value_states
+
+
 def full_key_cache(model_config: PreTrainedConfig) -> DynamicCache:
     """Make an empty cache in which every attention layer keeps all its keys, behind a sliding window too."""
     from transformers import cache_utils
 
     cache = DynamicCache(config=model_config)
     for number, layer in enumerate(cache.layers):
-        if type(layer).__name__ == _SLIDING:
-            cache.layers[number] = cache_utils.DynamicLayer()
+        if type(layer).__name__ in (_FULL, _SLIDING):
+            cache.layers[number] = FirstKeysLayer()
         elif type(layer).__name__ == _RECURRENT_AND_SLIDING:
             cache.layers[number] = getattr(cache_utils, _RECURRENT_AND_FULL)(layer.number_of_states)
     return cache
@@ -133,6 +145,44 @@ def why_not_full_attention(model_config: PreTrainedConfig) -> str | None:
             f"(sliding window, linear attention or similar: {', '.join(sorted(others))})"
         )
     return _why_no_boundary(config)
+
+
+def why_not_keys_alone(model_config: PreTrainedConfig) -> str | None:
+    """Say why a row's keys and values, under a mask for each kind of layer, are not all there is to this model, or None
+    when they are: full attention, or attention behind a window in a family that the tests have seen."""
+    config = model_config.get_text_config(decoder=True)
+    if (obstacle := why_not_full_attention(config)) is None:
+        return None
+    kinds = {type(layer).__name__ for layer in DynamicCache(config=config).layers}
+    if kinds - {_FULL, _SLIDING} or config._attn_implementation not in _MASKS_4D or config.model_type not in TESTED:
+        return obstacle
+    return why_not_cached(config)
+
+
+def masks_by_kind(
+    layers: Sequence[Layer], mask: Callable[[Layer | None], Tensor]
+) -> Tensor | dict[str, Tensor | None] | None:
+    """Return the mask of a forward, or one by the name of each kind of layer where their attention differs; none for a
+    model without attention.
+
+    Args:
+        layers: of the model; of full attention where none are given.
+        mask: makes the mask of a layer.
+    """
+    attending = [layer for layer in layers if layer.attends]
+    if layers and not attending:
+        return None
+    distinct = {layer.window: layer for layer in attending}
+    if len(distinct) <= 1:
+        return mask(*distinct.values()) if distinct else mask(None)
+    by_window = {window: mask(layer) for window, layer in distinct.items()}
+    windowed = next(made for window, made in by_window.items() if window is not None)
+    # Layers without keys of their own may read others', and layers of two kinds take both kinds' masks: the names
+    # of all kinds are there.
+    full: dict[str, Tensor | None] = {"full_attention": by_window.get(None, windowed)}
+    windows = dict.fromkeys(("sliding_attention", "chunked_attention"), windowed)
+    without = dict.fromkeys(("linear_attention", "conv", *(layer.kind for layer in layers)))
+    return without | full | windows | {layer.kind: by_window[layer.window] for layer in attending}
 
 
 def _why_no_boundary(config: PreTrainedConfig) -> str | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries
 from a2tgpo.signals.answer_likelihood.device import upload
-from a2tgpo.signals.answer_likelihood.model_support import Layer
+from a2tgpo.signals.answer_likelihood.model_support import Layer, masks_by_kind
 from a2tgpo.signals.answer_likelihood.scaffold import SuffixBatch
 from a2tgpo.signals.answer_likelihood.trajectories import IGNORED, Trajectories
 
@@ -90,20 +90,7 @@ class PackedSuffixes:
                 near = torch.zeros(near.shape, device=device).masked_fill(~near, torch.finfo(torch.float32).min)
             return near[:, None]
 
-        attending = [layer for layer in layers if layer.attends]
-        if layers and not attending:
-            return None
-        distinct = {layer.window: layer for layer in attending}
-        if len(distinct) <= 1:
-            return mask(*distinct.values()) if distinct else mask(None)
-        by_window = {window: mask(layer) for window, layer in distinct.items()}
-        windowed = next(made for window, made in by_window.items() if window is not None)
-        # Layers without keys of their own may read others', and layers of two kinds take both kinds' masks: the names
-        # of all kinds are there.
-        full: dict[str, Tensor | None] = {"full_attention": by_window.get(None, windowed)}
-        windows = dict.fromkeys(("sliding_attention", "chunked_attention"), windowed)
-        without = dict.fromkeys(("linear_attention", "conv", *(layer.kind for layer in layers)))
-        return without | full | windows | {layer.kind: by_window[layer.window] for layer in attending}
+        return masks_by_kind(layers, mask)
 
     def _seen(self, attended: Bool[Tensor, "B S"], device: torch.device) -> Bool[Tensor, "B Q S+Q"]:
         """Mark the keys of each query: the prefix before its last token, its own suffix up to and with itself."""

@@ -15,14 +15,16 @@ from a2tgpo.messages import warn_once
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries, find_boundaries
 from a2tgpo.signals.answer_likelihood.cache_check import why_not_trusted
 from a2tgpo.signals.answer_likelihood.forward import LabelLogps
-from a2tgpo.signals.answer_likelihood.model_support import why_not_cached
+from a2tgpo.signals.answer_likelihood.kv_cache import cached_answer_logps
+from a2tgpo.signals.answer_likelihood.model_support import needs_additive_mask, why_not_cached
 from a2tgpo.signals.answer_likelihood.passes import read_logps
 from a2tgpo.signals.answer_likelihood.scaffold import AnswerScaffold, AnswerSuffix, SuffixBatch, opens_thought
+from a2tgpo.signals.answer_likelihood.token_budget import MicroBatch
 from a2tgpo.signals.answer_likelihood.trajectories import Trajectories
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Integer
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import Cache, PreTrainedConfig, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -128,9 +130,7 @@ class AnswerScorer:
             raise ValueError(
                 f"answers has {len(answers)} entries for {len(prompt_ids)} rollouts; pass one list per rollout."
             )
-        prompts = (ids[mask.bool()].tolist() for ids, mask in zip(prompt_ids, prompt_mask, strict=True))
-        opened = [self.opens_thought(prompt) for prompt in prompts]
-        suffixes = SuffixBatch.stack(self.suffixes(answers, opened))
+        suffixes = self._suffix_batch(prompt_ids, prompt_mask, answers)
         trajectories = Trajectories.join(
             prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask, self.count_padding
         )
@@ -157,6 +157,46 @@ class AnswerScorer:
             seconds_logps=read.seconds_logps if old_logps else 0.0,
             seconds_gain=read.seconds_gain if old_logps else read.seconds_logps + read.seconds_gain,
         )
+
+    def score_from(
+        self,
+        cache: Cache,
+        forward: LabelLogps,
+        model_config: PreTrainedConfig,
+        prompt_ids: Integer[Tensor, "B P"],
+        prompt_mask: Bool[Tensor, "B P"],
+        completion_ids: Integer[Tensor, "B L"],
+        completion_mask: Bool[Tensor, "B L"],
+        model_mask: Bool[Tensor, "B L"],
+        answers: Sequence[Sequence[str]],
+        *,
+        boundaries: Boundaries,
+    ) -> Float[Tensor, "B T+1"]:
+        """Return the likelihood that `score` finds, read from a `cache` that another forward over these rows filled.
+
+        The model is one for which `why_not_full_attention` is None. The cache may lack the last columns, where no
+        boundary ends.
+        """
+        device = prompt_ids.device
+        tensors = (prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask)
+        prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask = (x.cpu() for x in tensors)
+        rows = Trajectories.join(
+            prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask, self.count_padding
+        ).take(MicroBatch(tuple(range(len(prompt_ids))), slice(0, cache.get_seq_length())))
+        answer_logps = cached_answer_logps(
+            forward,
+            rows,
+            boundaries.to(torch.device("cpu")),
+            self._suffix_batch(prompt_ids, prompt_mask, answers),
+            device,
+            cache,
+            additive_mask=needs_additive_mask(model_config),
+        )
+        return self.likelihood_of(answer_logps.amax(-1), boundaries)
+
+    def _suffix_batch(self, prompt_ids: Tensor, prompt_mask: Tensor, answers: Sequence[Sequence[str]]) -> SuffixBatch:
+        prompts = (ids[mask.bool()].tolist() for ids, mask in zip(prompt_ids, prompt_mask, strict=True))
+        return SuffixBatch.stack(self.suffixes(answers, [self.opens_thought(prompt) for prompt in prompts]))
 
     def _use_cache(self, forward: LabelLogps, model_config: PreTrainedConfig, *batch: Any) -> bool:
         obstacle = why_not_cached(model_config) or why_not_trusted(forward, model_config, *batch)

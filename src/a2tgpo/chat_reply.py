@@ -8,13 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from a2tgpo.rewards import THOUGHT_FIELDS
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+"""Fields into which servers and response parsers move a message's thoughts."""
 
 _CUT = ("length", "max_tokens", "model_length")
 
 
 class ModelFailure(Exception):
     """Say that the model gave one question no answer; the message is the outcome's reason."""
+
+
+class TooSlow(ModelFailure):
+    """Say that the answer to one question took too long."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from a2tgpo.chat_reply import ModelFailure, Reply, TooSlow, read_reply
 from a2tgpo.errors import PolicyServerError, needs_extra
-from a2tgpo.evaluate.chat_reply import ModelFailure, Reply, read_reply
 
 _RETRIES = 2
 """Of one request, by the openai package: refused and broken connections, timeouts, 408, 409, 429 and 5xx."""
@@ -80,7 +80,8 @@ class ChatClient:
 
     def _refused(self, status: int, message: str) -> Exception:
         if status in _REFUSED_FOR_ALL:
-            return PolicyServerError(f"{self.base_url} answers {message}; check {_REFUSED_FOR_ALL[status]}")
+            said = f"{self.base_url} answers {message}; check {_REFUSED_FOR_ALL[status]}"
+            return PolicyServerError(said, refused=True)
         if status in _BUSY:
             return self._unanswered(message)
         self._answered()
@@ -97,7 +98,7 @@ class ChatClient:
     def _unanswered_in_time(self) -> Exception:
         self._in_a_row += 1
         if self._in_a_row < OUTAGE:
-            return ModelFailure(f"timed out at timeout_s={self.timeout_s:g} seconds, {_RETRIES} retries included")
+            return TooSlow(f"timed out at timeout_s={self.timeout_s:g} seconds, {_RETRIES} retries included")
         return PolicyServerError(
             f"{self.base_url}: {OUTAGE} requests in a row timed out at timeout_s={self.timeout_s:g} seconds, retries "
             "included; raise timeout_s or lower concurrency"
