@@ -113,7 +113,7 @@ def test_the_server_answers_as_the_rows_do(tmp_path: Path) -> None:
 def _collected(episodes: Any, n: int) -> dict[int, Any]:
     found: dict[int, Any] = {}
     while len(found) < n:
-        found |= episodes.collect(block=True)
+        found |= episodes.collect(idle=True)
     return found
 
 

@@ -47,7 +47,7 @@ def measure(directory: RunDirectory, when: str) -> Measured:
         values |= {f"{mode}/{name}": value for name, value in _of_outcomes(outcomes).items()}
         scores[mode] = {outcome.id: outcome.score for outcome in outcomes}
         measures.add(measure_of(outcomes))
-    told = next((name for name in _MOST_TELLING if name in measures), "exact_match")
+    told: Measure = next((name for name in _MOST_TELLING if name in measures), "exact_match")
     if when == "after":
         values |= _of_updates(read_metrics(directory.metrics)) | depth_measures(directory.rollouts)
         before = directory.evaluation(f"before_{MODES[0]}")

@@ -147,7 +147,7 @@ class EnvironmentPool:
             close = getattr(environment, "close", None)
             if callable(close):
                 try:
-                    Calls(self.limits).run(lambda close=close: resolve(close(), self.limits.timeout_s))
+                    Calls(self.limits).run(partial(_closed, close, self.limits.timeout_s))
                 except ToolError as error:
                     logger.warning("an environment %s could not be closed: %s", self._name, error)
         self._free.clear()
@@ -246,6 +246,10 @@ class PooledEpisodes:
 
     def _note(self, found: Mapping[int, Any]) -> None:
         self._broken |= {row: result for row, result in found.items() if isinstance(result, ToolError)}
+
+
+def _closed(close: Callable[[], Any], timeout_s: float) -> None:
+    resolve(close(), timeout_s)
 
 
 class BatchedEnvironment(Protocol):

@@ -185,7 +185,9 @@ class ServerPolicy:
             talk.ending = Ending(Termination.MODEL_FAILED, redact(str(failure)))
         if talk.ending.termination not in NOT_THE_POLICYS:
             try:
-                talk.ended = await asyncio.to_thread(episodes.outcome, 0)
+                closes = talk.ending.termination in (Termination.ANSWERED, Termination.MALFORMED)
+                closing = str(talk.said[-1]["content"] or "") if closes else None
+                talk.ended = await asyncio.to_thread(episodes.outcome, 0, closing)
             except Exception as failure:
                 reason = f"after the episode: {type(failure).__name__}: {failure}"
                 talk.ending = Ending(Termination.TOOL_FAILED, redact(reason))

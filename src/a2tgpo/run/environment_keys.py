@@ -124,7 +124,8 @@ def refuse_other_keys(given: Iterable[str], keys: EnvironmentKeys) -> None:
         RecipeError: there are some; all are named.
     """
     if keys.in_environment:
-        names, told = SEARCH_ONLY, "for search, and this recipe has an environment or tools; leave out"
+        names: tuple[str, ...] = SEARCH_ONLY
+        told = "for search, and this recipe has an environment or tools; leave out"
     else:
         names = tuple(field.name for field in fields(EnvironmentKeys))
         told = "of an environment, and this recipe searches; leave out, or give environment or tools"
