@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from a2tgpo.errors import RecipeError
+from a2tgpo.untrained import UNTRAINED, untrained_policy
 
 SHIPPED = "a2tgpo:"
 """Names of the small pre-trained policies that ship with the package begin so."""
@@ -24,17 +25,20 @@ EMBEDDED_REGIONS = f"{SHIPPED}hops-regions-tiny"
 
 
 def resolve(name: str) -> str:
-    """Return the path of a policy that ships with the package; any other name (a path or a Hub id) as it is.
+    """Return the path of a policy that ships with the package, or is made by it; any other name (a path or a Hub id) as
+    it is.
 
     Raises:
         RecipeError: no such policy ships with it.
     """
     if not name.startswith(SHIPPED):
         return name
+    if name == UNTRAINED:
+        return untrained_policy()
     assets = files("a2tgpo").joinpath("assets")
     there = sorted(found.name for found in assets.iterdir() if found.is_dir())
     if (wanted := name.removeprefix(SHIPPED)) not in there:
-        known = ", ".join(f"{SHIPPED}{found}" for found in there)
+        known = ", ".join([*(f"{SHIPPED}{found}" for found in there), UNTRAINED])
         raise RecipeError(f"model {name!r}: no such policy in the package; there are {known}")
     return str(assets.joinpath(wanted))
 

@@ -101,9 +101,9 @@ class TestFrozenLake:
 
     def lake(self) -> Any:
         """A lake that does not slip."""
-        from a2tgpo.environments.gymnasium_text import frozen_lake
+        from a2tgpo.environments.gymnasium_text import FrozenLake
 
-        return frozen_lake()
+        return FrozenLake()
 
     def test_the_way_to_the_goal_and_into_a_hole(self) -> None:
         """Six moves around the holes earn 1 at the last; a move into a hole ends the episode with 0."""

@@ -317,7 +317,8 @@ def test_bad_input_is_one_line(
             ["eval", "recipes/hops_cpu.yaml", "--benchmarks", "nq"],
             "`a2tgpo eval --benchmarks` does not know 'recipes/hops_cpu.yaml'",
         ),
-        (["eval", "recipes/hops_cpu.yaml", "--protocol", "tags"], "unknown recipe key 'protocol'"),
+        (["eval", "recipes/hops_cpu.yaml", "--engine", "vllm"], "unknown recipe key 'engine'"),
+        (["eval", "recipes/hops_cpu.yaml", "--protocol", "tools"], "protocol: of an environment"),
     ],
 )
 def test_flags_that_do_not_go_together(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:

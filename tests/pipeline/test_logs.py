@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from a2tgpo.errors import ToolError
 from a2tgpo.methods import METHODS
 from a2tgpo.pipeline import BatchCredit, RolloutBatch, TaskRow
 from a2tgpo.pipeline.metrics import credit_metrics
-from a2tgpo.pipeline.rollout_log import RolloutLog, RolloutRecord, UpdateRecord, updates_file
+from a2tgpo.pipeline.rollout_log import LoggedCall, RolloutLog, RolloutRecord, UpdateRecord, updates_file
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from tests.integrations.parts import scripted_trainer
 
@@ -231,5 +231,9 @@ def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
     first, second = map(RolloutRecord.from_line, lines)
     assert math.isnan(first.gain[0]) and second.gain == [0.5]  # type: ignore[index]
     assert second.to_line() == lines[1] and (second.id, second.prompt, second.answer) == (1, "p0.1", ["bora"])
+    called = replace(second, calls=[LoggedCall("5", [], None, "guess", True)], call_seconds=[0.25], success=False)
+    back = RolloutRecord.from_line(called.to_line())
+    assert back.calls == [LoggedCall("5", [], 0.25, "guess", True)] and back.success is False
+    assert back.to_line() == called.to_line()
     update = UpdateRecord(row=1, step=3, ratio=[1.5], clipped=[True], log_ratio=[0.25, -0.5])
     assert UpdateRecord.from_line(update.to_line()) == update

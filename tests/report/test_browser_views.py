@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from a2tgpo.report.run_data import read_runs
 from tests.report.conftest import Watched
 from tests.report.runs import HOSTILE, Spoken, write_evaluation, write_run
 
@@ -132,6 +133,29 @@ def test_a_rollout_reads_like_a_conversation(tmp_path: Path, open_page: Open) ->
     shown.page.keyboard.press("t")
     shown.page.wait_for_selector(".tokens")
     assert shown.page.locator(".beside .original").nth(1).text_content() == found
+
+
+def test_tools_with_tags_of_their_own(tmp_path: Path, open_page: Open) -> None:
+    """The tags of tools that the log names are calls, with their seconds; what the environment refused is marked, tags
+    that are no tool's stay text, and the environment's word decides whether the rollout was right."""
+    spoken = Spoken(
+        [("<think> low </think> <guess> x </guess>", "<result>\nerror: no number\n</result>")],
+        "<b>5</b> <guess> 5 </guess>",
+    )
+    run = write_run(tmp_path / "run", batches=1, questions=1, rollouts=2, say=lambda *_: spoken)
+    records = records_of(run)
+    for record in records:
+        call = {"passage_ids": [], "tool": "guess"}
+        record["calls"] = [call | {"query": "x", "refused": True}, call | {"query": "5"}]
+        record |= {"call_seconds": [0.25, 1.5], "success": True, "termination": "environment_done", "prediction": None}
+    write_records(run, records)
+    shown = open_page(run, address="#rollout/0/1/0")
+    assert shown.texts(".turn .part > header b") == ["Thought", "guess", "Text", "guess"]
+    headers = shown.texts(".is-call header")
+    assert "0.25 s" in headers[0] and "1.5 s" in headers[1]
+    assert shown.texts(".is-result .odd") == ["refused"]
+    (read, *_) = read_runs([run])
+    assert all(rollout.correct for batch in read.batches for rollout in batch.rollouts)
 
 
 def test_native_tool_calls_and_opened_thoughts(tmp_path: Path, open_page: Open) -> None:

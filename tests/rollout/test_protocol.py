@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a2tgpo.errors import ToolError
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.protocol import (
     SCAFFOLD,
@@ -23,7 +22,6 @@ from a2tgpo.rollout.protocol import (
     render_result,
     restore_stop,
     search_turn,
-    tool_failure,
     unbox,
     without_thoughts,
 )
@@ -190,12 +188,6 @@ def test_a_turn_ends_the_rollout_or_searches(
 ) -> None:
     """With two searches allowed: answers end it at any time, the third search and whatever is malformed do too."""
     assert judge_turn(action, n_searches, 2, cut=cut) == verdict
-
-
-def test_a_failed_tool_is_not_the_policys_ending() -> None:
-    """The reason has the query and the tool's own words."""
-    ending = tool_failure("kelo", ToolError("index on fire"))
-    assert ending == Ending(Termination.TOOL_FAILED, "search 'kelo': index on fire")
 
 
 @pytest.mark.parametrize(

@@ -105,12 +105,13 @@ def test_an_evaluation_with_an_instruction_says_nothing_twice() -> None:
 def test_a_server_reads_the_instruction() -> None:
     """The messages of a chat server begin with the user's words around the question."""
     pytest.importorskip("openai")
+    from a2tgpo.environments.search_environment import SEARCH, SearchEnvironment
     from a2tgpo.evaluate.dialogue import DIALOGUES
 
     policy = ServerPolicy(
         make_client=lambda: None,  # type: ignore[arg-type, return-value]
-        dialogue=DIALOGUES["tags"],
-        search=lambda queries: [PASSAGES for _ in queries],
+        dialogue=DIALOGUES["tags"]((SEARCH,)),
+        environment=SearchEnvironment(lambda queries: [PASSAGES for _ in queries]),
         limits=RolloutLimits(),
         system_prompt="",
         temperature=0.0,
@@ -118,4 +119,4 @@ def test_a_server_reads_the_instruction() -> None:
         concurrency=1,
         instruction="Search, then answer. {question}",
     )
-    assert policy._prompt("Where?") == [{"role": "user", "content": "Search, then answer. Where?"}]
+    assert policy._prompt({"question": "Where?"}, None) == [{"role": "user", "content": "Search, then answer. Where?"}]

@@ -29,12 +29,12 @@ class Number:
 
     def step(self, action: Action) -> StepResult:
         """Compare."""
-        if not action.text.isdigit():
-            raise InvalidAction(f"{action.text!r} is no number")
-        self.success = action.text == self.answer
+        if not action.said.isdigit():
+            raise InvalidAction(f"{action.said!r} is no number")
+        self.success = action.said == self.answer
         if self.success:
             return StepResult("right", 1.0, done=True)
-        return StepResult("higher" if int(action.text) < int(self.answer or 0) else "lower", -0.1)
+        return StepResult("higher" if int(action.said) < int(self.answer or 0) else "lower", -0.1)
 
 
 class Counter:

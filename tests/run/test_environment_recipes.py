@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -96,7 +97,7 @@ class TestKeys:
         ("changes", "message"),
         [
             ({"corpus": "c.jsonl", "hops": [1]}, "corpus, hops: for search"),
-            ({"environment": None, "rows": "a:b"}, "rows='a:b' belongs to an environment"),
+            ({"environment": None, "rows": "a:b"}, "rows: of an environment, and this recipe searches"),
             ({"environment": None, "tools": ["a:b"], "environment_args": {"x": 1}}, "without environment"),
             ({"environment_args": "most"}, "expected a mapping"),
             ({"questions": ["a.jsonl"]}, "questions and eval_questions: give both"),
@@ -253,3 +254,68 @@ def test_demonstrations_are_what_a_policy_would_have_written() -> None:
     assert made["input_ids"] == rollout.ids
     assert made["completion_mask"] == [0] * len(rollout.prompt_ids) + rollout.model_mask
     assert tokenizer.decode(rollout.completion_ids).count("higher") == 1
+
+
+def test_a_server_plays_in_a_recipe_s_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Behind an OpenAI-compatible server a model plays the held-out episodes, in tags or native calls, and the table is
+    that of a checkpoint; what was answered is kept, and the same command asks nobody again."""
+    pytest.importorskip("openai")
+    from tests.evaluate.chat_server import ChatServer, Says, turn_of
+
+    def halves(request: dict[str, Any], *, native: bool) -> Says:
+        said = [m["content"] for m in request["messages"] if m["role"] == ("tool" if native else "user")]
+        heard = [*([] if native else said[1:]), *(said if native else [])]
+        low, high = 0, 8
+        for answer in heard:
+            guess = (low + high) // 2
+            low, high = (guess + 1, high) if "higher" in answer else (low, guess - 1)
+        guess = (low + high) // 2
+        if native:
+            return Says(calls=(("guess", json.dumps({"text": str(guess)})),), finish_reason="tool_calls")
+        return Says(f"<think> a </think> <guess> {guess} ")
+
+    for protocol in ("tags", "tools"):
+        path = recipe(tmp_path, "none", protocol=protocol)
+        folder = tmp_path / protocol
+        with ChatServer(lambda request, native=protocol == "tools": halves(request, native=native)) as server:
+            command = ["eval", str(path), "--model", "m", "--base_url", server.url, "--output_dir", str(folder)]
+            assert main(command) == 0
+            out = capsys.readouterr().out
+            assert "success" in out and "1.000" in out
+            n_requests = len(server.requests)
+            assert {turn_of(request) for request in server.requests} > {0, 1}
+            first = server.requests[0]["messages"]
+            assert first[-1]["content"].startswith("Game ") and first[-1]["content"].endswith(" It is below 9.")
+            assert "guess" in first[0]["content"] or protocol == "tools"
+            assert main(command) == 0
+            assert len(server.requests) == n_requests
+        outcomes = read_outcomes(RunDirectory(folder).evaluation("eval_greedy"))
+        assert [outcome.reward for outcome in outcomes] == [
+            pytest.approx(1.0 - 0.1 * (outcome.searches - 1)) for outcome in outcomes
+        ]
+        assert all(outcome.success and outcome.termination == "environment_done" for outcome in outcomes)
+
+
+class Copied(environment_module.Number):
+    """The same game, which can be copied."""
+
+    def fork(self) -> Copied:
+        """Copy."""
+        return copy.copy(self)
+
+
+@pytest.mark.parametrize("method", ["tree-grpo", "aepo", "dapo", "gigpo"])
+def test_every_way_to_sample(tmp_path: Path, policy: Path, method: str) -> None:
+    """Trees, entropy branches, dynamic sampling and anchor states need no key but the method's."""
+    changes = {"environment": "tests.run.test_environment_recipes:Copied", "method": method, "num_generations": 8}
+    changes |= {"per_device_train_batch_size": 8, "max_steps": 1, "n_eval_questions": 2}
+    assert main(["train", str(recipe(tmp_path, policy, **changes))]) == 0
+    assert (tmp_path / "run" / "summary.md").is_file()
+
+
+def test_a_tree_needs_a_copy(tmp_path: Path, policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be copied is refused before the run begins."""
+    changes = {"method": "tree-grpo", "num_generations": 8, "per_device_train_batch_size": 8}
+    assert main(["train", str(recipe(tmp_path, policy, **changes))]) == 2
+    assert "method 'tree-grpo': Number has no fork()" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.yaml").exists()

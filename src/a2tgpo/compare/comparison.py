@@ -77,6 +77,12 @@ class Comparison:
         greedy, sampled, area = (_against(rows, matrix.baselines, measure) for measure in (*measures, AREA))
         return cls(rows, dict(zip(MODES, (greedy, sampled), strict=True)), area)
 
+    @property
+    def measured(self) -> str:
+        """Say what is told of held-out questions or episodes: exact match, success or reward."""
+        measures = [run.measure for row in self.rows.values() for run in row.runs.values()]
+        return (measures or ["exact_match"])[-1].replace("_", " ")
+
     def as_json(self) -> str:
         """Return strict JSON: means, every run's values, differences."""
         arms = {
@@ -135,7 +141,7 @@ def _over_questions(row: Row, baseline: Row, mode: str) -> Difference | None:
 
 
 def _by_question(row: Row, mode: str) -> dict[str, float]:
-    """Return by question the share of seeds that answered it right."""
-    runs = [run.correct[mode] for run in row.runs.values()]
+    """Return by question, or episode, the mean score over the seeds: the share that answered it right."""
+    runs = [run.scores[mode] for run in row.runs.values()]
     assert all(run.keys() == runs[0].keys() for run in runs), "seeds were evaluated on different questions"
     return {question: fmean(run[question] for run in runs) for question in sorted(runs[0])}

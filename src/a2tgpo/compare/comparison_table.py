@@ -36,10 +36,11 @@ _DEPTH = {
 Style = Callable[[float, float, float, str], str]
 
 _NOTES = """\
-Means over seeds with 95 % t intervals. Exact match is on held-out questions after the last update; searches and tokens
-(written by the policy) per question are those of the greedy evaluation; gain is its share of the seconds of a step.
-ReAct is the policy before its updates. The area under the learning curve is the mean reward over a run's generation
-batches; a run has collapsed where the policy answers fewer than half as many questions, greedy, as before its updates.
+Means over seeds with 95 % t intervals. Exact match, or an environment's success or reward, is on held-out questions or
+episodes after the last update; searches and tokens (written by the policy) per question are those of the greedy
+evaluation; gain is its share of the seconds of a step. ReAct is the policy before its updates. The area under the
+learning curve is the mean reward over a run's generation batches; a run has collapsed where the policy answers fewer
+than half as many questions, greedy, as before its updates.
 
 A difference from a baseline pairs the runs of a seed (same warm start, prompts in the same order): the paired t test
 over seeds is the test of the methods, and "Holm" is its p adjusted for all comparisons of that table. The p over
@@ -83,7 +84,8 @@ def _rates(chosen: Chosen | None) -> Iterator[_Part]:
 
 
 def _parts(comparison: Comparison, style: Style) -> Iterator[_Part]:
-    yield _Part("held-out exact match and cost", ["", *_MAIN, "seeds"], _values(comparison, _MAIN, style))
+    told = comparison.measured
+    yield _Part(f"held-out {told} and cost", ["", *_MAIN, "seeds"], _values(comparison, _MAIN, style))
     for mode, against in comparison.against.items():
         prefix = f"{mode}/exact_match/"
         keys = {key for row in comparison.rows.values() for key in row.means if key.startswith(prefix)}
@@ -93,7 +95,7 @@ def _parts(comparison: Comparison, style: Style) -> Iterator[_Part]:
             header = ["", *columns, "seeds"]
             yield _Part(f"exact match by hops, {mode}", header, _values(comparison, columns, style))
         if against:
-            yield _differences(against, f"exact match minus {{}}, {mode}", style)
+            yield _differences(against, f"{told} minus {{}}, {mode}", style)
     yield from _learning(comparison, style)
     for measure, (title, form) in _DEPTH.items():
         if (part := _depth(comparison, measure, title, form)).rows:

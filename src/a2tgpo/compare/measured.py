@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from a2tgpo.compare.depth import depth_measures
-from a2tgpo.evaluate.outcome import Outcome, read_outcomes
+from a2tgpo.evaluate.outcome import Measure, Outcome, measure_of, read_outcomes
 from a2tgpo.run.directory import MODES, RunDirectory
 
 SECONDS, GAIN_SHARE = "seconds_per_step", "gain_share_of_seconds"
@@ -22,33 +22,42 @@ class Measured:
     """Hold the numbers of one run.
 
     Attributes:
-        values: `MODE/exact_match`, `MODE/exact_match/N_hops`, `MODE/searches`, `MODE/policy_tokens`,
-            `MODE/total_tokens` (means over the held-out questions, MODE greedy or sampled); `seconds_per_step` and
-            `gain_share_of_seconds`, in [0, 1], of the updates; those of `depth_measures`; `training/reward`, the mean
-            reward over all generation batches, which is the area under the learning curve; `collapsed`, 1 where the
-            policy answers fewer than half as many questions, greedy, as before its updates.
-        correct: mode -> question -> whether it was answered right.
+        values: `MODE/exact_match` (of an environment's recipe what `measure` says), `MODE/exact_match/N_hops`,
+            `MODE/searches`, `MODE/policy_tokens`, `MODE/total_tokens` (means over held-out questions, MODE greedy or
+            sampled); `seconds_per_step` and `gain_share_of_seconds`, in [0, 1], of the updates; those of
+            `depth_measures`; `training/reward`, the mean reward over all generation batches, which is the area under
+            the learning curve; `collapsed`, 1 where the policy answers fewer than half as many questions, greedy, as
+            before its updates.
+        scores: mode -> question or episode -> `Outcome.score`, such as 1 for a right answer.
+        measure: what the scores are.
     """
 
     values: dict[str, float]
-    correct: dict[str, dict[str, bool]]
+    scores: dict[str, dict[str, float]]
+    measure: Measure = "exact_match"
 
 
 def measure(directory: RunDirectory, when: str) -> Measured:
     """Read a finished run's evaluation `when` ("before" or "after" its updates), and what its updates took."""
     values: dict[str, float] = {}
-    correct = {}
+    scores: dict[str, dict[str, float]] = {}
+    measures: set[Measure] = set()
     for mode in MODES:
         outcomes = read_outcomes(directory.evaluation(f"{when}_{mode}"))
         values |= {f"{mode}/{name}": value for name, value in _of_outcomes(outcomes).items()}
-        correct[mode] = {outcome.id: outcome.correct for outcome in outcomes}
+        scores[mode] = {outcome.id: outcome.score for outcome in outcomes}
+        measures.add(measure_of(outcomes))
+    told: Measure = next((name for name in _MOST_TELLING if name in measures), "exact_match")
     if when == "after":
         values |= _of_updates(read_metrics(directory.metrics)) | depth_measures(directory.rollouts)
         before = directory.evaluation(f"before_{MODES[0]}")
-        if before.exists():
-            n_before = sum(outcome.correct for outcome in read_outcomes(before))
-            values[COLLAPSED] = float(2 * sum(correct[MODES[0]].values()) < n_before)
-    return Measured(values, correct)
+        if before.exists() and told != "reward":  # which may be negative
+            n_before = sum(outcome.score for outcome in read_outcomes(before))
+            values[COLLAPSED] = float(2 * sum(scores[MODES[0]].values()) < n_before)
+    return Measured(values, scores, told)
+
+
+_MOST_TELLING: tuple[Measure, ...] = ("success", "reward", "exact_match")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -59,7 +68,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _of_outcomes(outcomes: Sequence[Outcome]) -> dict[str, float]:
     hops = sorted({outcome.hops for outcome in outcomes if outcome.hops is not None})
     return {
-        "exact_match": fmean(outcome.correct for outcome in outcomes),
+        "exact_match": fmean(outcome.score for outcome in outcomes),
         **{f"exact_match/{n}_hops": fmean(o.correct for o in outcomes if o.hops == n) for n in hops},
         "searches": fmean(outcome.searches for outcome in outcomes),
         "policy_tokens": fmean(outcome.policy_tokens for outcome in outcomes),

@@ -108,6 +108,29 @@ class Calls:
             found |= self._finished(pause)
         return found
 
+    def run(self, call: Callable[[], Any]) -> Any:
+        """Return what one call comes to, within its time, while others go on.
+
+        Raises:
+            ToolError: it failed, or took too long.
+        """
+        ended: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
+
+        def work() -> None:
+            try:
+                ended.put((True, call()))
+            except BaseException as failure:  # noqa: BLE001: given to the thread that waits, whatever it is
+                ended.put((False, _failure(failure)))
+
+        threading.Thread(target=work, name="a2tgpo-environment", daemon=True).start()
+        try:
+            well, found = ended.get(timeout=min(self.limits.timeout_s, threading.TIMEOUT_MAX))
+        except Empty:
+            raise ToolError(f"took longer than timeout_s={self.limits.timeout_s:g} seconds") from None
+        if not well:
+            raise found
+        return found
+
     def resolve(self, value: Any) -> Any:
         """Return `value`, or what it comes to where it has to be awaited; called in a call's own thread."""
         return resolve(value, self.limits.timeout_s)

@@ -54,6 +54,14 @@ class Action:
     text: str
     arguments: Mapping[str, Any] | None = None
 
+    @property
+    def said(self) -> str:
+        """Return the one argument as text, however the protocol wrote it; more of them as they are written."""
+        if self.arguments is None or len(self.arguments) != 1:
+            return self.text
+        (value,) = self.arguments.values()
+        return value if isinstance(value, str) else str(value)
+
 
 @dataclass(frozen=True)
 class StepResult:

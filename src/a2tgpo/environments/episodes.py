@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +20,10 @@ from a2tgpo.environments.environment import (
     checked_step,
     tools_of,
 )
-from a2tgpo.errors import ToolError
+from a2tgpo.errors import DataError, ToolError
+from a2tgpo.gold import read_aliases
+
+logger = logging.getLogger(__name__)
 
 
 class EpisodeOutcome(NamedTuple):
@@ -27,6 +32,26 @@ class EpisodeOutcome(NamedTuple):
     reward: float | None = None
     answer: Any = None
     success: bool | None = None
+
+
+def checked_outcome(ended: EpisodeOutcome, environment: object) -> EpisodeOutcome:
+    """Return `ended` if its reward is a finite number or None, and its answer one that can be read.
+
+    Raises:
+        ToolError: it is not.
+    """
+    name = type(environment).__name__
+    try:
+        finite = ended.reward is None or math.isfinite(ended.reward)
+    except TypeError:
+        finite = False
+    if not finite:
+        raise ToolError(f"{name}.get_reward returned {ended.reward!r:.80}; return a finite number or None")
+    try:
+        read_aliases(ended.answer, f"{name}.answer")
+    except DataError as error:
+        raise ToolError(str(error)) from error
+    return ended
 
 
 class Episodes(Protocol):
@@ -121,7 +146,10 @@ class EnvironmentPool:
         for environment in self._free:
             close = getattr(environment, "close", None)
             if callable(close):
-                resolve(close(), self.limits.timeout_s)
+                try:
+                    Calls(self.limits).run(partial(_closed, close, self.limits.timeout_s))
+                except ToolError as error:
+                    logger.warning("an environment %s could not be closed: %s", self._name, error)
         self._free.clear()
 
 
@@ -158,7 +186,7 @@ class PooledEpisodes:
             return
         self._states[row] = states[: turn + 1]
         try:
-            self._environments[row] = self._calls.resolve(states[turn].fork())
+            self._environments[row] = self._calls.run(lambda: self._calls.resolve(states[turn].fork()))
         except Exception as failure:
             self._broken[row] = ToolError(f"fork: {type(failure).__name__}: {failure}")
 
@@ -166,13 +194,20 @@ class PooledEpisodes:
         environment = self._environments.get(row)
         if environment is None or row in self._broken:
             return EpisodeOutcome()
+        try:
+            return self._outcome(environment, closing)
+        except ToolError as error:
+            self._broken[row] = error  # it may hang still
+            raise
+
+    def _outcome(self, environment: Any, closing: str | None) -> EpisodeOutcome:
         finish = getattr(environment, "finish", None)
         if closing is not None and callable(finish):
-            self._calls.resolve(finish(closing))
+            self._calls.run(lambda: self._calls.resolve(finish(closing)))
         get_reward = getattr(environment, "get_reward", None)
-        reward = self._calls.resolve(get_reward()) if callable(get_reward) else None
-        success = getattr(environment, "success", None)
-        return EpisodeOutcome(reward, getattr(environment, "answer", None), None if success is None else bool(success))
+        reward = self._calls.run(lambda: self._calls.resolve(get_reward())) if callable(get_reward) else None
+        answer, success = getattr(environment, "answer", None), getattr(environment, "success", None)
+        return checked_outcome(EpisodeOutcome(reward, answer, None if success is None else bool(success)), environment)
 
     def environment(self, row: int) -> Any:
         return self._environments.get(row)
@@ -211,6 +246,10 @@ class PooledEpisodes:
 
     def _note(self, found: Mapping[int, Any]) -> None:
         self._broken |= {row: result for row, result in found.items() if isinstance(result, ToolError)}
+
+
+def _closed(close: Callable[[], Any], timeout_s: float) -> None:
+    resolve(close(), timeout_s)
 
 
 class BatchedEnvironment(Protocol):

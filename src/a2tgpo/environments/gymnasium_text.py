@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import copy
+import random
 import re
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from a2tgpo.environments.environment import Action, InvalidAction, Row, StepResult, Tool
-from a2tgpo.errors import needs_extra
+from a2tgpo.errors import ToolError, needs_extra
+
+MOVES = ("left", "down", "right", "up")
+
+ASTRAY = 0.25
+"""Share of demonstrated moves that are any."""
 
 _COLOURED = re.compile(r"\x1b\[[0-9;]*m(.*?)\x1b\[0m", re.DOTALL)
 """A rendered picture highlights the place where the player stands."""
@@ -54,7 +61,7 @@ class GymnasiumText:
         Raises:
             InvalidAction: it has no such name.
         """
-        name = action.text.strip().lower()
+        name = action.said.strip().lower()
         if name not in self._actions:
             raise InvalidAction(f"there is no action {name[:40]!r}; there are {', '.join(self._actions)}")
         seen, reward, terminated, truncated, _ = self._world.step(self._actions.index(name))
@@ -69,10 +76,79 @@ class GymnasiumText:
         self._world.close()
 
 
-def frozen_lake(**options: Any) -> GymnasiumText:
-    """Return FrozenLake in words: S the start, F ice, H a hole, G the goal; by default it does not slip."""
-    options = {"is_slippery": False} | options
-    return GymnasiumText("FrozenLake-v1", ("left", "down", "right", "up"), **options)
+class FrozenLake(GymnasiumText):
+    """Walk over FrozenLake in words: S the start, F ice, H a hole, G the goal, which is success.
+
+    Args:
+        size: of a map that the row's `seed` draws anew for each episode; None for the environment's own of 4 × 4.
+        frozen: share of places that are ice, of maps that are drawn.
+        options: of the environment; by default it does not slip.
+
+    Raises:
+        MissingExtra: the `gymnasium` package is not installed.
+    """
+
+    def __init__(self, size: int | None = None, frozen: float = 0.8, **options: Any) -> None:
+        self._options = {"is_slippery": False} | options
+        self._size, self._frozen = size, frozen
+        self.success = False
+        super().__init__("FrozenLake-v1", MOVES, **self._options)
+
+    @staticmethod
+    def rows(n: int, seed: int) -> list[dict[str, Any]]:
+        """Return `n` rows, each with a seed of its own."""
+        asked = "Walk from S to G over F; H is a hole."
+        return [{"prompt": asked, "seed": number} for number in range(seed * 10**6, seed * 10**6 + n)]
+
+    def reset(self, row: Row) -> str:
+        """Draw the map, where it is to be drawn, and begin.
+
+        Raises:
+            ToolError: the row has no seed to draw it by.
+        """
+        self.success = False
+        if self._size is not None:
+            import gymnasium
+            from gymnasium.envs.toy_text.frozen_lake import generate_random_map
+
+            if not isinstance(seed := row.get("seed"), int):
+                raise ToolError(f"the row's seed is {seed!r}; give the data set a column seed of whole numbers")
+            drawn = generate_random_map(self._size, self._frozen, seed)
+            self._world.close()
+            self._world = gymnasium.make("FrozenLake-v1", render_mode="ansi", desc=drawn, **self._options)
+        return super().reset(row)
+
+    @staticmethod
+    def demonstrate(row: Row, said: Sequence[str]) -> str:
+        """Walk a shortest way, except for a step now and then, drawn by the row's `seed`."""
+        drawn = random.Random(f"{row.get('seed')} {len(said)}")
+        move = drawn.choice(MOVES) if drawn.random() < ASTRAY else _shortest_way(said[-1])
+        return f"<move> {move} </move>"
+
+    def step(self, action: Action) -> StepResult:
+        """Do one move."""
+        result = super().step(action)
+        self.success = result.done and (result.reward or 0.0) >= 1.0
+        return result
+
+
+def _shortest_way(picture: str) -> str:
+    """Return the first move of a shortest way from the place in brackets to G, over anything but H."""
+    lines = [re.findall(r"\[\w\]|\w", line) for line in picture.split()]
+    places = {(y, x): cell for y, line in enumerate(lines) for x, cell in enumerate(line)}
+    start = next(place for place, cell in places.items() if cell.startswith("["))
+    steps = dict(zip(MOVES, ((0, -1), (1, 0), (0, 1), (-1, 0)), strict=True))
+    queue, seen = deque([(start, "")]), {start}
+    while queue:
+        (y, x), first = queue.popleft()
+        if places[y, x] == "G":
+            return first
+        for move, (dy, dx) in steps.items():
+            place = y + dy, x + dx
+            if places.get(place, "H") != "H" and place not in seen:
+                seen.add(place)
+                queue.append((place, first or move))
+    return MOVES[0]
 
 
 def _picture(world: Any, seen: Any) -> str:

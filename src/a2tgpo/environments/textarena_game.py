@@ -68,7 +68,7 @@ class TextArenaGame:
 
     def step(self, action: Action) -> StepResult:
         """Make one guess."""
-        text = action.text if "[" in action.text else f"[{action.text.strip()}]"
+        text = action.said if "[" in action.said else f"[{action.said.strip()}]"
         done, _ = self._game.step(text)
         said = self._said()
         if not done:

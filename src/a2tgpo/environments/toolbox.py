@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import os
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -16,6 +18,8 @@ from a2tgpo.environments.loading import load_object
 from a2tgpo.environments.mcp_tools import MCPConnection, MCPEnvironment
 from a2tgpo.environments.tool_environment import ToolEnvironment
 from a2tgpo.errors import A2TGPOError, RecipeError
+
+logger = logging.getLogger(__name__)
 
 MakeRows = Callable[[int, int], Iterable[Mapping[str, Any]]]
 """Make so many rows, all different, by a seed."""
@@ -42,11 +46,11 @@ class OpenEnvironment:
 
     def close(self) -> None:
         """Close the environments and the connections; the run is over."""
-        close = getattr(self.source, "close", None)
-        if callable(close):
-            close()
-        for connection in self.connections:
-            connection.close()
+        for closing in (self.source, *self.connections):
+            try:
+                getattr(closing, "close", lambda: None)()
+            except Exception as error:  # the run is done, and keeps what it has
+                logger.warning("%s could not be closed: %s", type(closing).__name__, error)
 
 
 class Toolbox:
@@ -147,8 +151,10 @@ def open_environment(
                 connections.append(_connection(tool, limits))
                 servers.append((connections[-1], tool.get("only")))
 
+        waiting = [first]  # it may be costly, and is the first of the pool
+
         def parts() -> list[Any]:
-            made: list[Any] = [] if make is None else [_environment(make())]
+            made: list[Any] = [] if make is None else [_environment(waiting.pop() if waiting else make())]
             made += [ToolEnvironment.from_functions(functions)()] if functions else []
             return made + [MCPEnvironment.of(connection, only) for connection, only in servers]
 
@@ -226,10 +232,13 @@ def _connection(tool: Mapping[str, Any], limits: CallLimits) -> MCPConnection:
         server = shlex.split(server)
     if not server or not isinstance(server, (str, list)):
         raise RecipeError(f"tools: mcp={server!r}; give a server's URL, or the command that starts one")
-    if isinstance(server, list):
-        # The interpreter that runs the recipe: another may lack the server's packages.
-        server = [sys.executable if server[0] == "python" else str(server[0]), *map(str, server[1:])]
     variables = {str(name): str(value) for name, value in (tool.get("environment") or {}).items()}
+    if isinstance(server, list):
+        if server[0] == "python":
+            # The interpreter that runs the recipe, and what it finds: another may lack the server's packages.
+            server = [sys.executable, *server[1:]]
+            variables = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ} | variables
+        server = list(map(str, server))
     return MCPConnection(server, variables, limits.timeout_s)
 
 

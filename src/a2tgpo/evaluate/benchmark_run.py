@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ from a2tgpo.evaluate.answers_file import Answers, open_answers
 from a2tgpo.evaluate.benchmarks import load_benchmark
 from a2tgpo.evaluate.dialogue import UNPARSED
 from a2tgpo.evaluate.outcome import Asked, Outcome, Policy
-from a2tgpo.redact import remember_secrets
 from a2tgpo.rollout.types import Termination
 
 if TYPE_CHECKING:
@@ -49,12 +47,33 @@ def evaluate(config: EvalConfig, console: Console) -> list[Outcome]:
     }
     asked = [Asked(row, n) for rows in questions.values() for row in rows for n in range(config.samples)]
     fingerprints = {f"questions of {name}": fingerprint(rows) for name, rows in questions.items()}
-    with open_answers(config.folder, config.settings | fingerprints) as answers, _saying_what_is_kept(answers.folder):
+    return answer_all(
+        lambda: open_policy(config, _open_search(config)),
+        asked,
+        config.folder,
+        config.settings | fingerprints,
+        console,
+    )
+
+
+def answer_all(
+    make_policy: Callable[[], Policy],
+    asked: Sequence[Asked],
+    folder: Path,
+    settings: Mapping[str, Any],
+    console: Console,
+) -> list[Outcome]:
+    """Ask a policy what `folder` does not answer yet, and return all outcomes in the order of `asked`.
+
+    Raises:
+        RecipeError: the folder holds a run with other settings, or what `make_policy` raises.
+        ToolError, PolicyServerError: the tool or the policy's server is gone, or fails every answer.
+    """
+    with open_answers(folder, settings) as answers, _saying_what_is_kept(answers.folder):
         missing = [question for question in asked if not answers.settled(question.key)]
         _say_what_stands(answers, len(asked), len(missing), console)
         if missing:
-            policy = open_policy(config, _open_search(config))
-            _ask(policy, missing, answers, len(asked))
+            _ask(make_policy(), missing, answers, len(asked))
         outcomes = [answers.outcomes[question.key] for question in asked]
         _refuse_one_failure(outcomes)
     return outcomes
@@ -93,19 +112,17 @@ def open_policy(config: EvalConfig, search: BatchedSearch) -> Policy:
 
 
 def _server_policy(config: EvalConfig, base_url: str, search: BatchedSearch) -> Policy:
-    from a2tgpo.chat_client import ChatClient
-    from a2tgpo.evaluate.dialogue import DIALOGUES
-    from a2tgpo.evaluate.server_policy import ServerPolicy
+    from a2tgpo.environments.search_environment import SearchEnvironment
+    from a2tgpo.evaluate.server_policy import open_server_policy
 
-    key = None if config.api_key_env is None else os.environ.get(config.api_key_env)
-    if config.api_key_env is not None and not key:
-        raise RecipeError(f"api_key_env={config.api_key_env!r}: no such environment variable, or an empty one")
-    remember_secrets([key] if key else [])
-    return ServerPolicy(
-        make_client=lambda: ChatClient(base_url, key, config.model, config.timeout_s),
-        dialogue=DIALOGUES[config.protocol],
-        search=search,
-        limits=config.limits,
+    return open_server_policy(
+        base_url,
+        config.model,
+        SearchEnvironment(search),
+        config.limits,
+        protocol=config.protocol,
+        api_key_env=config.api_key_env,
+        timeout_s=config.timeout_s,
         system_prompt=config.system_message,
         instruction=config.instruction,
         result_format=config.result_format,

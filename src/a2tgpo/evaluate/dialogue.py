@@ -1,30 +1,33 @@
-"""Let a chat model search and answer: with the paper's tags in its text, or with native tool calls."""
+"""Let a chat model call tools and answer: with the paper's tags in its text, or with native tool calls."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from a2tgpo.chat_reply import Call, Reply, sendable
+from a2tgpo.environments.environment import Action, Tool
+from a2tgpo.environments.search_environment import SEARCH
 from a2tgpo.rollout.protocol import (
     INSTRUCTION,
-    STOP_STRINGS,
-    Action,
     Answer,
     Malformed,
-    Search,
     check_answer,
     open_thought,
-    parse_turn,
+    parse_call,
     restore_stop,
     split_blocks,
     unbox,
     without_thoughts,
 )
+from a2tgpo.rollout.protocol import Call as TagCall
 
 Message = dict[str, Any]
+
+Asks = Action | Answer | Malformed
+"""A model asks for this: a call, or the end."""
 
 UNPARSED = "the server did not parse its tool calls"
 """Beginning of the reason of an answer whose text shows a call."""
@@ -39,7 +42,7 @@ _FENCE = re.compile(r"```\w*\s*(.*?)\s*```", re.DOTALL)
 
 
 class Dialogue(Protocol):
-    """Say how a model searches and answers in chat messages.
+    """Say how a model calls tools and answers in chat messages.
 
     Attributes:
         instruction: the system message, unless the user gives one.
@@ -47,19 +50,19 @@ class Dialogue(Protocol):
     """
 
     instruction: str
-    options: ClassVar[dict[str, Any]]
+    options: dict[str, Any]
 
     def message(self, reply: Reply) -> Message:
         """Return `reply` as the conversation keeps it."""
 
-    def actions(self, reply: Reply) -> list[Action]:
-        """Return what `reply` asks for, in order: searches, or one other action."""
+    def actions(self, reply: Reply) -> list[Asks]:
+        """Return what `reply` asks for, in order: calls, or one answer or mistake."""
 
     def check_answer(self, answer: Answer, said: Sequence[Message]) -> Answer | Malformed:
         """Return `answer` if the messages that end in it keep the format; why it is none otherwise."""
 
     def result(self, reply: Reply, index: int, text: str) -> Message:
-        """Return the result of the search that is action `index` of `reply`."""
+        """Return the result of the call that is action `index` of `reply`."""
 
 
 class TagDialogue:
@@ -67,16 +70,27 @@ class TagDialogue:
 
     In training a whole rollout is one message of the model. A checkpoint that was trained so is measured as trained by
     the local policies; over chat messages it reads the same text with the chat template's marks between.
+
+    Args:
+        tools: their names are the tags.
     """
 
-    instruction = INSTRUCTION
-    options: ClassVar[dict[str, Any]] = {"stop": list(STOP_STRINGS)}
+    def __init__(self, tools: Sequence[Tool] = (SEARCH,)) -> None:
+        self.tools = tuple(tool.name for tool in tools if tool.name != "answer")
+        self.instruction = INSTRUCTION if self.tools == (SEARCH.name,) else _tags_in_words(tools)
+        self.options: dict[str, Any] = {"stop": [f"</{name}>" for name in (*self.tools, "answer")]}
 
     def message(self, reply: Reply) -> Message:
-        return {"role": "assistant", "content": _whole(reply)}
+        return {"role": "assistant", "content": self._whole(reply)}
 
-    def actions(self, reply: Reply) -> list[Action]:
-        return [parse_turn(open_thought(_whole(reply)))]  # the server's chat template may have opened the thought
+    def actions(self, reply: Reply) -> list[Asks]:
+        # The server's chat template may have opened the thought.
+        found = parse_call(open_thought(self._whole(reply)), self.tools)
+        if not isinstance(found, TagCall):
+            return [found]
+        if found.tool == SEARCH.name and not found.text:
+            return [Malformed("empty search query")]
+        return [Action(found.tool, found.text)]
 
     def check_answer(self, answer: Answer, said: Sequence[Message]) -> Answer | Malformed:
         turns = [open_thought(message["content"]) for message in said if message["role"] == "assistant"]
@@ -85,40 +99,43 @@ class TagDialogue:
     def result(self, reply: Reply, index: int, text: str) -> Message:
         return {"role": "user", "content": text}
 
+    def _whole(self, reply: Reply) -> str:
+        return restore_stop(reply.text, self.tools) if reply.may_lack_stop else reply.text
 
-def _whole(reply: Reply) -> str:
-    return restore_stop(reply.text) if reply.may_lack_stop else reply.text
+
+def _tags_in_words(tools: Sequence[Tool]) -> str:
+    """Describe the tag protocol, for a policy that was not trained in it."""
+    calls = "; ".join(f"<{tool.name}> … </{tool.name}>: {tool.description or 'a tool'}" for tool in tools)
+    return (
+        "In each turn, think inside <think> and </think>, then call one tool by its tags, with its argument between "
+        f"them, or a JSON object of several arguments: {calls} What it answers stands inside <result> and </result>. "
+        "Where you are asked for an answer, give it as <answer> \\boxed{a few words} </answer>."
+    )
 
 
 class ToolDialogue:
-    """Speak in native tool calls (ReAct): the model calls `search` until a message without a call is its answer.
+    """Speak in native tool calls (ReAct): the model calls tools until a message without a call is its answer.
 
     The answer is what the last `\\boxed{...}` of that message holds, else its last `<answer>` block, else all of it
     unless it was cut off; thoughts do not count, closed or not. A call whose arguments are not `{"query": text}` is
-    malformed, and so is one that the server left in the text.
+    malformed, and so is one that the server left in the text. Tools other than `search` say themselves what is wrong
+    with a call's name or arguments, and the model reads it; arguments that are no JSON object are malformed.
+
+    Args:
+        tools: listed in every request.
     """
 
-    instruction = (
-        "Answer the question. Look facts up with the tool `search`, as often as you need. When you know the answer, "
-        "give it in a few words as \\boxed{a few words}."
-    )
-    options: ClassVar[dict[str, Any]] = {
-        "tools": [
-            {
-                "type": "function",
-                "function": {
-                    "name": "search",
-                    "description": "Returns the passages that fit a few keywords best.",
-                    "parameters": {
-                        "type": "object",
-                        "properties": {"query": {"type": "string", "description": "a few keywords"}},
-                        "required": ["query"],
-                    },
-                },
-            }
-        ],
-        "tool_choice": "auto",
-    }
+    def __init__(self, tools: Sequence[Tool] = (SEARCH,)) -> None:
+        self.searches = tuple(tool.name for tool in tools) == (SEARCH.name,)
+        self.instruction = (
+            "Answer the question. Look facts up with the tool `search`, as often as you need. When you know the "
+            "answer, give it in a few words as \\boxed{a few words}."
+            if self.searches
+            else "Call the tools as often as you need. Where you are asked for an answer, give it in a few words as "
+            "\\boxed{a few words}."
+        )
+        schemas = [_SEARCH_SCHEMA] if self.searches else [tool.schema for tool in tools]
+        self.options: dict[str, Any] = {"tools": schemas, "tool_choice": "auto"}
 
     def message(self, reply: Reply) -> Message:
         calls = [
@@ -127,8 +144,9 @@ class ToolDialogue:
         ]
         return {"role": "assistant", "content": reply.text} | ({"tool_calls": calls} if calls else {})
 
-    def actions(self, reply: Reply) -> list[Action]:
-        return [_search(call) for call in reply.calls] or [_answer(reply)]
+    def actions(self, reply: Reply) -> list[Asks]:
+        read = _search if self.searches else _called
+        return [read(call) for call in reply.calls] or [_answer(reply)]
 
     def check_answer(self, answer: Answer, said: Sequence[Message]) -> Answer | Malformed:
         return answer
@@ -137,17 +155,41 @@ class ToolDialogue:
         return {"role": "tool", "tool_call_id": reply.calls[index].id, "content": text}
 
 
-def _search(call: Call) -> Action:
+_SEARCH_SCHEMA = {
+    "type": "function",
+    "function": {
+        "name": "search",
+        "description": "Returns the passages that fit a few keywords best.",
+        "parameters": {
+            "type": "object",
+            "properties": {"query": {"type": "string", "description": "a few keywords"}},
+            "required": ["query"],
+        },
+    },
+}
+
+
+def _called(call: Call) -> Asks:
+    try:
+        arguments = json.loads(call.arguments or "{}")
+    except (ValueError, TypeError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        return Malformed(f"the arguments of {call.name} are no JSON object: {str(call.arguments)[:200]!r}")
+    return Action(call.name, call.arguments, arguments)
+
+
+def _search(call: Call) -> Asks:
     if call.name != "search":
         return Malformed(f"call of an unknown tool {call.name!r}")
     try:
         query = sendable(json.loads(call.arguments)["query"]).strip()
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Malformed(f"the arguments of a search are not {{'query': text}}: {call.arguments[:200]!r}")
-    return Search(query) if query else Malformed("empty search query")
+    return Action(SEARCH.name, query) if query else Malformed("empty search query")
 
 
-def _answer(reply: Reply) -> Action:
+def _answer(reply: Reply) -> Answer | Malformed:
     text = without_thoughts(reply.text)
     if _shows_a_call(text):
         return Malformed(f"{UNPARSED}: {text[:80]!r}")
@@ -174,8 +216,8 @@ def _shows_a_call(text: str) -> bool:
     )
 
 
-DIALOGUES: dict[str, Dialogue] = {"tags": TagDialogue(), "tools": ToolDialogue()}
-"""By the name the user gives."""
+DIALOGUES: dict[str, Callable[[Sequence[Tool]], Dialogue]] = {"tags": TagDialogue, "tools": ToolDialogue}
+"""By the name the user gives; made of an environment's tools."""
 
 
 def transcript(messages: list[Message]) -> str:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from a2tgpo.chat_client import ChatClient
 from a2tgpo.chat_reply import ModelFailure, Reply
-from a2tgpo.errors import ToolError
-from a2tgpo.evaluate.dialogue import Dialogue, Message, transcript
+from a2tgpo.environments.environment import Action, Observation
+from a2tgpo.environments.episodes import EnvironmentSource, EpisodeOutcome, Episodes
+from a2tgpo.errors import RecipeError, ToolError
+from a2tgpo.evaluate.dialogue import DIALOGUES, Dialogue, Message, transcript
 from a2tgpo.evaluate.outcome import Asked, Outcome
-from a2tgpo.redact import redact
+from a2tgpo.files import whole_text
+from a2tgpo.gold import read_aliases
+from a2tgpo.redact import redact, remember_secrets
 from a2tgpo.retrieval.corpus import Passage
-from a2tgpo.rollout.agent import BatchedSearch, RolloutLimits
-from a2tgpo.rollout.protocol import RESULT_FORMAT, Answer, Ending, Search, judge_turn, render_result, tool_failure
-from a2tgpo.rollout.types import Termination
+from a2tgpo.rollout.agent import RolloutLimits
+from a2tgpo.rollout.protocol import RESULT_FORMAT, Answer, Ending, judge_turn, neutralise, render_result
+from a2tgpo.rollout.types import NOT_THE_POLICYS, Termination
 
 _CHARACTERS_PER_TOKEN = 4
 """Of English, roughly: the server's tokenizer is unknown, and passages must be cut before they are sent."""
@@ -25,11 +31,43 @@ def _estimated_tokens(text: str) -> int:
     return len(text) // _CHARACTERS_PER_TOKEN
 
 
+def open_server_policy(
+    base_url: str,
+    model: str,
+    environment: EnvironmentSource,
+    limits: RolloutLimits,
+    *,
+    protocol: str,
+    api_key_env: str | None,
+    timeout_s: float,
+    **settings: Any,
+) -> ServerPolicy:
+    """Return the policy behind a server; `settings` are fields of `ServerPolicy`.
+
+    Raises:
+        RecipeError: the environment variable that should hold the key does not.
+    """
+    key = None if api_key_env is None else os.environ.get(api_key_env)
+    if api_key_env is not None and not key:
+        raise RecipeError(f"api_key_env={api_key_env!r}: no such environment variable, or an empty one")
+    remember_secrets([key] if key else [])
+    return ServerPolicy(
+        make_client=lambda: ChatClient(base_url, key, model, timeout_s),
+        dialogue=DIALOGUES[protocol](environment.tools),
+        environment=environment,
+        limits=limits,
+        **settings,
+    )
+
+
 @dataclass
 class _Conversation:
     prompt: list[Message]
+    episodes: Episodes
     said: list[Message] = field(default_factory=list)
     queries: list[str] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    ended: EpisodeOutcome = field(default_factory=EpisodeOutcome)
     prompt_tokens: int = 0
     policy_tokens: int = 0
     total_tokens: int = 0
@@ -54,8 +92,10 @@ class _Conversation:
 
     def outcome(self, asked: Asked) -> Outcome:
         assert self.ending is not None
+        row, given = asked.row, self.ended.reward
+        revealed = read_aliases(self.ended.answer, f"row {row['id']!r}")
         return Outcome.of(
-            asked.row,
+            {**row, "answer": row["answer"] or revealed},
             prediction=self.ending.answer,
             termination=self.ending.termination.value,
             reason=self.ending.reason,
@@ -65,6 +105,8 @@ class _Conversation:
             total_tokens=self.total_tokens,
             text=transcript(self.said),
             sample=asked.sample,
+            success=self.ended.success,
+            reward=float(given) if given is not None else sum(self.rewards) if self.rewards else None,
         )
 
 
@@ -78,8 +120,8 @@ class ServerPolicy:
 
     Args:
         make_client: opens the connection; called once for each `answer`.
-        dialogue: how the model searches and answers.
-        search: batched search; raises `ToolError` when it fails.
+        dialogue: how the model calls tools and answers.
+        environment: answers the calls, each conversation in an episode of its own.
         limits: token and turn budgets.
         system_prompt: None for the dialogue's own, empty for none.
         temperature: 0 for greedy; what else shapes the choice (top-k, penalties) is the server's own default.
@@ -87,11 +129,12 @@ class ServerPolicy:
         concurrency: conversations at a time.
         instruction: what the user's message says, with one `{question}`; None for the question alone.
         result_format: how a result shows a passage; None for `RESULT_FORMAT`.
+        observation_tokens: cuts an answer that is text; None for three times `passage_tokens`.
     """
 
     make_client: Callable[[], ChatClient]
     dialogue: Dialogue
-    search: BatchedSearch
+    environment: EnvironmentSource
     limits: RolloutLimits
     system_prompt: str | None
     temperature: float
@@ -99,6 +142,7 @@ class ServerPolicy:
     concurrency: int
     instruction: str | None = None
     result_format: str | None = None
+    observation_tokens: int | None = None
 
     def answer(self, asked: Sequence[Asked], done: Callable[[Outcome], None]) -> None:
         asyncio.run(self._answer_all(asked, done))
@@ -119,7 +163,18 @@ class ServerPolicy:
             done(await self._converse(client, asked))
 
     async def _converse(self, client: ChatClient, asked: Asked) -> Outcome:
-        talk = _Conversation(self._prompt(asked.row["question"]))
+        episodes = self.environment.open(branching=False)
+        try:
+            return (await self._play(client, asked, episodes)).outcome(asked)
+        finally:
+            episodes.close()
+
+    async def _play(self, client: ChatClient, asked: Asked, episodes: Episodes) -> _Conversation:
+        begun = (await asyncio.to_thread(episodes.reset, {0: asked.row}))[0]
+        talk = _Conversation(self._prompt(asked.row, begun), episodes)
+        if isinstance(begun, ToolError):
+            talk.ending = Ending(Termination.TOOL_FAILED, f"reset: {begun}")
+            return talk
         sampling = {"temperature": self.temperature}
         if self.temperature:
             sampling["seed"] = asked.seed(self.seed)
@@ -128,15 +183,29 @@ class ServerPolicy:
                 await self._take_turn(client, talk, sampling)
         except ModelFailure as failure:
             talk.ending = Ending(Termination.MODEL_FAILED, redact(str(failure)))
-        return talk.outcome(asked)
+        if talk.ending.termination not in NOT_THE_POLICYS:
+            try:
+                closes = talk.ending.termination in (Termination.ANSWERED, Termination.MALFORMED)
+                closing = str(talk.said[-1]["content"] or "") if closes else None
+                talk.ended = await asyncio.to_thread(episodes.outcome, 0, closing)
+            except Exception as failure:
+                reason = f"after the episode: {type(failure).__name__}: {failure}"
+                talk.ending = Ending(Termination.TOOL_FAILED, redact(reason))
+        return talk
 
-    def _prompt(self, question: str) -> list[Message]:
+    def _prompt(self, row: Mapping[str, Any], begun: str | ToolError | None) -> list[Message]:
         system = self.dialogue.instruction if self.system_prompt is None else self.system_prompt
-        asked = question if self.instruction is None else self.instruction.replace("{question}", question)
-        return [{"role": "system", "content": system}] * bool(system) + [{"role": "user", "content": asked}]
+        asked = row.get("prompt") or row["question"]
+        if isinstance(asked, str):
+            said = asked if self.instruction is None else self.instruction.replace("{question}", asked)
+            asked = [{"role": "user", "content": said}]
+        if isinstance(begun, str):
+            asked = [*asked[:-1], {**asked[-1], "content": f"{asked[-1]['content']}{begun}"}]
+        told = asked[0]["role"] == "system" or not system
+        return [*([] if told else [{"role": "system", "content": system}]), *asked]
 
     async def _take_turn(self, client: ChatClient, talk: _Conversation, sampling: dict[str, float]) -> None:
-        """Let the model write, run its searches, show their results."""
+        """Let the model write, make its calls, show their results."""
         budget = min(self.limits.max_turn_tokens, self._tokens_left(talk))
         reply = await client.complete(
             [*talk.prompt, *talk.said], max_tokens=budget, **sampling, **self.dialogue.options
@@ -145,25 +214,45 @@ class ServerPolicy:
         for index, action in enumerate(self.dialogue.actions(reply)):
             if isinstance(action, Answer):
                 action = self.dialogue.check_answer(action, talk.said)
-            verdict = judge_turn(action, len(talk.queries), self.limits.max_searches, cut=reply.cut)
-            if isinstance(verdict, Search):
-                talk.ending = await self._look_up(talk, reply, index, verdict.query)
+            if isinstance(action, Action):
+                n = len(talk.queries)
+                if n < self.limits.max_searches:
+                    talk.ending = await self._call(talk, reply, index, action)
+                else:
+                    said = (
+                        f"{action.tool} {action.text!r} after {n} {'searches' if action.tool == 'search' else 'calls'}"
+                    )
+                    talk.ending = Ending(Termination.OUT_OF_TURNS, said)
             else:
-                talk.ending = verdict
+                ending = judge_turn(action, len(talk.queries), self.limits.max_searches, cut=reply.cut)
+                assert isinstance(ending, Ending)
+                talk.ending = ending
             if talk.ending is not None:
                 return
 
-    async def _look_up(self, talk: _Conversation, reply: Reply, index: int, query: str) -> Ending | None:
-        try:
-            (passages,) = await asyncio.to_thread(self.search, [query])
-        except ToolError as error:
-            return tool_failure(query, error)
-        talk.queries.append(query)
-        result = render_result(map(self._cut, passages), self.result_format or RESULT_FORMAT)
-        talk.show(self.dialogue.result(reply, index, result))
+    async def _call(self, talk: _Conversation, reply: Reply, index: int, action: Action) -> Ending | None:
+        talk.episodes.submit(0, [action])
+        answered = (await asyncio.to_thread(talk.episodes.collect, idle=True))[0]
+        if isinstance(answered, ToolError):
+            return Ending(Termination.TOOL_FAILED, f"{action.tool} {action.text!r}: {answered}")
+        (answer,) = answered
+        talk.queries.append(action.text)
+        talk.rewards += [] if answer.reward is None else [float(answer.reward)]
+        if not (answer.done and answer.observation == ""):
+            talk.show(self.dialogue.result(reply, index, self._shown(answer.observation)))
+        if answer.done:
+            return Ending(Termination.ENVIRONMENT_DONE)
         if self._tokens_left(talk) < 1:
-            return Ending(Termination.OUT_OF_TOKENS, f"the result of search {query!r} does not fit")
+            return Ending(Termination.OUT_OF_TOKENS, f"the result of {action.tool} {action.text!r} does not fit")
         return None
+
+    def _shown(self, observed: Observation) -> str:
+        """Render what the environment says, cut, and unable to speak the protocol."""
+        if not isinstance(observed, str):
+            return render_result(map(self._cut, observed), self.result_format or RESULT_FORMAT)
+        most = (self.observation_tokens or 3 * self.limits.passage_tokens) * _CHARACTERS_PER_TOKEN
+        tools = tuple(tool.name for tool in self.environment.tools)
+        return f"<result>\n{neutralise(whole_text(observed[:most]), (), tools)}\n</result>\n"
 
     def _cut(self, passage: Passage) -> Passage:
         return replace(passage, text=passage.text[: self.limits.passage_tokens * _CHARACTERS_PER_TOKEN])

@@ -8,6 +8,7 @@ Where several processes write, files end in `.rankR.jsonl`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -42,11 +43,14 @@ class LoggedSegment:
 
 @dataclass(frozen=True)
 class LoggedCall:
-    """Hold one tool call: the query as written, the ids of the passages shown, its seconds where they were taken."""
+    """Hold one tool call: its arguments as written, the ids of the passages shown, its seconds where they were taken,
+    the tool, and whether the environment refused."""
 
     query: str
     passage_ids: list[str]
     seconds: float | None = None
+    tool: str = "search"
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class RolloutRecord:
         answer: gold answer or aliases, as the data set has them; None where it has none.
         hops: facts that the answer rests on, where the data set says.
         termination, reason, prediction, calls: from our agent loop; None and empty for another loop's rollouts.
+        call_seconds: of each call, from the turn's end to its answer; apart from the rest, which a seeded run repeats.
+        success: whether the environment calls the episode solved; None where it does not say.
         reward: None where no reward applied.
         valid: false where the rollout was excluded from the loss.
         clip_low, clip_high: bounds of the ratio.
@@ -90,6 +96,8 @@ class RolloutRecord:
     reason: str = ""
     prediction: str | None = None
     calls: list[LoggedCall] = field(default_factory=list)
+    call_seconds: list[float] | None = None
+    success: bool | None = None
     likelihood: list[float] | None = None
     gain: list[float] | None = None
     normalized_gain: list[float] | None = None
@@ -99,7 +107,11 @@ class RolloutRecord:
 
     def to_line(self) -> str:
         """Return the record as a line of JSON, without its end; what is None is left out."""
-        return _json({name: value for name, value in asdict(self).items() if value is not None or name in _ALWAYS})
+        written = asdict(self)
+        if self.call_seconds is not None:
+            for call in written["calls"]:
+                del call["seconds"]
+        return _json({name: value for name, value in written.items() if value is not None or name in _ALWAYS})
 
     @classmethod
     def from_line(cls, line: str) -> RolloutRecord:
@@ -112,7 +124,8 @@ class RolloutRecord:
         found["segments"] = [
             LoggedSegment(int(s["turn"]), str(s["text"]), [int(token) for token in s["ids"]]) for s in found["segments"]
         ]
-        found["calls"] = [_call(call) for call in found.get("calls") or ()]
+        calls, seconds = found.get("calls") or (), found.get("call_seconds") or ()
+        found["calls"] = [_call(call, took) for call, took in itertools.zip_longest(calls, seconds[: len(calls)])]
         if found.get("notes") is not None:
             found["notes"] = [str(note) for note in found["notes"]]
         found |= {name: _floats(found[name]) for name in _FLOATS if found.get(name) is not None}
@@ -125,10 +138,12 @@ _ALWAYS = ("id", "prompt", "answer", "reward")
 _FLOATS = ("advantage", "clip_scale", "clip_low", "clip_high", "likelihood", "gain", "normalized_gain")
 
 
-def _call(call: Mapping[str, Any]) -> LoggedCall:
-    seconds = call.get("seconds")
+def _call(call: Mapping[str, Any], took: float | None) -> LoggedCall:
+    seconds = call.get("seconds", took)
+    seconds = took if seconds is None else seconds
     ids = [str(id) for id in call["passage_ids"]]
-    return LoggedCall(str(call["query"]), ids, None if seconds is None else float(seconds))
+    tool, refused = str(call.get("tool", "search")), bool(call.get("refused", False))
+    return LoggedCall(str(call["query"]), ids, None if seconds is None else float(seconds), tool, refused)
 
 
 @dataclass(frozen=True)
@@ -269,7 +284,11 @@ def _ending(record: Rollout | None) -> dict[str, Any]:
         "termination": record.termination,
         "reason": record.reason,
         "prediction": record.answer,
-        "calls": [LoggedCall(call.query, list(call.passage_ids)) for call in record.calls],
+        "calls": [
+            LoggedCall(call.query, list(call.passage_ids), None, call.tool, call.refused) for call in record.calls
+        ],
+        "call_seconds": [round(call.seconds, 4) for call in record.calls],
+        "success": record.success,
     }
 
 

@@ -47,6 +47,7 @@ class Rollout:
     clip_low: list[float]
     clip_high: list[float]
     hops: int | None = None
+    success: bool | None = None
     notes: list[str] = field(default_factory=list)
     unscored: str | None = None
     file: str = field(default="", compare=False)
@@ -80,6 +81,7 @@ class Rollout:
             clip_low=record.clip_low,
             clip_high=record.clip_high,
             hops=None if record.hops is None else int(record.hops),
+            success=None if record.success is None else bool(record.success),
             notes=record.notes or [],
             unscored=None if record.unscored is None else str(record.unscored),
             file=file,
@@ -92,7 +94,10 @@ class Rollout:
 
     @property
     def correct(self) -> bool:
-        """Return exact match where there is a gold answer and our loop read the rollout's, else a reward above 0."""
+        """Return the environment's word where there is one; else exact match where there is a gold answer and our loop
+        read the rollout's; else a reward above 0."""
+        if self.success is not None:
+            return self.success
         if self.termination is None or not self.answer:
             return self.reward is not None and self.reward > 0
         return exact_match(self.prediction, self.answer)

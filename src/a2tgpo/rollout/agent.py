@@ -17,6 +17,7 @@ from a2tgpo.messages import warn_once
 from a2tgpo.pretrained import encode_chat
 from a2tgpo.rollout.engine import GenerationEngine
 from a2tgpo.rollout.expansion import Chains, Expansion, RolloutGroups, check_groups, initial_places
+from a2tgpo.rollout.observation import without_special_tokens
 from a2tgpo.rollout.play import Play, RolloutLimits
 from a2tgpo.rollout.protocol import RESULT_FORMAT, check_wording
 from a2tgpo.rollout.turn_protocol import TagProtocol, TurnProtocol
@@ -130,14 +131,16 @@ class Agent:
             shown = episodes.reset({number: rows[place] for number, place in places.items()})
             failed = {number: error for number, error in shown.items() if isinstance(error, ToolError)}
             prompt_ids: list[list[int]] = [[] for _ in prompts]
-            known: dict[str, list[int]] = {}  # the rollouts of a prompt begin alike
+            known: dict[str, tuple[list[int], ToolError | None]] = {}  # the rollouts of a prompt begin alike
             for number, place in places.items():
                 observed = shown[number]
                 text = observed if isinstance(observed, str) else None
                 asked = repr((prompts[place], text))
                 if asked not in known:
-                    known[asked] = self.encode_prompt(prompts[place], text, template)
-                prompt_ids[place] = known[asked]
+                    known[asked] = self._begin(prompts[place], text, template)
+                prompt_ids[place], error = known[asked]
+                if error is not None:
+                    failed[number] = error
             groups = RolloutGroups(prompt_ids, expansion)
             for rollout in groups.rollouts:
                 rollout.opened = opens_thought(self.tokenizer, rollout.prompt_ids)
@@ -148,6 +151,18 @@ class Agent:
         rollouts = groups.in_order()
         self._note_health(play, rollouts)
         return rollouts
+
+    def _begin(
+        self, prompt: Prompt, observed: str | None, template: Mapping[str, Any] | None
+    ) -> tuple[list[int], ToolError | None]:
+        """Return the prompt's token ids, without what the environment said where that is too long for them, and how it
+        failed then."""
+        try:
+            return self.encode_prompt(prompt, observed, template), None
+        except DataError as error:
+            if not observed:
+                raise
+            return self.encode_prompt(prompt, None, template), ToolError(str(error))
 
     def encode_prompt(
         self, prompt: Prompt, observed: str | None = None, template: Mapping[str, Any] | None = None
@@ -169,7 +184,8 @@ class Agent:
         if self.system_prompt and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self.system_prompt}, *messages]
         if observed:
-            messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}{observed}"}
+            said = without_special_tokens(observed, self.tokenizer, self.limits.max_prompt_tokens)
+            messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}{said}"}
         tools = {"tools": self.protocol.tool_schemas} if self.protocol.tool_schemas else {}
         ids = encode_chat(self.tokenizer, messages, self.chat_template_kwargs | dict(template or {}) | tools)
         if len(ids) > self.limits.max_prompt_tokens:

@@ -50,6 +50,19 @@ def _encodable(text: str) -> bool:
     return True
 
 
+def without_special_tokens(text: str, tokenizer: PreTrainedTokenizerBase, n_tokens: int) -> str:
+    """Return what an environment says in a prompt, in which special tokens are read wherever they stand, without them.
+
+    Each is broken by a space after its first character. Tags of the protocol stay: an environment may explain them.
+    What is much longer than `n_tokens` is cut, and stays too long for a prompt of that length.
+    """
+    text = _whole_characters(text[: 8 * CHARACTERS_PER_TOKEN * n_tokens])
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    for token in sorted((token for token in special if len(token.strip()) > 1), key=len, reverse=True):
+        text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
 @dataclass(frozen=True)
 class ObservationEncoder:
     """Render and tokenise what the policy reads after a turn.

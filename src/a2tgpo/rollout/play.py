@@ -207,7 +207,8 @@ class Play:
             outcome = None if ended.reward is None else float(ended.reward)
         except Exception as failure:
             rollout.termination = Termination.TOOL_FAILED
-            rollout.reason = f"get_reward: {type(failure).__name__}: {failure}"
+            said = str(failure) if isinstance(failure, ToolError) else f"{type(failure).__name__}: {failure}"
+            rollout.reason = f"after the episode: {said}"
             self.n_failed += 1
             return
         given = [reward for reward in rollout.turn_rewards if reward is not None]

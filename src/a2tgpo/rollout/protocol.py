@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from a2tgpo.errors import RecipeError, ToolError
+from a2tgpo.errors import RecipeError
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout.types import Termination
 from a2tgpo.text_match import plain_text
@@ -223,14 +223,9 @@ def judge_turn(action: Action, n_searches: int, max_searches: int, *, cut: bool)
             return action
 
 
-def tool_failure(query: str, error: ToolError) -> Ending:
-    """Return the ending of a rollout whose search failed."""
-    return Ending(Termination.TOOL_FAILED, f"search {query!r}: {error}")
-
-
-def restore_stop(text: str) -> str:
-    """Return `text` with the tag that closes its open `<search>` or `<answer>`: servers cut off the stop string."""
-    opened = {tag: text.rfind(f"<{tag}>") for tag in ("search", "answer")}
+def restore_stop(text: str, tools: tuple[str, ...] = ("search",)) -> str:
+    """Return `text` with the tag that closes its open call or `<answer>`: servers cut off the stop string."""
+    opened = {tag: text.rfind(f"<{tag}>") for tag in (*tools, "answer")}
     last = max(opened, key=lambda tag: opened[tag])
     return f"{text}</{last}>" if opened[last] > text.rfind(f"</{last}>") else text
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from a2tgpo.environments.episodes import EnvironmentSource
 from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.agent import Agent, RolloutLimits
 
@@ -25,11 +26,13 @@ class Task(ABC):
     """Hold what a run plays: rows to train on, rows held out, and the agent that plays them.
 
     Attributes:
+        environment: answers the policy.
         rewards: the reward functions where the recipe names none.
     """
 
     train_dataset: Dataset
     eval_questions: list[dict[str, Any]]
+    environment: EnvironmentSource
     rewards: list[Callable[..., Any]]
 
     def __init__(self, config: RunConfig) -> None:
@@ -56,7 +59,7 @@ class Task(ABC):
             DataError: there is nothing to demonstrate, or nothing that keeps to the budgets of a rollout.
         """
 
-    def check(self) -> None:  # noqa: B027
+    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:  # noqa: B027
         """Refuse what would end a run in its first batch."""
 
     def close(self) -> None:  # noqa: B027

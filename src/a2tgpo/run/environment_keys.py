@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import yaml
@@ -105,11 +105,6 @@ class EnvironmentKeys:
         if self.tools is not None:
             tools: Any = [self.tools] if isinstance(self.tools, str | Mapping) else list(self.tools)
             self.tools = [_mapping("tools", tool) if _is_mapping(tool) else tool for tool in tools] or None
-        for name in ("rows", "demonstrations", "observation_tokens", "environment_args"):
-            if getattr(self, name) is not None and not self.in_environment:
-                raise RecipeError(
-                    f"{name}={getattr(self, name)!r} belongs to an environment: give environment or tools"
-                )
         if self.environment_args is not None and self.environment is None:
             raise RecipeError(f"environment_args={self.environment_args!r} without environment: give its path")
         if self.protocol not in ("tags", "tools"):
@@ -122,14 +117,21 @@ class EnvironmentKeys:
             raise RecipeError(f"calls of the environment: {error}") from error
 
 
-def refuse_search_keys(given: Iterable[str]) -> None:
-    """Refuse keys of search among those `given` beside an environment.
+def refuse_other_keys(given: Iterable[str], keys: EnvironmentKeys) -> None:
+    """Refuse keys of search among those `given` beside an environment, and those of environments beside search.
 
     Raises:
         RecipeError: there are some; all are named.
     """
-    if found := [key for key in SEARCH_ONLY if key in set(given)]:
-        raise RecipeError(f"{', '.join(found)}: for search, and this recipe has an environment or tools; leave out")
+    if keys.in_environment:
+        names: tuple[str, ...] = SEARCH_ONLY
+        told = "for search, and this recipe has an environment or tools; leave out"
+    else:
+        names = tuple(field.name for field in fields(EnvironmentKeys))
+        told = "of an environment, and this recipe searches; leave out, or give environment or tools"
+    present = {name for name in given if getattr(keys, name, None) is not None}
+    if found := [key for key in names if key in present]:
+        raise RecipeError(f"{', '.join(found)}: {told}")
 
 
 def _is_mapping(tool: Any) -> bool:

@@ -44,6 +44,7 @@ class EnvironmentTask(Task):
         self._opened = open_environment(
             recipe.environment, recipe.environment_arguments, recipe.tools or (), recipe.call_limits
         )
+        self.environment = self._opened.source
         try:
             self.train_rows, self.eval_questions = self._rows(recipe)
             answered = any(row["answer"] for row in self.train_rows)
@@ -63,7 +64,7 @@ class EnvironmentTask(Task):
         recipe, template = self.config.recipe, self.config.training.chat_template_kwargs
         return Agent(
             tokenizer,
-            self._opened.source,
+            self.environment,
             self.limits,
             recipe.system_prompt,
             self._protocol(tokenizer),
@@ -79,24 +80,29 @@ class EnvironmentTask(Task):
         rows = list(itertools.islice(itertools.cycle(self.train_rows), n))
         return within(play_demonstrations(self.agent(tokenizer), rows, play), self.limits)
 
-    def check(self) -> None:
+    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Begin the episode of the first row, and see that what the method reads will be there.
 
         Raises:
+            DataError: what the environment says first does not fit into a prompt.
             RecipeError: the environment fails, or nobody knows the answer whose probability is to be read.
         """
-        row = self.train_rows[0]
-        episodes = self._opened.source.open(branching=False)
+        training, row = self.config.training, self.train_rows[0]
+        method = training.resolve_method()
+        try:
+            episodes = self.environment.open(branching=method.shares_turns and training.max_steps != 0)
+        except ValueError as error:
+            raise RecipeError(f"method {method.name!r}: {error}") from error
         try:
             begun = episodes.reset({0: row})[0]
         finally:
             episodes.close()
         if isinstance(begun, ToolError):
             raise RecipeError(f"the environment cannot begin the first row, {_short(row)}: {begun}")
-        training = self.config.training
+        self.agent(tokenizer).encode_prompt(row["prompt"], begun)
         gains = training.process_signal in ("policy", "reference") and self.config.recipe.turn_signal is None
         known = self._opened.reveals_answer or "answer" in self.train_dataset.column_names
-        if training.resolve_method().signal and gains and not known:
+        if training.max_steps != 0 and method.signal and gains and not known:
             raise RecipeError(
                 f"method {training.method!r} reads how much more probable each turn makes the gold answer, and nobody "
                 "knows it: give the rows an answer or the environment an attribute `answer`, or judge turns by "
@@ -108,7 +114,7 @@ class EnvironmentTask(Task):
 
     def _protocol(self, tokenizer: PreTrainedTokenizerBase) -> TurnProtocol:
         recipe = self.config.recipe
-        tools, shown = self._opened.source.tools, recipe.observation_tokens
+        tools, shown = self.environment.tools, recipe.observation_tokens
         if recipe.protocol == "tags":
             return TagProtocol(tokenizer, tools, recipe.passage_tokens, shown)
         if not getattr(tokenizer, "response_template", None):

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import MISSING, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,14 @@ from a2tgpo.files import new_file
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from a2tgpo.evaluate.outcome import Policy
+    from a2tgpo.run.base_task import Task
     from a2tgpo.run.directory import RunDirectory
     from a2tgpo.run.recipe import RunConfig
 
 _USAGE = """a2tgpo eval --model MODEL --benchmarks NAME[=FILE],... --retriever URL|INDEX --output_dir DIR [--flag ...]
        a2tgpo eval --compare DIR DIR [--output_dir DIR]
-       a2tgpo eval RECIPE.yaml [--model MODEL] --output_dir DIR [--key value ...]"""
+       a2tgpo eval RECIPE.yaml [--model MODEL [--base_url URL]] --output_dir DIR [--key value ...]"""
 _SUMMARY = "evaluate a policy: on benchmarks, or on a recipe's held-out questions; compare two evaluations"
 
 
@@ -104,6 +107,8 @@ def _evaluate_recipe(recipe: str, given: Mapping[str, Any], unknown: list[str], 
     from a2tgpo.run.task import open_task
 
     quieten()
+    if "base_url" in given:
+        return _ask_server(recipe, given, unknown, console)
     config = load_recipe(recipe, [*unknown, *_as_keys(given)])
     name = config.model.model_name_or_path
     directory = RunDirectory(Path(config.training.output_dir))
@@ -123,6 +128,76 @@ def _evaluate_recipe(recipe: str, given: Mapping[str, Any], unknown: list[str], 
             raise KeyboardInterrupt(kept) from None
     console.print(as_table(summaries, f"{name}, {title(summaries)}"))
     return 0
+
+
+_OF_THE_SERVER = ("model", "base_url", "api_key_env", "timeout_s", "concurrency")
+
+
+def _ask_server(recipe: str, given: Mapping[str, Any], unknown: list[str], console: Console) -> int:
+    """Evaluate a model behind an OpenAI-compatible server on a recipe's held-out rows, greedily and sampled.
+
+    The same command again goes on with what has no answer yet.
+
+    Raises:
+        RecipeError: see `_evaluate_recipe`.
+        PolicyServerError, ToolError: the server or the environment is gone; earlier answers are kept.
+    """
+    from a2tgpo.evaluate.answers_file import check_settings
+    from a2tgpo.evaluate.benchmark_run import answer_all, fingerprint
+    from a2tgpo.evaluate.outcome import Asked, write_outcomes
+    from a2tgpo.evaluate.questions import Summary
+    from a2tgpo.run.directory import MODES, RunDirectory
+    from a2tgpo.run.held_out import as_table, title
+    from a2tgpo.run.recipe_file import load_recipe
+    from a2tgpo.run.task import open_task
+
+    if "model" not in given:
+        raise RecipeError("--base_url without --model: give the server's name of the model")
+    keys = {name: value for name, value in given.items() if name not in _OF_THE_SERVER}
+    config = load_recipe(recipe, [*unknown, *_as_keys(keys)])
+    directory = RunDirectory(Path(config.training.output_dir))
+    summaries = {}
+    with directory.locked(), ExitStack() as stack:
+        _check_goes_on(directory, config)
+        stack.enter_context(task := open_task(config, directory))
+        asked = {"model": given["model"], "base_url": given["base_url"], "questions": fingerprint(task.eval_questions)}
+        check_settings(directory.evaluation_settings, asked, directory.root)
+        directory.begin({key: value for key, value in config.given.items() if key != "resume_from_checkpoint"})
+        for mode in MODES:
+            temperature = 0.0 if mode == "greedy" else config.training.temperature
+            outcomes = answer_all(
+                partial(_server_policy, given, config, task, temperature),
+                [Asked(row) for row in task.eval_questions],
+                directory.root / "eval" / mode,
+                asked | {"temperature": temperature},
+                console,
+            )
+            write_outcomes(directory.evaluation(f"eval_{mode}"), outcomes)
+            summaries[f"eval, {mode}"] = Summary.of(outcomes)
+    console.print(as_table(summaries, f"{given['model']}, {title(summaries)}"))
+    return 0
+
+
+def _server_policy(given: Mapping[str, Any], config: RunConfig, task: Task, temperature: float) -> Policy:
+    from a2tgpo.evaluate.server_policy import open_server_policy
+
+    recipe = config.recipe
+    return open_server_policy(
+        given["base_url"],
+        given["model"],
+        task.environment,
+        task.limits,
+        protocol=recipe.protocol,
+        api_key_env=given.get("api_key_env"),
+        timeout_s=given.get("timeout_s", 120.0),
+        system_prompt=recipe.system_prompt,
+        temperature=temperature,
+        seed=config.training.seed,
+        concurrency=given.get("concurrency", 16),
+        instruction=recipe.instruction,
+        result_format=recipe.result_format,
+        observation_tokens=recipe.observation_tokens,
+    )
 
 
 def _check_goes_on(directory: RunDirectory, config: RunConfig) -> None:

@@ -30,7 +30,7 @@ def check_run(config: RunConfig, task: Task, tokenizer: PreTrainedTokenizerBase,
     """
     training = config.training
     check_chat_template(tokenizer, config.recipe.system_prompt, training.chat_template_kwargs)
-    task.check()
+    task.check(tokenizer)
     if training.max_steps == 0:
         return
     load_rewards(config.recipe.reward, task.rewards)

@@ -14,7 +14,7 @@ import yaml
 from a2tgpo.environments.loading import load_module
 from a2tgpo.errors import RecipeError, needs_extra
 from a2tgpo.redact import is_secret, remember_secrets, secrets_in
-from a2tgpo.run.environment_keys import EnvironmentKeys, refuse_search_keys
+from a2tgpo.run.environment_keys import EnvironmentKeys, refuse_other_keys
 from a2tgpo.run.processes import launched
 from a2tgpo.run.recipe import Recipe, RunConfig
 from a2tgpo.run.recipe_keys import check_keys
@@ -47,8 +47,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
         values = vars(parser.parse_args(list(overrides)))
     except (TypeError, ValueError) as error:
         raise RecipeError(f"recipe {name!r}: {error}") from error
-    if recipe.in_environment:
-        refuse_search_keys([*given, *flags])
+    refuse_other_keys([*given, *flags], recipe)
     overridden = [flag if flag in values else flag.removeprefix("no_") for flag in flags]
     return RunConfig(recipe, training, model, given | {key: values[key] for key in overridden})
 

@@ -11,6 +11,7 @@ from a2tgpo.data.demonstrations import Imperfection, demonstrate_hops, demonstra
 from a2tgpo.data.formats import load_questions
 from a2tgpo.data.world import World
 from a2tgpo.environments.search import SearchTool
+from a2tgpo.environments.search_environment import SearchEnvironment
 from a2tgpo.retrieval.bm25 import BM25Retriever
 from a2tgpo.retrieval.corpus import read_corpus
 from a2tgpo.retrieval.retriever import Retriever
@@ -33,6 +34,7 @@ class SearchTask(Task):
         super().__init__(config)
         recipe = config.recipe
         self.search = SearchTool(retriever, k=recipe.passages_per_search, timeout_s=recipe.search_timeout_s)
+        self.environment = SearchEnvironment(self.search)
 
     def agent(self, tokenizer: PreTrainedTokenizerBase) -> SearchAgent:
         recipe = self.config.recipe

@@ -11,13 +11,20 @@ from datasets import Dataset
 
 from a2tgpo.data.formats import load_questions
 from a2tgpo.data.world import World
+from a2tgpo.errors import RecipeError
 from a2tgpo.run.recipe import Recipe
 
 
 def write_data(given: Mapping[str, Any], folder: Path) -> None:
-    """Write train.parquet and val.parquet as verl reads them, and the corpus of a generated world, into `folder`."""
+    """Write train.parquet and val.parquet as verl reads them, and the corpus of a generated world, into `folder`.
+
+    Raises:
+        RecipeError: the recipe has an environment other than search.
+    """
     known = {f.name for f in fields(Recipe)}
     recipe = Recipe(**{key: value for key, value in given.items() if key in known})
+    if recipe.in_environment:
+        raise RecipeError("environment, tools: on a cluster a recipe searches; train it with `a2tgpo train`")
     folder.mkdir(parents=True, exist_ok=True)
     if recipe.questions is None:
         world = World.generate(

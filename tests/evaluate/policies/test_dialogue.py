@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from a2tgpo.chat_reply import Call, Reply
+from a2tgpo.environments import Action
 from a2tgpo.evaluate.dialogue import TagDialogue, ToolDialogue, transcript
-from a2tgpo.rollout.protocol import Answer, Malformed, Search
+from a2tgpo.rollout.protocol import Answer, Malformed
 
 
 def reply(text: str, *calls: str, cut: bool = False, may_lack_stop: bool = True) -> Reply:
@@ -18,12 +19,12 @@ def reply(text: str, *calls: str, cut: bool = False, may_lack_stop: bool = True)
 @pytest.mark.parametrize(
     ("text", "action"),
     [
-        ("<think>a</think> <search> kelo mitu ", Search("kelo mitu")),
-        ("<think>a</think> <search> kelo mitu </search>", Search("kelo mitu")),
+        ("<think>a</think> <search> kelo mitu ", Action("search", "kelo mitu")),
+        ("<think>a</think> <search> kelo mitu </search>", Action("search", "kelo mitu")),
         ("<think>a</think> <answer> \\boxed{Bora} ", Answer("Bora")),
     ],
 )
-def test_the_stop_string_that_servers_cut_off_is_put_back(text: str, action: Search | Answer) -> None:
+def test_the_stop_string_that_servers_cut_off_is_put_back(text: str, action: Action | Answer) -> None:
     """With it or without, the turn means the same, and the conversation keeps the whole of it."""
     dialogue = TagDialogue()
     assert dialogue.actions(reply(text)) == [action]
@@ -45,7 +46,7 @@ def test_every_call_of_a_message_is_a_search() -> None:
     """In order, and each result answers its own call."""
     both = reply("", '{"query": " kelo "}', '{"query": "mitu"}')
     dialogue = ToolDialogue()
-    assert dialogue.actions(both) == [Search("kelo"), Search("mitu")]
+    assert dialogue.actions(both) == [Action("search", "kelo"), Action("search", "mitu")]
     assert dialogue.result(both, 1, "found") == {"role": "tool", "tool_call_id": "c1", "content": "found"}
     assert [call["id"] for call in dialogue.message(both)["tool_calls"]] == ["c0", "c1"]
 

@@ -13,6 +13,8 @@ pytest.importorskip("openai", reason="pip install 'a2tgpo[eval]'")
 
 from a2tgpo import chat_client
 from a2tgpo.chat_client import OUTAGE, ChatClient
+from a2tgpo.environments.search_environment import SEARCH as SEARCH_TOOL
+from a2tgpo.environments.search_environment import SearchEnvironment
 from a2tgpo.errors import PolicyServerError, ToolError
 from a2tgpo.evaluate.dialogue import DIALOGUES
 from a2tgpo.evaluate.server_policy import ServerPolicy
@@ -43,8 +45,8 @@ def policy(server: ChatServer, protocol: str = "tags", **changes: Any) -> Server
     timeout_s = changes.pop("timeout_s", 20.0)
     values: dict[str, Any] = dict(
         make_client=lambda: ChatClient(server.url, "key", "m", timeout_s),
-        dialogue=DIALOGUES[protocol],
-        search=one_passage,
+        dialogue=DIALOGUES[protocol]((SEARCH_TOOL,)),
+        environment=SearchEnvironment(changes.pop("search", one_passage)),
         limits=RolloutLimits(max_searches=2, max_turn_tokens=50, passage_tokens=8),
         system_prompt=None,
         temperature=0.0,

@@ -243,4 +243,9 @@ function texted(pair, a, b) {
 }
 
 const evaluated = (one, cards) =>
-  cards ? cardsOf(one.text, true, { prediction: one.prediction, correct: one.correct }) : [plainText(one.text)];
+  cards
+    ? cardsOf(one.text, true, { prediction: one.prediction, correct: one.correct, tools: calledIn(one.text) })
+    : [plainText(one.text)];
+
+// Tags of a transcript that are neither the protocol's nor without an end: the tools that it calls.
+const calledIn = (text) => toolsOf([...text.matchAll(/<([A-Za-z_][\w.-]*)>[^<]*<\/\1>/g)].map((match) => match[1]));

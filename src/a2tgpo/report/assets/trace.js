@@ -18,13 +18,16 @@ const NAMES = {
   said: "Text",
   frame: "Template",
 };
-const PAIR = new RegExp(`<(${Object.keys(TAGS).join("|")})>([^]*?)</\\1>`, "g");
-const OPEN = new RegExp(`<(${Object.keys(TAGS).join("|")})>([^]*)$`);
+const tagOf = (tools) =>
+  [...Object.keys(TAGS), ...tools.map((name) => name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"))].join("|");
+const pairOf = (tools) => new RegExp(`<(${tagOf(tools)})>([^]*?)</\\1>`, "g");
+const openOf = (tools) => new RegExp(`<(${tagOf(tools)})>([^]*)$`);
 const OPEN_RESULT = /<(result|information|tool_response)>([^]*)$/;
 const UNOPENED = /^((?:(?!<think>)[^])*?)<\/think>/;
 
-// What stands in `text`, in order: `kind`, `text`, the `tag` around it, and a `note` on what is odd about that.
-function partsOf(text, policy) {
+// What stands in `text`, in order: `kind`, `text`, the `tag` around it, and a `note` on what is odd about that. `tools`
+// are the names of tools that are tags.
+function partsOf(text, policy, tools = []) {
   const parts = [];
   const framed = (piece) => !policy || /^\s*(<\|[^|]+\|>\s*)+$/.test(piece);
   const plain = (piece) => piece.trim() && parts.push({ kind: framed(piece) ? "frame" : "said", text: piece });
@@ -41,17 +44,17 @@ function partsOf(text, policy) {
   }
   const rest = text.slice(from);
   let at = 0;
-  for (const match of rest.matchAll(PAIR)) {
+  for (const match of rest.matchAll(pairOf(policy ? tools : []))) {
     plain(rest.slice(at, match.index));
-    parts.push({ kind: TAGS[match[1]], tag: match[1], text: match[2] });
+    parts.push({ kind: TAGS[match[1]] ?? "call", tag: match[1], text: match[2] });
     at = match.index + match[0].length;
   }
   const end = rest.slice(at);
-  const open = end.match(policy ? OPEN : OPEN_RESULT); // a template may open the next thought
+  const open = end.match(policy ? openOf(tools) : OPEN_RESULT); // a template may open the next thought
   if (!open) plain(end);
   else {
     plain(end.slice(0, open.index));
-    parts.push({ kind: TAGS[open[1]], tag: open[1], text: open[2], note: "never closed" });
+    parts.push({ kind: TAGS[open[1]] ?? "call", tag: open[1], text: open[2], note: "never closed" });
   }
   return parts;
 }
@@ -72,13 +75,14 @@ function calledWith(text) {
 function partCard(part, { take = () => null, prediction, correct, inBlock } = {}) {
   const call = take(part.kind);
   const told = part.kind === "call" ? calledWith(part.text) : null;
-  const name =
-    part.kind === "call" ? (told ? told.name : part.tag === "search" ? "Search" : NAMES.call) : NAMES[part.kind];
+  const tool = told ? told.name : part.tag === "search" ? "Search" : Object.hasOwn(TAGS, part.tag) ? NAMES.call : part.tag;
+  const name = part.kind === "call" ? shown(tool) : NAMES[part.kind];
   const list = part.kind === "result" && passages(part.text, call);
   const beside = [
     part.note && el("em", { class: "odd" }, part.note),
     part.kind === "result" && !list && call?.passage_ids.length ? passageIds(call) : null,
     part.kind === "call" && isNumber(call?.seconds) ? el("span", {}, `${short(call.seconds)} s`) : null,
+    part.kind === "result" && call?.refused ? el("em", { class: "odd" }, "refused") : null,
     part.kind === "answer" && prediction !== undefined ? readAs(prediction, correct) : null,
   ].filter(Boolean);
   return el(
@@ -141,14 +145,18 @@ function passages(text, call) {
 function callTaker(calls) {
   const made = [...calls];
   const awaiting = [];
-  return (kind) => {
+  const take = (kind) => {
     if (kind === "call") awaiting.push(made.shift() ?? null);
     return kind === "call" ? awaiting.at(-1) : kind === "result" ? (awaiting.shift() ?? null) : null;
   };
+  return Object.assign(take, { tools: toolsOf(calls.map((call) => call.tool)) });
 }
 
+// Names of tools that may stand as tags: those that the protocol has no tag for.
+const toolsOf = (names) => [...new Set(names)].filter((name) => name && !Object.hasOwn(TAGS, name));
+
 const cardsOf = (text, policy, facts) =>
-  partsOf(text, policy).map((part) => (part.kind === "frame" ? frameOf(part) : partCard(part, facts)));
+  partsOf(text, policy, facts.take?.tools ?? facts.tools).map((part) => (part.kind === "frame" ? frameOf(part) : partCard(part, facts)));
 
 const frameOf = (part) =>
   el("div", { class: "text frame", dir: "auto", title: "Written by the template" }, shown(part.text.trim()));
