@@ -152,7 +152,7 @@ def test_tools_with_tags_of_their_own(tmp_path: Path, open_page: Open) -> None:
     shown = open_page(run, address="#rollout/0/1/0")
     assert shown.texts(".turn .part > header b") == ["Thought", "guess", "Text", "guess"]
     headers = shown.texts(".is-call header")
-    assert "0.25 s" in headers[0] and "1.5 s" in headers[1]
+    assert "0.25 s" in headers[0] and "1.50 s" in headers[1]
     assert shown.texts(".is-result .odd") == ["refused"]
     (read, *_) = read_runs([run])
     assert all(rollout.correct for batch in read.batches for rollout in batch.rollouts)
