@@ -46,6 +46,8 @@ SETTINGS: dict[str, Any] = dict(
     warm_start_batch_size=16,
     warm_start_learning_rate="2e-3",
     reward="tests.run.parts:distinct_tokens",
+    # The gains of a policy this poor spread by 1e-6, and their normalised values would be rounding.
+    std_floor=0.01,
 )
 
 
@@ -122,7 +124,7 @@ def test_credit_and_update_are_those_of_one_process(
     assert len(logged) == 8 and len({str(record.prompt) for record in logged}) == 1
     for row, record in enumerate(logged):
         n_turns, n_boundaries = len(record.advantage), len(record.likelihood or ())
-        assert record.advantage == pytest.approx(credit.advantage[row, :n_turns].tolist(), abs=2e-3)
+        assert record.advantage == pytest.approx(credit.advantage[row, :n_turns].tolist(), abs=1e-3)
         assert record.likelihood == pytest.approx(credit.likelihood[row, :n_boundaries].tolist(), abs=1e-6)
     before = load_file(run / "warm_start" / "model.safetensors")
     after = load_file(run / "checkpoints" / "checkpoint-1" / "model.safetensors")
