@@ -152,7 +152,7 @@ def test_tools_with_tags_of_their_own(tmp_path: Path, open_page: Open) -> None:
     shown = open_page(run, address="#rollout/0/1/0")
     assert shown.texts(".turn .part > header b") == ["Thought", "guess", "Text", "guess"]
     headers = shown.texts(".is-call header")
-    assert "0.25 s" in headers[0] and "1.5 s" in headers[1]
+    assert "0.25 s" in headers[0] and "1.50 s" in headers[1]
     assert shown.texts(".is-result .odd") == ["refused"]
     (read, *_) = read_runs([run])
     assert all(rollout.correct for batch in read.batches for rollout in batch.rollouts)
@@ -298,9 +298,12 @@ def test_evaluations_flip_with_their_p(tmp_path: Path, open_page: Open) -> None:
     assert shown.texts(".flips")[0].startswith("+0.500 exact match from before, greedy to after, greedy on 8 questions")
     assert "p = 0.0331" in shown.texts(".flips")[0]
     shown.page.locator("summary").first.click()
+    shown.page.wait_for_selector(".columns .part")  # drawn once the browser says that it is open
     assert shown.texts(".columns > div:first-child .part header b") == ["Thought", "Search", "Result", "Answer", "Text"]
     shown.page.get_by_label("Search evaluated questions").fill("BORA")
+    shown.page.wait_for_function("!document.querySelector('.columns')")
     shown.page.locator("summary").first.click()
+    shown.page.wait_for_selector(".columns mark")
     assert shown.texts(".columns > div:first-child mark") == ["bora"]
 
 
