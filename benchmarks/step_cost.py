@@ -7,10 +7,11 @@ log-probabilities, for A²TGPO the gains and the credit, then the updates. In th
 invented and replayed. There is then no generation, which is the same for both and the larger part of a real step, so
 the ratio is at its largest: a batch that feeds four updates, as in `recipes/hops_cpu.yaml`, for which GRPO needs old
 log-probabilities too; and a batch that feeds one, for which it does not, so that A²TGPO's pass over the trajectories is
-extra where its groups do not fit into the update's own forwards. In the last two settings both generate their rollouts, one update a batch, and A²TGPO reads the answers from the
-keys of generation: with `TagRollout`, where both trainers generate alike, and by TRL's own tool loop (`tools=`), where
-each generates as it does. Both must find the same old log-probabilities, or generate the same rollouts (by TRL's loop:
-the same greedy ones), before anything is timed. Peak memory is that of an update above what was allocated before.
+extra where its groups do not fit into the update's own forwards. In the last two settings both generate their
+rollouts, one update a batch, and A²TGPO reads the answers from the keys of generation: with `TagRollout`, where both
+trainers generate alike, and by TRL's own tool loop (`tools=`), where each generates as it does. Both must find the
+same old log-probabilities, or generate the same rollouts (by TRL's loop: the same greedy ones), before anything is
+timed. Peak memory is that of an update above what was allocated before.
 """
 
 from __future__ import annotations

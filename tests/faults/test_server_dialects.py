@@ -13,10 +13,11 @@ pytest.importorskip("openai", reason="pip install 'a2tgpo[eval]'")
 
 from a2tgpo.chat_reply import ModelFailure, read_reply
 from a2tgpo.cli import main
+from a2tgpo.environments.environment import Action
 from a2tgpo.evaluate.answers_file import read_answers
 from a2tgpo.evaluate.benchmark_run import OUTAGE
 from a2tgpo.evaluate.dialogue import ToolDialogue
-from a2tgpo.rollout.protocol import Malformed, Search
+from a2tgpo.rollout.protocol import Malformed
 from tests.evaluate.chat_server import ChatServer, Refuses, Request, Response, Sends, turn_of
 from tests.evaluate.policies.parts import asked, outcomes_of
 from tests.evaluate.policies.test_server import policy
@@ -167,7 +168,7 @@ def test_half_a_surrogate_pair_in_a_query() -> None:
     for arguments in ('{"query": "kelo \\ud83d"}', {"query": "kelo \ud83d"}):
         reply = read_reply(json.dumps(completion({"tool_calls": [call(arguments)]})))
         (action,) = ToolDialogue().actions(reply)
-        assert isinstance(action, Search) and action.query.encode("utf-8").startswith(b"kelo")
+        assert isinstance(action, Action) and action.text.encode("utf-8").startswith(b"kelo")
 
 
 UNPARSED_CALLS = [

@@ -45,7 +45,7 @@ def test_checkpoints_within_a_batch_are_said(tmp_path: Path, save_steps: int, wa
     """With four updates a batch, only checkpoints after whole batches let a killed run go on as it would have."""
     policy = save_policy(tmp_path / "policy")
     recipe = write_recipe(tmp_path / "recipe.yaml", policy, save_steps=save_steps, steps_per_generation=4)
-    task: Any = SimpleNamespace(train_dataset=range(8))
+    task: Any = SimpleNamespace(train_dataset=range(8), rewards=[], check=lambda tokenizer: None)
     console = Console(file=io.StringIO(), width=300)
     check_run(load_recipe(str(recipe)), task, open_tokenizer(str(policy)), console)
     told = console.file.getvalue()  # type: ignore[attr-defined]

@@ -118,6 +118,7 @@ def read_update(
     autocast: Callable[[], AbstractContextManager[Any]],
     *,
     aux_loss: bool = False,
+    share: bool = True,
     cache: Cache | None = None,
 ) -> UpdateReading:
     """Run the policy over a micro-batch, tokens that its rollouts share once where that pays (`SharedPrefix`).
@@ -127,6 +128,7 @@ def read_update(
         columns: an engine's `prompt_ids`, `prompt_mask`, `completion_ids` and `completion_mask`.
         written: tokens that the loss reads; the output head sees nothing else.
         autocast: the context of the forward.
+        share: False keeps rows as they are, of the width that an engine gave them.
         cache: an empty one, to be filled with the keys of all columns.
     """
     ids = concat_prompt_completion(columns["prompt_ids"], columns["completion_ids"])
@@ -135,7 +137,7 @@ def read_update(
     labels = ids.masked_fill(~pad(written, (n_prompt, 0)), IGNORED)
     options: dict[str, Any] = {"attention_mask": mask}
     # A load-balancing loss counts each rollout's tokens.
-    shared = None if aux_loss else _shared_prefix(model, ids, mask, columns, autocast)
+    shared = None if aux_loss or not share else _shared_prefix(model, ids, mask, columns, autocast)
     if shared is not None:
         policy = causal_model(model)
         mask = shared.attention_mask(policy.config, policy.dtype)

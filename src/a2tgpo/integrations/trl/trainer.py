@@ -239,7 +239,13 @@ class A2TGPOTrainer(RolloutTrainer):
         cache = None if gain is None else full_key_cache(self.model.config)
         written = columns["turn_ids"] >= 0
         reading = read_update(
-            model, columns, written, self.accelerator.autocast, aux_loss=self.aux_loss_enabled, cache=cache
+            model,
+            columns,
+            written,
+            self.accelerator.autocast,
+            aux_loss=self.aux_loss_enabled,
+            share=self.pad_to_multiple_of is None,  # a packed row would have another width
+            cache=cache,
         )
         if gain is not None:
             columns |= self._give_credit(gain, columns, cache)

@@ -247,5 +247,6 @@ const evaluated = (one, cards) =>
     ? cardsOf(one.text, true, { prediction: one.prediction, correct: one.correct, tools: calledIn(one.text) })
     : [plainText(one.text)];
 
-// Tags of a transcript that are neither the protocol's nor without an end: the tools that it calls.
-const calledIn = (text) => toolsOf([...text.matchAll(/<([A-Za-z_][\w.-]*)>[^<]*<\/\1>/g)].map((match) => match[1]));
+// Tags of a transcript that something answered, and that are not the protocol's: the tools that it calls.
+const CALLED = /<([A-Za-z_][\w.-]*)>[^<]*<\/\1>\s*<result>/g;
+const calledIn = (text) => toolsOf([...text.matchAll(CALLED)].map((match) => match[1]));
