@@ -16,9 +16,9 @@ REGIONS = (
     *("ba", "dre", "fi", "ko", "zu", "ra", "ste", "vo", "gle", "pu", "sni", "da"),
     *("bro", "ku", "fle", "ga", "tri", "se", "plo", "ni", "spu", "fa", "gro", "te"),
 )
-"""What the names of a region begin with, in worlds that have regions."""
+"""Hold the beginnings of names of a region, in worlds that have regions."""
 PARTS = (("lu", "dra", "mi"), ("ke", "to", "pa"), ("si", "ne", "bli"))
-"""What may stand second, third and fourth in a name of a world with regions. No syllable stands in two places."""
+"""Hold the syllables that stand second, third and fourth in a name with a region; none stands in two places."""
 ORGANISATION_KINDS = ("Guild", "Union", "League", "Works")
 
 _ATTEMPTS = 1000

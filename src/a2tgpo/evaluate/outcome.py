@@ -14,7 +14,7 @@ from a2tgpo.files import new_file, read_jsonl
 from a2tgpo.text_match import contains_answer, exact_match, f1_score
 
 Measure = Literal["exact_match", "success", "reward"]
-"""How good an answer or an episode is: by its gold answer, by the environment's word, or by what it gave."""
+"""Judge an answer or an episode: by its gold answer, by the environment's word, or by what it gave."""
 
 Key = tuple[str, str, int]
 """Benchmark, question id, sample: what is asked once in a run."""

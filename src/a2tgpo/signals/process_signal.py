@@ -38,7 +38,7 @@ class Unscored:
 
 
 TurnScores = Sequence[float] | Scored | Unscored
-"""What a signal gives for one rollout: numbers alone, numbers with notes, or the reason why it has none."""
+"""Number the turns of one rollout: numbers alone, numbers with notes, or the reason why it has none."""
 
 
 class ProcessSignal(Protocol):

@@ -27,7 +27,7 @@ TOKEN_MEANS = (
     *("entropy", "kl", "loss/clipped_low", "loss/clipped_high", "loss/ratio_mean", "loss/approx_kl"),
     *("clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"),
 )
-"""What is logged as a mean over tokens, the last three over rollouts where the ratio is the sequence's."""
+"""Name what is logged as a mean over tokens, and the last three over rollouts where the ratio is the sequence's."""
 
 
 @dataclass(frozen=True)
