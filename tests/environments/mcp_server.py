@@ -11,6 +11,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 
 server = MCPServer("numbers", log_level="CRITICAL")
+calls: list[str] = []
 
 
 @server.tool()
@@ -41,6 +42,15 @@ def speak(text: str) -> str:
 def die(text: str) -> str:
     """End the process."""
     os._exit(3)
+
+
+@server.tool()
+def guess(text: str) -> str:
+    """Answer a guess; the call of this process whose number is `DIES_AT` ends it."""
+    calls.append(text)
+    if len(calls) == int(os.environ.get("DIES_AT", "0")):
+        os._exit(3)
+    return "higher"
 
 
 @server.tool()

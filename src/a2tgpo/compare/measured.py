@@ -61,8 +61,9 @@ _MOST_TELLING: tuple[Measure, ...] = ("success", "reward", "exact_match")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a finished run's `metrics.jsonl`."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """Read the lines of a finished run's `metrics.jsonl` that tell of updates, and not of TRL's evaluation."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if not any(name.startswith("eval_") for name in row)]
 
 
 def _of_outcomes(outcomes: Sequence[Outcome]) -> dict[str, float]:

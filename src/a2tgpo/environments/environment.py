@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from a2tgpo.errors import ToolError
@@ -131,26 +131,32 @@ def tools_of(environment: Any) -> tuple[Tool, ...]:
 
 
 def checked_step(result: Any, environment: object) -> StepResult:
-    """Return `result` if it is one that a rollout can go on with.
+    """Return `result` if it is one that a rollout can go on with, its reward as a float.
 
     Raises:
         ToolError: it is no `StepResult`, its observation neither text nor passages, or its reward no finite number.
     """
     name = type(environment).__name__
     if not isinstance(result, StepResult):
-        raise ToolError(f"{name}.step returned {_short(result)}; return a StepResult")
+        raise ToolError(f"{name}.step returned {shortened(result)}; return a StepResult")
     shown = result.observation
     is_passages = isinstance(shown, (list, tuple)) and all(isinstance(passage, Passage) for passage in shown)
     if not isinstance(shown, str) and not is_passages:
-        raise ToolError(f"{name}.step returned the observation {_short(shown)}; return text or passages")
-    if result.reward is not None:
-        try:
-            finite = math.isfinite(result.reward)
-        except TypeError:
-            finite = False
-        if not finite:
-            raise ToolError(f"{name}.step returned the reward {_short(result.reward)}; return a finite number or None")
-    return result
+        raise ToolError(f"{name}.step returned the observation {shortened(shown)}; return text or passages")
+    if result.reward is None:
+        return result
+    if (reward := finite_number(result.reward)) is None:
+        raise ToolError(f"{name}.step returned the reward {shortened(result.reward)}; return a finite number or None")
+    return replace(result, reward=reward)
+
+
+def finite_number(value: Any) -> float | None:
+    """Return `value` as a float, None if it is no number, or none that is finite."""
+    try:
+        number = None if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if number is not None and math.isfinite(number) else None
 
 
 def checked_reset(shown: Any, environment: object) -> str | None:
@@ -161,9 +167,13 @@ def checked_reset(shown: Any, environment: object) -> str | None:
     """
     if shown is None or isinstance(shown, str):
         return shown
-    raise ToolError(f"{type(environment).__name__}.reset returned {_short(shown)}; return text or None")
+    raise ToolError(f"{type(environment).__name__}.reset returned {shortened(shown)}; return text or None")
 
 
-def _short(value: Any) -> str:
-    text = repr(value[:40]) if isinstance(value, (str, bytes)) else repr(value)
+def shortened(value: Any) -> str:
+    """Return the type of `value` and the beginning of how it is written, where it can be."""
+    try:
+        text = repr(value[:40]) if isinstance(value, (str, bytes)) else repr(value)
+    except Exception:  # of a user's class
+        text = "that cannot be written"
     return f"{type(value).__name__} {text[:80]}"

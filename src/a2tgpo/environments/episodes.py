@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +17,8 @@ from a2tgpo.environments.environment import (
     Tool,
     checked_reset,
     checked_step,
+    finite_number,
+    shortened,
     tools_of,
 )
 from a2tgpo.errors import DataError, ToolError
@@ -35,23 +36,27 @@ class EpisodeOutcome(NamedTuple):
 
 
 def checked_outcome(ended: EpisodeOutcome, environment: object) -> EpisodeOutcome:
-    """Return `ended` if its reward is a finite number or None, and its answer one that can be read.
+    """Return `ended` if its reward is a finite number or None, its answer one that can be read, and its success true,
+    false or None.
 
     Raises:
         ToolError: it is not.
     """
     name = type(environment).__name__
+    reward = None if ended.reward is None else finite_number(ended.reward)
+    if (reward is None) != (ended.reward is None):
+        raise ToolError(f"{name}.get_reward returned {shortened(ended.reward)}; return a finite number or None")
     try:
-        finite = ended.reward is None or math.isfinite(ended.reward)
-    except TypeError:
-        finite = False
-    if not finite:
-        raise ToolError(f"{name}.get_reward returned {ended.reward!r:.80}; return a finite number or None")
+        told = ended.success is None or bool(ended.success in (0, 1))
+    except Exception:  # of an array, say
+        told = False
+    if not told:
+        raise ToolError(f"{name}.success is {shortened(ended.success)}; set it to True, False or None")
     try:
         read_aliases(ended.answer, f"{name}.answer")
     except DataError as error:
         raise ToolError(str(error)) from error
-    return ended
+    return EpisodeOutcome(reward, ended.answer, None if ended.success is None else bool(ended.success))
 
 
 class Episodes(Protocol):
@@ -207,7 +212,7 @@ class PooledEpisodes:
         get_reward = getattr(environment, "get_reward", None)
         reward = self._calls.run(lambda: self._calls.resolve(get_reward())) if callable(get_reward) else None
         answer, success = getattr(environment, "answer", None), getattr(environment, "success", None)
-        return checked_outcome(EpisodeOutcome(reward, answer, None if success is None else bool(success)), environment)
+        return checked_outcome(EpisodeOutcome(reward, answer, success), environment)
 
     def environment(self, row: int) -> Any:
         return self._environments.get(row)

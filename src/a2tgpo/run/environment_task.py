@@ -55,7 +55,8 @@ class EnvironmentTask(Task):
         except BaseException:
             self.close()
             raise
-        self.rewards = [environment_reward if self._opened.rewards else exact_match_reward]
+        self.gives_reward = self._opened.rewards
+        self.rewards = [environment_reward if self.gives_reward else exact_match_reward]
         self.train_dataset = Dataset.from_list(self.train_rows)
         if not answered:
             self.train_dataset = self.train_dataset.remove_columns("answer")
