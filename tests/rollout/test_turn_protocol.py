@@ -203,7 +203,7 @@ def test_a_tokenizer_that_cannot_write_a_tag() -> None:
     backend = Tokenizer(WordLevel({word: i for i, word in enumerate(["?", "<think>", "</think>", "left"])}, "?"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     words = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?")
-    with pytest.raises(ValueError, match="cannot write <look>, </look>, <result>.*: it makes '\\?' of <look>.*Rename"):
+    with pytest.raises(ValueError, match=r"cannot write <look>, </look>, <result>.*: it makes '\?' of <look>.*Rename"):
         TagProtocol(words, [LOOK])
     words.add_tokens([f"<{slash}{name}>" for name in ("look", "result", "answer") for slash in ("", "/")])
     assert TagProtocol(words, [LOOK]).tools == ("look",)

@@ -1,6 +1,6 @@
 """Whatever an environment, a tool's server or a judge does wrong in a recipe's run is typed, counted, and in no loss.
 
-The policy is the package's player of GuessTheNumber, which writes `<guess> N </guess>` in every turn, whatever it reads.
+The policy is the package's player of GuessTheNumber, which writes `<guess> N </guess>`, whatever it reads.
 """
 
 from __future__ import annotations
@@ -247,5 +247,3 @@ def test_a_tokenizer_that_cannot_write_the_tags(tmp_path: Path, capsys: pytest.C
     assert main(["train", str(recipe(tmp_path, **kinds() | {"environment_args": None} | changes))]) == 2
     said = capsys.readouterr().err
     assert "the tokenizer cannot write <double>, </double>" in said and "Rename a tool" in said
-
-

@@ -331,7 +331,7 @@ def test_a_run_with_native_tool_calls(tmp_path: Path, policy: Path, capsys: pyte
 
 def test_evaluation_during_training(tmp_path: Path, policy: Path) -> None:
     """`eval_strategy` plays the held-out rows between the updates; its numbers stand in metrics.jsonl, no rollout of
-    theirs is logged as trained on, a run that goes on makes none of them twice, and a recipe of search does the same."""
+    theirs is logged as trained on, a run that goes on makes none of them twice, and search does the same."""
     keys = {"eval_strategy": "steps", "eval_steps": 1, "num_generations_eval": 1, "per_device_eval_batch_size": 3}
     path = recipe(tmp_path, policy, **keys)
     assert main(["train", str(path), "--max_steps", "1"]) == 0
