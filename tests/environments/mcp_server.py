@@ -64,5 +64,5 @@ if __name__ == "__main__":
     if mark := os.environ.get("STARTED"):
         with Path(mark).open("a") as file:
             file.write(f"{os.getpid()}\n")
-    options = {"port": int(sys.argv[2])} if len(sys.argv) > 2 else {}
+    options = {"port": int(sys.argv[-1])} if sys.argv[-1].isdigit() else {}
     server.run(sys.argv[1], **options)  # type: ignore[call-overload]

@@ -212,9 +212,12 @@ def test_a_judge_that_gives_no_scores(tmp_path: Path, answer: str, kind: str) ->
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"environment": f"{HERE}:NoReset"}, "NoReset has no method reset; an environment needs reset(row) and step"),
-        ({"environment": f"{HERE}:ResetTakesNothing"}, "cannot begin the first row"),
-        ({"environment": f"{HERE}:MakesNothing"}, "OSError from MakesNothing(): no licence"),
+        (
+            {"environment": f"{HERE}:NoReset", "environment_args": None},
+            "NoReset has no method reset; an environment needs reset(row) and step",
+        ),
+        ({"environment": f"{HERE}:ResetTakesNothing", "environment_args": None}, "cannot begin the first row"),
+        ({"environment": f"{HERE}:MakesNothing", "environment_args": None}, "OSError from MakesNothing(): no licence"),
         ({"environment": f"{HERE}:Fauly"}, "has no Fauly; it has"),
         ({"environment": HERE}, "names no object; write it as package.module:Name"),
         ({"environment": "tests/run/faulty_environments.py:Faulty"}, "write tests.run.faulty_environments"),

@@ -362,6 +362,8 @@ def test_methods_without_a_turn_signal_are_compared(tmp_path: Path, capsys: pyte
         found = (training.process_signal, training.gain_alpha, training.clip_beta)
         assert found == keys if keys else found[:2] == ("policy", None)
     load_recipe(str(plan.matrix.recipe), [*plan.matrix.start(0).flags, "--output_dir", str(tmp_path / "start")])
+    with pytest.raises(RecipeError, match="reads no process signal"):
+        load_recipe(str(path), ["--method", "grpo"])
     judged = recipe(tmp_path, "none", turn_signal="judge", judge={"url": "http://127.0.0.1:9/v1", "model": "m"})
     plan = plan_matrix(str(judged), "grpo,a2tgpo", 1, tmp_path / "judged", [])
     plan.begin()
@@ -369,8 +371,6 @@ def test_methods_without_a_turn_signal_are_compared(tmp_path: Path, capsys: pyte
     assert load_recipe(name, flags).recipe.judge == {"url": "http://127.0.0.1:9/v1", "model": "m"}
     (_, name, *flags) = plan.matrix.cell("grpo", 0).arguments(plan.matrix.recipe)
     assert load_recipe(name, flags).recipe.turn_signal is None
-    with pytest.raises(RecipeError, match="reads no process signal"):
-        load_recipe(str(path), ["--method", "grpo"])
 
 
 def test_a_run_s_recipe_is_asked_for_its_secrets(

@@ -22,6 +22,7 @@ from a2tgpo.rollout.protocol import (
     opened_thought,
     parse_call,
     unbox,
+    without_thoughts,
 )
 from a2tgpo.signals.answer_likelihood.scaffold import TAIL
 
@@ -253,6 +254,9 @@ class ToolCallProtocol:
         asked = [{"role": "user", "content": "x"}]
         before = self._render(asked, add_generation_prompt=True)
         whole = self._render([*asked, message], add_generation_prompt=False)
+        if whole[: len(before)] != before:  # a prompt that closes the thought leaves no place for another
+            message["content"] = without_thoughts(str(message["content"]))
+            whole = self._render([*asked, message], add_generation_prompt=False)
         if whole[: len(before)] != before:
             raise ValueError(
                 f"the chat template begins an assistant's message with {self.tokenizer.decode(whole)[-200:]!r} and not "
