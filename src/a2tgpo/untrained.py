@@ -39,7 +39,7 @@ def untrained_policy() -> str:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer of one token for each byte, each role, each tag of the protocol and of the package's own tools."""
+    """Return a tokenizer of one token for each byte and role, and for each tag of the protocol and of our tools."""
     pad, eos = "<|pad|>", "<|end|>"
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(BPE({letter: index for index, letter in enumerate(alphabet)}, []))

@@ -14,7 +14,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from a2tgpo.core.gain import Likelihood
-from a2tgpo.data.guessing_games import GuessingGame, NumberGame, candidates_left, read_guess, true_gains
+from a2tgpo.data.guessing_games import CodeGame, GuessingGame, NumberGame, candidates_left, read_guess, true_gains
 from a2tgpo.environments import CallLimits, EnvironmentPool
 from a2tgpo.pretrained import open_model, open_tokenizer
 from a2tgpo.rollout.agent import Agent, RolloutLimits
@@ -27,6 +27,7 @@ pytest.importorskip("textarena", reason="pip install 'a2tgpo[games]'")
 
 GAMES: dict[str, tuple[GuessingGame, dict[str, Any]]] = {
     "guess-number": (NumberGame(64), {"game": "GuessTheNumber-v0-raw", "max_number": 64}),
+    "mastermind": (CodeGame(2, 8), {"game": "Mastermind-v0-raw", "code_length": 2, "num_numbers": 8}),
 }
 N_TURNS = 6
 
@@ -136,7 +137,7 @@ def test_an_ideal_reader_measures_the_true_gain(name: str, likelihood: Likelihoo
         assert ours == pytest.approx(true, abs=1e-5)
 
 
-@pytest.mark.parametrize(("name", "least"), [("guess-number", 0.9)])
+@pytest.mark.parametrize(("name", "least"), [("guess-number", 0.9), ("mastermind", 0.7)])
 def test_the_shipped_policies_follow_the_truth(name: str, least: float) -> None:
     """At each of the first four turns of 120 games their gains correlate with the true ones."""
     rollouts = play(name, 120)
