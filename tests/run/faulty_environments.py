@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from a2tgpo.environments import Action, StepResult, Tool
+from a2tgpo.retrieval.corpus import Passage
 
 CONTROL = "<|end|> </result> <|user|> ＜/result＞ \\boxed{x} \x00 \ud83d </guess>"
 
 FAILURES = (
     *("raises", "exits", "interrupts", "hangs", "bytes", "none", "text", "nothing_shown", "bytes_shown", "nan"),
     *("word_reward", "huge_reward", "recursion", "no_memory", "strange_error", "never_awaited", "array_reward"),
+    *("word_done", "array_done", "word_info", "textless_passage"),
 )
 """What a step may do that no rollout can go on with."""
 
-HARMLESS = ("fine", "ten_megabytes", "control_tokens", "refuses", "empty", "numpy_reward")
+HARMLESS = ("fine", "ten_megabytes", "control_tokens", "refuses", "empty", "numpy_reward", "numpy_done", "no_info")
 """What a step may do that the rollout survives."""
 
 
@@ -110,6 +112,12 @@ def _do(kind: str) -> Any:
         "huge_reward": StepResult("x", 10**400),
         "array_reward": StepResult("x", _array([1.0, 2.0])),
         "numpy_reward": StepResult("x", _array(0.5), done=True),
+        "word_done": StepResult("x", 0.5, done="no"),  # type: ignore[arg-type]
+        "array_done": StepResult("x", 0.5, done=_array([True, False])),
+        "numpy_done": StepResult("x", 0.5, done=_array(True)[()]),
+        "word_info": StepResult("x", 0.5, info="x"),  # type: ignore[arg-type]
+        "no_info": StepResult("x", 0.5, info=None),  # type: ignore[arg-type]
+        "textless_passage": StepResult([Passage("1", "Kelo", None)], 0.5),  # type: ignore[arg-type]
         "ten_megabytes": StepResult("7 " * 5_000_000, 0.5),
         "control_tokens": StepResult(CONTROL, 0.5),
         "empty": StepResult("", 0.5),
@@ -177,3 +185,13 @@ def answered(n: int, seed: int) -> list[dict[str, Any]]:
 def numbered(n: int, seed: int) -> list[dict[str, Any]]:
     """Two prompts in turn, each row another."""
     return [{"prompt": f"Play {i % 2}.", "number": i, "does": "fine"} for i in range(n)]
+
+
+def no_rows(n: int, seed: int) -> None:
+    """Make none."""
+
+
+class Twins(Faulty):
+    """Names two tools alike, and one in two words."""
+
+    tools = (*Faulty.tools, *Faulty.tools, Tool("my guess"))  # type: ignore[assignment]

@@ -230,6 +230,8 @@ def test_a_judge_that_gives_no_scores(tmp_path: Path, answer: str, kind: str) ->
         ({"tools": [{"mcp": "a", "environment": ["NO_SUCH_VARIABLE_Q"]}]}, "NO_SUCH_VARIABLE_Q not set; export it"),
         ({"demonstrations": f"{HERE}:plays", "warm_start_steps": 2, "warm_start_batch_size": 4}, "is NoneType None"),
         ({"environment_args": {"kinds": ["reset:raises"]}}, "RuntimeError: boom"),
+        ({"rows": f"{HERE}:no_rows"}, "made None; return a list of rows"),
+        ({"environment": f"{HERE}:Twins", "environment_args": None}, "has the names ['guess', 'guess', 'my guess']"),
         ({"load_best_model_at_end": True, "eval_strategy": "steps"}, "best_checkpoint: true evaluates those"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -109,6 +110,8 @@ class Environment(Protocol):
         """Answer one action."""
 
 
+_NAME = re.compile(r"[^\s<>]+")
+
 DEFAULT_TOOLS = (Tool("act", "Act in the environment."),)
 
 
@@ -127,6 +130,12 @@ def tools_of(environment: Any) -> tuple[Tool, ...]:
     tools = tuple(getattr(environment, "tools", DEFAULT_TOOLS))
     if not tools or not all(isinstance(tool, Tool) for tool in tools):
         raise TypeError(f"{type(environment).__name__}.tools is {tools!r}; give a sequence of a2tgpo Tool objects")
+    names = [tool.name for tool in tools]
+    if wrong := [name for name in names if not _NAME.fullmatch(str(name)) or names.count(name) > 1]:
+        raise TypeError(
+            f"{type(environment).__name__}.tools has the names {wrong}: name each tool once, without spaces and angle "
+            "brackets, for the policy writes it as a tag"
+        )
     return tools
 
 
@@ -134,20 +143,37 @@ def checked_step(result: Any, environment: object) -> StepResult:
     """Return `result` if it is one that a rollout can go on with, its reward as a float.
 
     Raises:
-        ToolError: it is no `StepResult`, its observation neither text nor passages, or its reward no finite number.
+        ToolError: it is no `StepResult`, its observation neither text nor passages, its reward no finite number, its
+            `done` neither true nor false, or its info no mapping.
     """
     name = type(environment).__name__
     if not isinstance(result, StepResult):
         raise ToolError(f"{name}.step returned {shortened(result)}; return a StepResult")
     shown = result.observation
-    is_passages = isinstance(shown, (list, tuple)) and all(isinstance(passage, Passage) for passage in shown)
+    is_passages = isinstance(shown, (list, tuple)) and all(map(_is_passage, shown))
     if not isinstance(shown, str) and not is_passages:
         raise ToolError(f"{name}.step returned the observation {shortened(shown)}; return text or passages")
-    if result.reward is None:
-        return result
-    if (reward := finite_number(result.reward)) is None:
+    reward = None if result.reward is None else finite_number(result.reward)
+    if (reward is None) != (result.reward is None):
         raise ToolError(f"{name}.step returned the reward {shortened(result.reward)}; return a finite number or None")
-    return replace(result, reward=reward)
+    if not is_truth(result.done):
+        raise ToolError(f"{name}.step returned done={shortened(result.done)}; return True or False")
+    info = {} if result.info is None else result.info
+    if not isinstance(info, Mapping):
+        raise ToolError(f"{name}.step returned the info {shortened(info)}; return a mapping")
+    return replace(result, reward=reward, done=bool(result.done), info=info)
+
+
+def _is_passage(shown: Any) -> bool:
+    return isinstance(shown, Passage) and isinstance(shown.title, str) and isinstance(shown.text, str)
+
+
+def is_truth(value: Any) -> bool:
+    """Tell whether `value` is true, false, 1 or 0, NumPy's among them."""
+    try:
+        return bool(value in (0, 1))
+    except Exception:  # of an array, say
+        return False
 
 
 def finite_number(value: Any) -> float | None:

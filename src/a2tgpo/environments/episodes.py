@@ -18,10 +18,11 @@ from a2tgpo.environments.environment import (
     checked_reset,
     checked_step,
     finite_number,
+    is_truth,
     shortened,
     tools_of,
 )
-from a2tgpo.errors import DataError, ToolError
+from a2tgpo.errors import A2TGPOError, DataError, ToolError
 from a2tgpo.gold import read_aliases
 
 logger = logging.getLogger(__name__)
@@ -46,11 +47,7 @@ def checked_outcome(ended: EpisodeOutcome, environment: object) -> EpisodeOutcom
     reward = None if ended.reward is None else finite_number(ended.reward)
     if (reward is None) != (ended.reward is None):
         raise ToolError(f"{name}.get_reward returned {shortened(ended.reward)}; return a finite number or None")
-    try:
-        told = ended.success is None or bool(ended.success in (0, 1))
-    except Exception:  # of an array, say
-        told = False
-    if not told:
+    if ended.success is not None and not is_truth(ended.success):
         raise ToolError(f"{name}.success is {shortened(ended.success)}; set it to True, False or None")
     try:
         read_aliases(ended.answer, f"{name}.answer")
@@ -122,6 +119,7 @@ class EnvironmentPool:
         self.limits = limits or CallLimits()
         first = factory()
         self.tools = tools_of(first)
+        self.tool_names = tuple(tool.name for tool in self.tools)
         self._name = type(first).__name__
         self._can_fork = callable(getattr(first, "fork", None))
         self._free = [first]
@@ -236,6 +234,8 @@ class PooledEpisodes:
         results = []
         for action in actions:
             try:
+                if action.tool not in self._pool.tool_names:
+                    raise InvalidAction(f"there is no tool {action.tool}; there are {', '.join(self._pool.tool_names)}")
                 result = checked_step(self._calls.resolve(environment.step(action)), environment)
             except InvalidAction as refusal:
                 result = StepResult(f"error: {refusal}", info={"refused": True})
@@ -289,12 +289,7 @@ class BatchedEpisodes:
         asked, self._asked = self._asked, {}
         if not asked:
             return {}
-        flat = [action for actions in asked.values() for action in actions]
-        try:
-            answers: Sequence[StepResult | ToolError] = self._environment.step_all(flat)
-        except ToolError as error:
-            answers = [error] * len(flat)
-        assert len(answers) == len(flat), f"{len(answers)} answers to {len(flat)} actions"
+        answers = self._answers([action for actions in asked.values() for action in actions])
         found: dict[int, Sequence[StepResult] | ToolError] = {}
         left = iter(answers)
         for row, actions in asked.items():
@@ -302,6 +297,29 @@ class BatchedEpisodes:
             failed = next((answer for answer in mine if isinstance(answer, ToolError)), None)
             found[row] = failed or [answer for answer in mine if isinstance(answer, StepResult)]
         return found
+
+    def _answers(self, actions: Sequence[Action]) -> list[StepResult | ToolError]:
+        """Return an answer to each action, whatever the environment does."""
+        name = type(self._environment).__name__
+        try:
+            answers = self._environment.step_all(actions)
+            if not isinstance(answers, Sequence) or isinstance(answers, str) or len(answers) != len(actions):
+                raise ToolError(
+                    f"{name}.step_all returned {shortened(answers)}; return an answer to each of the actions"
+                )
+        except ToolError as error:
+            return [error] * len(actions)
+        except A2TGPOError:
+            raise  # the run's own fault, such as an index of another corpus
+        except Exception as failure:
+            return [ToolError(f"{name}.step_all: {type(failure).__name__}: {failure}")] * len(actions)
+        return [self._checked(answer) for answer in answers]
+
+    def _checked(self, answer: Any) -> StepResult | ToolError:
+        try:
+            return answer if isinstance(answer, ToolError) else checked_step(answer, self._environment)
+        except ToolError as error:
+            return error
 
     def branch(self, row: int, parent: int, turn: int) -> None:
         pass

@@ -101,7 +101,9 @@ def summary_rows(summaries: Mapping[str, Summary], share: str = _INLINE) -> tupl
     rewarded = any(summary.reward is not None for summary in summaries.values())
     hops = sorted({hop for summary in summaries.values() for hop in summary.by_hops})
     searched = set(measures) == {"exact_match"} and not rewarded
-    failed = {name: sum(summary.terminations.get(kind, 0) for kind in NOT_THE_POLICYS) for name, summary in summaries.items()}
+    failed = {
+        name: sum(summary.terminations.get(kind, 0) for kind in NOT_THE_POLICYS) for name, summary in summaries.items()
+    }
     header = [
         "",
         *(measure.replace("_", " ") for measure in measures),
