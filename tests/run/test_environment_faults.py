@@ -216,7 +216,10 @@ def test_a_judge_that_gives_no_scores(tmp_path: Path, answer: str, kind: str) ->
             {"environment": f"{HERE}:NoReset", "environment_args": None},
             "NoReset has no method reset; an environment needs reset(row) and step",
         ),
-        ({"environment": f"{HERE}:ResetTakesNothing", "environment_args": None}, "cannot begin the first row"),
+        (
+            {"environment": f"{HERE}:ResetTakesNothing", "environment_args": None, "rows": f"{HERE}:answered"},
+            "cannot begin the first row",
+        ),
         ({"environment": f"{HERE}:MakesNothing", "environment_args": None}, "OSError from MakesNothing(): no licence"),
         ({"environment": f"{HERE}:Fauly"}, "has no Fauly; it has"),
         ({"environment": HERE}, "names no object; write it as package.module:Name"),
