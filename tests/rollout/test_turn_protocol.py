@@ -93,6 +93,8 @@ def test_a_turn_in_tags_becomes_the_template_s_call(template: str) -> None:
         ids = protocol.write(text)
         (action,) = protocol.read(ids, prompt)  # type: ignore[misc]
         assert action.arguments == expected and ids.count(tokenizer.eos_token_id) == 1
+    if str(tokenizer.eos_token) not in str(tokenizer.chat_template):
+        return  # its messages end with another token than this tokenizer's
     read = protocol.read(protocol.write("<think> so </think> <answer> \\boxed{Bora} </answer>"), prompt)
     assert read == Answer("Bora")
 
