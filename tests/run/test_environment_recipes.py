@@ -299,13 +299,30 @@ def test_a_server_plays_in_a_recipe_s_environment(tmp_path: Path, capsys: pytest
         assert all(outcome.success and outcome.termination == "environment_done" for outcome in outcomes)
 
 
-def test_a_run_with_native_tool_calls(tmp_path: Path, policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope="module")
+def speller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random policy with a token for each word of Qwen3's template, so that a prompt with tools is short."""
+    folder = tmp_path_factory.mktemp("speller")
+    call = {"type": "function", "function": {"name": "guess", "arguments": {"text": "1"}}}
+    talk = [
+        {"role": "user", "content": "Game 1. It is below 3."},
+        {"role": "assistant", "content": "<think> between 0 and 2 </think>", "tool_calls": [call]},
+        {"role": "tool", "name": "guess", "content": "higher lower right"},
+    ]
+    tools = [tool.schema for tool in environment_module.Number.tools]
+    tokenizer = qwen_tokenizer([str(qwen_tokenizer().apply_chat_template(talk, tools=tools, tokenize=False))] * 2)
+    tiny_llama(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_run_with_native_tool_calls(tmp_path: Path, speller: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Through Qwen3's chat template, from end to end: the player's tags become the template's calls, of which the warm
     start makes a policy that calls; the environment answers in the template's words; evaluation, `a2tgpo eval` and the
     report show the calls."""
     keys = dict(protocol="tools", demonstrations=f"{HERE}:halve", environment_args={"most": 3}, max_prompt_tokens=2048)
-    keys |= dict(warm_start_steps=60, warm_start_batch_size=8, warm_start_learning_rate=1e-2, max_steps=1)
-    path = recipe(tmp_path, policy, **keys, max_turn_tokens=96, max_completion_length=1024, num_generations=4)
+    keys |= dict(warm_start_steps=120, warm_start_batch_size=8, warm_start_learning_rate=1e-2, max_steps=1)
+    path = recipe(tmp_path, speller, **keys, max_turn_tokens=96, max_completion_length=1024, num_generations=4)
     assert main(["train", str(path)]) == 0
     directory = RunDirectory(tmp_path / "run")
     lines = (directory.rollouts / "step_000000.jsonl").read_text(encoding="utf-8").splitlines()
@@ -362,7 +379,7 @@ def test_methods_without_a_turn_signal_are_compared(tmp_path: Path, capsys: pyte
         found = (training.process_signal, training.gain_alpha, training.clip_beta)
         assert found == keys if keys else found[:2] == ("policy", None)
     load_recipe(str(plan.matrix.recipe), [*plan.matrix.start(0).flags, "--output_dir", str(tmp_path / "start")])
-    with pytest.raises(RecipeError, match="reads no process signal"):
+    with pytest.raises(RecipeError, match="method 'grpo' has no such parameter"):
         load_recipe(str(path), ["--method", "grpo"])
     judged = recipe(tmp_path, "none", turn_signal="judge", judge={"url": "http://127.0.0.1:9/v1", "model": "m"})
     plan = plan_matrix(str(judged), "grpo,a2tgpo", 1, tmp_path / "judged", [])
@@ -393,7 +410,7 @@ def test_a_run_s_recipe_is_asked_for_its_secrets(
     command = ["eval", str(written), "--model", str(policy), "--output_dir", str(tmp_path / "eval")]
     assert main(command) == 2
     said = capsys.readouterr().err
-    assert "environment_args.password, tools.0.mcp.4, tools.0.environment.API_TOKEN held a secret" in said
+    assert "environment_args.password, tools.0.environment.API_TOKEN, tools.0.mcp.4 held a secret" in said
     assert "--environment_args and --tools" in said
     again = ["--tools", yaml.safe_dump({**served, "environment": ["SERVICE_KEY"]}, default_flow_style=True, width=999)]
     again += ["--environment_args", "{password: hazel-and-ash}"]
