@@ -73,7 +73,8 @@ def plan_matrix(
     matrix = Matrix(root, names, n_seeds, 0, variations)
     if len(matrix.arms) < len(names) * len(variations):
         raise RecipeError(f"--vary {' '.join(varied)}: two values have the same folder; write them apart")
-    unread = {name: _unread(name) for name in names}
+    varying = {key for key, _ in sweeps}
+    unread = {name: _unread(name) - varying for name in names}
     configs = {
         name: load_recipe(
             recipe, [*overrides, *as_flags(arm.values), "--method", arm.method], without=unread[arm.method]
@@ -82,7 +83,7 @@ def plan_matrix(
     }
     if any(config.training.max_steps == 0 for config in configs.values()):
         raise RecipeError("max_steps=0: nothing would be trained; give the number of updates of each run")
-    ours = {*_OURS, *(key for key, _ in sweeps)}
+    ours = {*_OURS, *varying}
     given = {key: value for config in configs.values() for key, value in config.given.items() if key not in ours}
     # What every method takes, such as process_signal: policy, stays in the recipe.
     own = {key for key in set.union(*unread.values()) & given.keys() if given[key] not in (None, False, "policy")}
