@@ -86,7 +86,8 @@ def plan_matrix(
     ours = {*_OURS, *varying}
     given = {key: value for config in configs.values() for key, value in config.given.items() if key not in ours}
     # What every method takes, such as process_signal: policy, stays in the recipe.
-    own = {key for key in set.union(*unread.values()) & given.keys() if given[key] not in (None, False, "policy")}
+    some = set.union(*unread.values()) & given.keys()
+    own = {key for key in some if not (given[key] is None or given[key] is False or given[key] == "policy")}
     matrix = replace(
         matrix,
         max_steps=max(config.training.max_steps for config in configs.values()),
