@@ -132,6 +132,11 @@ CONTRADICTIONS = {
         lambda: Method("mine", core.TreeCredit(), "me", ratio="sequence", sampling=Tree()),
         "ratio='turn' or 'token'",
     ),
+    "endless kl": (lambda: Method("mine", core.OutcomeCredit(), "me", kl_beta=float("nan")), "pass at least 0"),
+    **{
+        f"name {name!r}": (lambda name=name: Method(name, core.OutcomeCredit(), "me"), "name is .*; pass letters")
+        for name in ("", "a,b", "a:b", "a/b", "a b", "..", "-a")
+    },
     "no row": (lambda: resolve_method("a3tgpo"), "choose one of 'grpo', 'dapo'"),
     "no parameter": (lambda: resolve_method("grpo", alpha=0.3), "no such parameter; it has std, ratio"),
     "not a name": (lambda: resolve_method("grpo", source="me"), "no such parameter"),

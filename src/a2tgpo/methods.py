@@ -15,6 +15,7 @@ the paper's values and those of the published scripts for each row.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -45,7 +46,7 @@ class Method:
     """Hold one method.
 
     Attributes:
-        name: the key in `METHODS` and in a recipe.
+        name: the key in `METHODS` and in a recipe, and a folder of a comparison: letters, digits and `+-._`.
         credit: from rewards and gains to advantages; the standard deviation it divides by is a property of it.
         source: where its numbers come from.
         ratio, eps_low, eps_high, upper, aggregate, dual_clip: see `core.policy_loss`.
@@ -78,6 +79,8 @@ class Method:
     state_similarity: float = 1.0
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.+-]*", self.name):
+            raise ValueError(f"name is {self.name!r}; pass letters, digits and +-._, beginning with a letter or digit")
         for name, value, choices in (
             ("ratio", self.ratio, get_args(Level)),
             ("upper", self.upper, get_args(Upper)),
@@ -96,7 +99,7 @@ class Method:
                 f"{self.name}: dual_clip is {self.dual_clip}, inside the clip range; pass more than "
                 f"1 + {self.eps_high}, or None"
             )
-        if self.kl_beta < 0:
+        if not 0 <= self.kl_beta < math.inf:
             raise ValueError(f"{self.name}: kl_beta is {self.kl_beta}; pass at least 0, which leaves the penalty out")
         if not 0 < self.state_similarity <= 1:
             raise ValueError(

@@ -9,6 +9,7 @@ from statistics import fmean
 
 from a2tgpo.compare.matrix import BASELINE, Cell, Matrix
 from a2tgpo.compare.measured import AREA, Measured, measure
+from a2tgpo.evaluate.outcome import Key
 from a2tgpo.evaluate.statistics import Difference, Mean, holm
 from a2tgpo.run.directory import MODES
 
@@ -140,7 +141,7 @@ def _over_questions(row: Row, baseline: Row, mode: str) -> Difference | None:
     return Difference.between([*ours.values()], [theirs[question] for question in ours])
 
 
-def _by_question(row: Row, mode: str) -> dict[str, float]:
+def _by_question(row: Row, mode: str) -> dict[Key, float]:
     """Return by question, or episode, the mean score over the seeds: the share that answered it right."""
     runs = [run.scores[mode] for run in row.runs.values()]
     assert all(run.keys() == runs[0].keys() for run in runs), "seeds were evaluated on different questions"

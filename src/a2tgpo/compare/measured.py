@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from a2tgpo.compare.depth import depth_measures
-from a2tgpo.evaluate.outcome import Measure, Outcome, measure_of, read_outcomes
+from a2tgpo.evaluate.outcome import Key, Measure, Outcome, measure_of, read_outcomes
 from a2tgpo.run.directory import MODES, RunDirectory
 
 SECONDS, GAIN_SHARE = "seconds_per_step", "gain_share_of_seconds"
@@ -33,19 +34,19 @@ class Measured:
     """
 
     values: dict[str, float]
-    scores: dict[str, dict[str, float]]
+    scores: dict[str, dict[Key, float]]
     measure: Measure = "exact_match"
 
 
 def measure(directory: RunDirectory, when: str) -> Measured:
     """Read a finished run's evaluation `when` ("before" or "after" its updates), and what its updates took."""
     values: dict[str, float] = {}
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[Key, float]] = {}
     measures: set[Measure] = set()
     for mode in MODES:
         outcomes = read_outcomes(directory.evaluation(f"{when}_{mode}"))
         values |= {f"{mode}/{name}": value for name, value in _of_outcomes(outcomes).items()}
-        scores[mode] = {outcome.id: outcome.score for outcome in outcomes}
+        scores[mode] = _by_question(outcomes)
         measures.add(measure_of(outcomes))
     told: Measure = next((name for name in _MOST_TELLING if name in measures), "exact_match")
     if when == "after":
@@ -65,6 +66,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def _by_question(outcomes: Sequence[Outcome]) -> dict[Key, float]:
+    """Return the scores; data sets may number their questions alike, and one id that repeats counts as samples."""
+    seen: Counter[tuple[str, str]] = Counter()
+    scores: dict[Key, float] = {}
+    for outcome in outcomes:
+        name = outcome.dataset, outcome.id
+        scores[*name, seen[name]] = outcome.score
+        seen[name] += 1
+    return scores
+
+
 def _of_outcomes(outcomes: Sequence[Outcome]) -> dict[str, float]:
     hops = sorted({outcome.hops for outcome in outcomes if outcome.hops is not None})
     return {
@@ -81,7 +93,7 @@ def _of_updates(metrics: Sequence[dict[str, Any]]) -> dict[str, float]:
     ends = [row["step"] for row in metrics]
     steps = [end - start for start, end in zip([0, *ends], ends, strict=False)]
     seconds = sum(row["step_time"] * n for row, n in zip(metrics, steps, strict=True))
-    rewards = [row["reward"] for row in metrics if "reward" in row]
+    rewards = [row["reward"] for row in metrics if row.get("reward") is not None]  # null where it was not finite
     return {
         SECONDS: seconds / ends[-1],
         GAIN_SHARE: sum(row.get("seconds/gain", 0.0) for row in metrics) / seconds,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, get_args
 import torch
 from torch import Tensor
 
-from a2tgpo.core._inputs import check_choice, check_range, check_shapes, full_precision
+from a2tgpo.core._inputs import check_choice, check_range, check_shapes, check_weight, full_precision
 from a2tgpo.core.clip import clip_scale
 from a2tgpo.core.gain import accumulate
 from a2tgpo.core.groups import Baseline, Pool, compared_turns, normalize_outcome, normalize_turn_groups
@@ -78,6 +78,7 @@ def turn_credit(
         counted=(counted, "bool B T"),
         valid=(valid, "bool B"),
     )
+    check_weight("alpha", alpha)
     check_range("std_floor", std_floor, 1e-12, float("inf"))
     is_turn = turn_mask(n_turns, is_process)
     is_process = is_process & valid[:, None]
@@ -117,7 +118,7 @@ class TurnGroupCredit:
         check_choice("pool", self.pool, get_args(Pool))
         check_choice("baseline", self.baseline, get_args(Baseline))
         check_range("gamma", self.gamma, 0.0, 1.0)
-        check_range("alpha", self.alpha, 0.0, float("inf"))
+        check_weight("alpha", self.alpha)
         check_range("beta", self.beta, 0.0, 1.0)
         check_range("std_floor", self.std_floor, 1e-12, float("inf"))
 
