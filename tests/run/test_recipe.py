@@ -45,7 +45,7 @@ def test_a_key_stands_once(tmp_path: Path) -> None:
     """YAML would keep the last of two values; a reader sees the first."""
     path = write_recipe(tmp_path / "recipe.yaml", tmp_path)
     n_lines = len(path.read_text().splitlines())
-    path.write_text(path.read_text() + "max_turn_tokens: 7\nbeta: 0.1\nmax_turn_tokens: 8\n")
-    twice = rf"the key 'max_turn_tokens' stands in lines \d+ and {n_lines + 3}; give it once"
+    path.write_text(path.read_text() + "beta: 0.1\nbeta: 0.2\n")
+    twice = rf"the key 'beta' stands in lines {n_lines + 1} and {n_lines + 2}; give it once"
     with pytest.raises(RecipeError, match=twice):
         load_recipe(str(path))
