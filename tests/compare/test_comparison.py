@@ -67,6 +67,20 @@ def test_seconds_where_some_steps_are_logged(tmp_path: Path) -> None:
     assert _of_updates(read_metrics(path)) == pytest.approx({SECONDS: 27 / 7, GAIN_SHARE: 1 / 3})
 
 
+def test_a_run_that_logged_nothing(tmp_path: Path) -> None:
+    """With `logging_steps` above the steps of a run there is no log: the run is compared without seconds and area, and
+    a line of an evaluation, which times no step, changes neither."""
+    assert read_metrics(tmp_path / "metrics.jsonl") == [] and _of_updates([]) == {}
+    timed = {"step": 2, "step_time": 1.5, "reward": 0.5}
+    assert _of_updates([timed]) == _of_updates([{"step": 1, "eval_reward": 0.1}, timed])
+    matrix = write_matrix(tmp_path)
+    for seed in matrix.seeds:
+        matrix.cell("a2tgpo", seed).directory.metrics.unlink()
+    comparison = Comparison.of(matrix)
+    assert "a2tgpo" in comparison.against["greedy"] and "a2tgpo" not in comparison.area
+    assert "| a2tgpo | 0.667 [0.308, 1.025] | 0.000 | 1.50 | 15.0 | – | – | 3 |" in as_markdown(comparison)
+
+
 def test_batches_without_a_reward(tmp_path: Path) -> None:
     """A batch of which no rollout had a reward is logged as null; the area is the mean over the others."""
     path = tmp_path / "metrics.jsonl"

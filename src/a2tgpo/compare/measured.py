@@ -62,7 +62,9 @@ _MOST_TELLING: tuple[Measure, ...] = ("success", "reward", "exact_match")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a finished run's `metrics.jsonl`."""
+    """Read the lines of a finished run's `metrics.jsonl`; none where it logged nothing, as with few steps."""
+    if not path.exists():
+        return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -89,13 +91,18 @@ def _of_outcomes(outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 
 def _of_updates(metrics: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return seconds: `step_time` is a mean over the steps since the last line, `seconds/gain` their sum."""
-    ends = [row["step"] for row in metrics]
-    steps = [end - start for start, end in zip([0, *ends], ends, strict=False)]
-    seconds = sum(row["step_time"] * n for row, n in zip(metrics, steps, strict=True))
-    rewards = [row["reward"] for row in metrics if row.get("reward") is not None]  # null where it was not finite
-    return {
-        SECONDS: seconds / ends[-1],
-        GAIN_SHARE: sum(row.get("seconds/gain", 0.0) for row in metrics) / seconds,
-        **({AREA: fmean(rewards)} if rewards else {}),
-    }
+    """Return seconds, where steps were timed, and the area under the learning curve, where rewards were logged.
+
+    `step_time` is a mean over the steps since the last line that has one, `seconds/gain` their sum. A number that was
+    not finite is null.
+    """
+    values: dict[str, float] = {}
+    if timed := [row for row in metrics if row.get("step_time") is not None]:
+        ends = [row["step"] for row in timed]
+        steps = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+        seconds = sum(row["step_time"] * n for row, n in zip(timed, steps, strict=True))
+        gain = sum(row.get("seconds/gain") or 0.0 for row in timed)
+        values = {SECONDS: seconds / ends[-1], GAIN_SHARE: gain / seconds}
+    if rewards := [row["reward"] for row in metrics if row.get("reward") is not None]:
+        values[AREA] = fmean(rewards)
+    return values
