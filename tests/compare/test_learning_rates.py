@@ -75,6 +75,13 @@ def test_other_rates_than_those_of_the_choice(tmp_path: Path) -> None:
     assert list(read_choices(path)) == ["grpo", "igpo"]
 
 
+def test_methods_with_rates_of_their_own(tmp_path: Path) -> None:
+    """The table has a column for every rate, and no number where a method did not try it."""
+    chosen = {"grpo": ChosenRate.of({"1e-4": 0.5, "3e-4": 0.25}), "igpo": ChosenRate.of({"3e-4": 0.5, "1e-3": 1.0})}
+    text = as_markdown(Comparison.of(Matrix(tmp_path, ("grpo", "igpo"), 1, 8)), chosen)
+    assert "| grpo | 0.500 | 0.250 | – | 1e-4 |" in text and "| igpo | – | 0.500 | 1.000 | 1e-3 |" in text
+
+
 def test_runs_have_their_methods_rate(tmp_path: Path) -> None:
     """A run is given its method's rate as a flag; its warm start is shared, and has none."""
     cell = Matrix(tmp_path, ("grpo", "igpo"), 1, 8, learning_rates={"grpo": "3e-4"}).cell("grpo", 0)
