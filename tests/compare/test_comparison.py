@@ -222,6 +222,14 @@ def test_other_questions_are_not_paired(tmp_path: Path) -> None:
     assert tests["questions"] is None and tests["seeds"]["mean"]["value"] == pytest.approx(2 / 3 - 1 / 2)
 
 
+def test_questions_that_changed_between_seeds(tmp_path: Path) -> None:
+    """Where somebody added a question to the file between two runs of an arm there is no test over questions either."""
+    matrix = write_matrix(tmp_path)
+    write_run(matrix.cell("a2tgpo", 1), "after", "11100")
+    tests = found(matrix)["minus_grpo"]["greedy"]["a2tgpo"]
+    assert tests["questions"] is None and tests["seeds"]["p"] is not None
+
+
 def test_depth_by_hand(tmp_path: Path) -> None:
     """Of six batches the first and the last two are measured: questions of three hops are right half the time at first
     and never at last, with two searches and then one. A log without hops has no such measure."""
