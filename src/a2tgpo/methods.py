@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import Any, get_args
 
@@ -39,6 +39,10 @@ from a2tgpo.core.gain import Likelihood
 from a2tgpo.core.loss import Aggregate
 from a2tgpo.core.ratio import Level
 from a2tgpo.rollout.strategies import DynamicSampling, EntropyBranch, Independent, Sampling, Tree
+
+
+_READ = frozenset({"gain", "state", "tree", "entropy"})
+"""Hold what a credit rule may read beside outcome, group and turns."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,17 @@ class Method:
             )
         if self.overlong is not None and not 0 < self.overlong <= 1:
             raise ValueError(f"{self.name}: overlong is {self.overlong}; pass a share above 0 and up to 1, or None")
+        self._check_credit()
         self._check_sampling()
+
+    def _check_credit(self) -> None:
+        if isinstance(self.credit, type) or not is_dataclass(self.credit) or not hasattr(self.credit, "reads"):
+            raise ValueError(
+                f"{self.name}: credit is {self.credit!r}; pass an instance of a frozen dataclass that has `reads`, such "
+                "as core.OutcomeCredit()"
+            )
+        if unknown := sorted(set(self.credit.reads) - _READ):
+            raise ValueError(f"{self.name}: credit reads {', '.join(unknown)}; there are {', '.join(sorted(_READ))}")
 
     def _check_sampling(self) -> None:
         if "tree" in self.credit.reads and not isinstance(self.sampling, Tree):
