@@ -40,7 +40,6 @@ from a2tgpo.core.loss import Aggregate
 from a2tgpo.core.ratio import Level
 from a2tgpo.rollout.strategies import DynamicSampling, EntropyBranch, Independent, Sampling, Tree
 
-
 _READ = frozenset({"gain", "state", "tree", "entropy"})
 """Hold what a credit rule may read beside outcome, group and turns."""
 
@@ -117,8 +116,8 @@ class Method:
     def _check_credit(self) -> None:
         if isinstance(self.credit, type) or not is_dataclass(self.credit) or not hasattr(self.credit, "reads"):
             raise ValueError(
-                f"{self.name}: credit is {self.credit!r}; pass an instance of a frozen dataclass that has `reads`, such "
-                "as core.OutcomeCredit()"
+                f"{self.name}: credit is {self.credit!r}; pass an instance of a frozen dataclass that has `reads`, "
+                "such as core.OutcomeCredit()"
             )
         if unknown := sorted(set(self.credit.reads) - _READ):
             raise ValueError(f"{self.name}: credit reads {', '.join(unknown)}; there are {', '.join(sorted(_READ))}")
