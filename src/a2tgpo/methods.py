@@ -41,7 +41,7 @@ from a2tgpo.core.ratio import Level
 from a2tgpo.rollout.strategies import DynamicSampling, EntropyBranch, Independent, Sampling, Tree
 
 _READ = frozenset({"gain", "state", "tree", "entropy"})
-"""Hold what a credit rule may read beside outcome, group and turns."""
+"""Names of what a credit rule may read beside outcome, group and turns."""
 
 
 @dataclass(frozen=True)
