@@ -127,7 +127,10 @@ class Misreading:
 
 CONTRADICTIONS = {
     "tree": (lambda: Method("mine", core.TreeCredit(), "me"), "sampling=Tree"),
-    "refill": (lambda: Method("mine", core.IgpoCredit(), "me", sampling=DynamicSampling()), "sampling=Independent"),
+    "dynamic sampling": (
+        lambda: Method("mine", core.IgpoCredit(), "me", sampling=DynamicSampling()),
+        "sampling=Independent",
+    ),
     "ratio": (lambda: Method("mine", core.OutcomeCredit(), "me", ratio="word"), "'turn', 'token', 'sequence'"),
     "range": (lambda: Method("mine", core.OutcomeCredit(), "me", eps_low=1.0), r"eps_low in \[0, 1\)"),
     "overlong": (lambda: Method("mine", core.OutcomeCredit(), "me", overlong=2.0), "share above 0"),
