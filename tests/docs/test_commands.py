@@ -24,9 +24,8 @@ def commands(text: str) -> list[str]:
     blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", text, flags=re.DOTALL)).replace("\\\n", " ")
     lines = [line.split(" #")[0].strip() for line in blocks.splitlines()]
     inline = [" ".join(found.split()) for found in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))]
-    return [
-        line for line in [*lines, *inline] if re.match(r"a2tgpo \w+ \S+", line) and not re.search(r"…|\[|--help", line)
-    ]
+    whole = [line for line in [*lines, *inline] if re.match(r"a2tgpo \w+ \S+", line)]
+    return [line for line in whole if not re.search(r"…|\[|--help|^a2tgpo \w+ --\w+$", line)]
 
 
 COMMANDS = [(page.name, command) for page in PAGES for command in dict.fromkeys(commands(page.read_text("utf-8")))]
