@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import a2tgpo
+from a2tgpo import processes
 from a2tgpo.compare.compare_command import add_compare_command
 from a2tgpo.errors import KEPT, A2TGPOError, RecipeError, disk_failure
 from a2tgpo.messages import quieten, silence_imports
@@ -23,7 +24,6 @@ from a2tgpo.redact import redact
 from a2tgpo.report.report_command import add_report_command
 from a2tgpo.retrieval.index_command import add_index_command
 from a2tgpo.retrieval.server.serve_command import add_serve_command
-from a2tgpo.run import processes
 from a2tgpo.run.eval_command import add_eval_command
 from a2tgpo.run.verl_command import add_verl_command
 

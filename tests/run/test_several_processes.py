@@ -22,8 +22,8 @@ from a2tgpo import A2TGPOConfig, A2TGPOTrainer
 from a2tgpo.cli import main
 from a2tgpo.evaluate.outcome import read_outcomes
 from a2tgpo.pipeline.rollout_log import RolloutRecord
+from a2tgpo.processes import check_launcher
 from a2tgpo.run.directory import RunDirectory
-from a2tgpo.run.processes import check_launcher
 from a2tgpo.run.recipe_file import find_launcher, load_recipe
 from a2tgpo.run.task import open_task
 from tests.integrations.parts import record_credit

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
+from a2tgpo import processes
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.files import new_file
-from a2tgpo.run import processes
 from a2tgpo.run.checkpoints import checkpoints_in, fault_of, step_of
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from a2tgpo import processes
 from a2tgpo.files import UNFINISHED
-from a2tgpo.run import processes
 
 _STATE = "trainer_state.json"
 """The file of a checkpoint that the Trainer writes last."""

@@ -6,13 +6,13 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import ProgressCallback, TrainerCallback
 
 UPDATES = {
     "reward": "reward",
@@ -41,27 +41,12 @@ _BY_DEPTH = {"gain": "gain", "gain_std": "spread", "advantage": "advantage"}
 _DEPTH = re.compile(rf"({'|'.join(_BY_DEPTH)})/turn_(\d+)")
 
 
-class HoldsCallbacks(Protocol):
-    """Add and remove callbacks, as every Trainer of transformers does."""
-
-    def add_callback(self, callback: Any) -> None: ...
-
-    def remove_callback(self, callback: Any) -> Any: ...
-
-
 class StepProgress(ProgressCallback):
     """Name the Trainer's progress bar and show a few metrics behind it instead of printed dictionaries."""
 
     def __init__(self, name: str, shown: Mapping[str, str]) -> None:
         super().__init__()
         self.name, self.shown = name, shown
-
-    @classmethod
-    def replace_in(cls, holder: HoldsCallbacks, name: str, shown: Mapping[str, str]) -> None:
-        """Let `holder`, a Trainer, report this way and no other."""
-        for default in (PrinterCallback, ProgressCallback):
-            holder.remove_callback(default)
-        holder.add_callback(cls(name, shown))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         super().on_train_begin(args, state, control)

@@ -11,12 +11,12 @@ from rich.table import Table
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, set_seed
 
+from a2tgpo import processes
 from a2tgpo.evaluate.outcome import Outcome, read_outcomes, write_outcomes
 from a2tgpo.evaluate.questions import Summary, evaluate_questions
 from a2tgpo.evaluate.statistics import Mean, Proportion
 from a2tgpo.rollout.agent import Agent
 from a2tgpo.rollout.hf_generate_engine import transformers_engine
-from a2tgpo.run import processes
 from a2tgpo.run.directory import MODES
 from a2tgpo.tables import Rows, markdown_table, terminal_table
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from a2tgpo.run import processes
+from a2tgpo import processes
 
 _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 

@@ -13,9 +13,9 @@ import yaml
 
 from a2tgpo.environments.loading import load_module
 from a2tgpo.errors import RecipeError, needs_extra
+from a2tgpo.processes import launched
 from a2tgpo.redact import is_secret, remember_secrets, secrets_in
 from a2tgpo.run.environment_keys import EnvironmentKeys, refuse_other_keys
-from a2tgpo.run.processes import launched
 from a2tgpo.run.recipe import Recipe, RunConfig
 from a2tgpo.run.recipe_keys import check_keys
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from a2tgpo import processes
 from a2tgpo.errors import RecipeError
 from a2tgpo.files import UNFINISHED, new_file
 from a2tgpo.redact import redact_settings
-from a2tgpo.run import processes
 from a2tgpo.run.checkpoints import checkpoints_in, fault_of, last_whole, remove_checkpoint, step_of
 from a2tgpo.run.recipe_file import load_recipe
 

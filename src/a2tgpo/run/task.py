@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
+from a2tgpo import processes
 from a2tgpo.data.demonstrations import Imperfection, demonstrate_hops, demonstrate_support
 from a2tgpo.data.formats import load_questions
 from a2tgpo.data.world import World
@@ -18,7 +19,6 @@ from a2tgpo.retrieval.retriever import Retriever
 from a2tgpo.retrieval.source import open_retriever
 from a2tgpo.rollout.agent import SearchAgent
 from a2tgpo.rollout.demonstration import encode_demonstration, within
-from a2tgpo.run import processes
 from a2tgpo.run.base_task import N_EVAL, N_TRAIN, Encoded, Task
 from a2tgpo.run.environment_task import EnvironmentTask
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase, set_seed
 
+from a2tgpo import processes
 from a2tgpo.errors import KEPT, RecipeError
 from a2tgpo.evaluate.questions import Summary
 from a2tgpo.files import new_file
+from a2tgpo.integrations.trl.whole_policy import check_stage
 from a2tgpo.rollout.agent import Agent
-from a2tgpo.run import processes
 from a2tgpo.run.base_task import Encoded, Task
 from a2tgpo.run.best_checkpoint import BestCheckpoint
 from a2tgpo.run.directory import RunDirectory
@@ -34,7 +35,6 @@ from a2tgpo.run.resume import (
 from a2tgpo.run.task import open_task
 from a2tgpo.run.updates import Updates
 from a2tgpo.run.warm_start import share_batch, warm_start
-from a2tgpo.run.whole_policy import check_stage
 
 
 def train(config: RunConfig, directory: RunDirectory, console: Console) -> dict[str, Summary]:

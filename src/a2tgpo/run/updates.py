@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from rich.console import Console
 from transformers import PreTrainedModel, TrainerCallback
 from trl import get_peft_config
 
+from a2tgpo import processes
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.files import UNFINISHED, new_folder
-from a2tgpo.integrations.trl.callbacks import MetricsFile
+from a2tgpo.integrations.trl.callbacks import MetricsFile, replace_progress
 from a2tgpo.integrations.trl.rollout_func import TagRollout
 from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
+from a2tgpo.integrations.trl.whole_policy import check_strategy, whole_policy
 from a2tgpo.rollout.agent import Agent
-from a2tgpo.run import processes
 from a2tgpo.run.base_task import Task
 from a2tgpo.run.best_checkpoint import choose_checkpoint
 from a2tgpo.run.checkpoints import Rotation, remove_checkpoint
@@ -32,7 +34,6 @@ from a2tgpo.run.preflight import check_construction
 from a2tgpo.run.recipe import RunConfig
 from a2tgpo.run.recipe_policy import load_model
 from a2tgpo.run.resume import ResumePoint, cut_back
-from a2tgpo.run.whole_policy import check_strategy, is_spread
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,10 @@ class Updates:
         with InterruptGuard() as guard:
             # The guard for finite numbers comes last: the others decide whether a checkpoint is made.
             trainer = self._trainer(model, [metrics, ConsoleSummary(self.console), guard, rotation])
-            StepProgress.replace_in(trainer, "updates", UPDATES)
+            replace_progress(trainer, StepProgress("updates", UPDATES))
             trainer.train(resume_from_checkpoint=resume.checkpoint and str(resume.checkpoint))
             if guard.agree() is None or trainer.state.global_step >= trainer.state.max_steps:
-                self._save_trained(trainer)
+                self._save_trained(whole_policy(trainer), trainer.save_model)
         if (signum := guard.agree()) is not None:
             raise Interrupted(f"checkpoint kept in {self.directory.checkpoints}", signum)
 
@@ -127,7 +128,7 @@ class Updates:
             callbacks=callbacks,
             turn_signal=load_turn_signal(self.config.recipe.turn_signal, self.config.recipe.judge),
         )
-        check_strategy(trainer)
+        check_strategy(trainer.accelerator)
         return trainer
 
     def _restored(self, checkpoint: Path, start: PreTrainedModel | None = None) -> PreTrainedModel:
@@ -138,13 +139,13 @@ class Updates:
 
         return PeftModel.from_pretrained(start or load_model(self.start, self.config, merges=True), str(checkpoint))
 
-    def _save_trained(self, trainer: A2TGPOTrainer) -> None:
-        """Write the final policy from where the trainer holds it; a collective."""
-        if not is_spread(trainer) and not self.config.quantizes:
-            processes.on_main(lambda: self._save(trainer.accelerator.unwrap_model(trainer.model)))
+    def _save_trained(self, model: PreTrainedModel | None, write: Callable[[str], None]) -> None:
+        """Write the final policy: `model`, or where no process has it whole what `write` makes of it; a collective."""
+        if model is not None and not self.config.quantizes:
+            processes.on_main(lambda: self._save(model))
             return
         whole = self.directory.checkpoints / f"{UNFINISHED}model"
-        trainer.save_model(str(whole))
+        write(str(whole))
         processes.on_main(lambda: self._save(self._restored(whole)))
         processes.on_main(lambda: shutil.rmtree(whole))
 

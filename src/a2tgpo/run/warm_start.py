@@ -11,10 +11,11 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
+from a2tgpo import processes
 from a2tgpo.errors import RecipeError
-from a2tgpo.run import processes
+from a2tgpo.integrations.trl.callbacks import replace_progress
+from a2tgpo.integrations.trl.whole_policy import save_whole
 from a2tgpo.run.console import StepProgress
-from a2tgpo.run.whole_policy import save_whole
 
 if TYPE_CHECKING:
     from a2tgpo.run.recipe import Recipe, RunConfig
@@ -80,7 +81,7 @@ def warm_start(
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
-    StepProgress.replace_in(trainer, "warm start", {"loss": "loss", "mean_token_accuracy": "accuracy"})
+    replace_progress(trainer, StepProgress("warm start", {"loss": "loss", "mean_token_accuracy": "accuracy"}))
     trainer.train()
     # TRL patches the forward with its fused head; the saved model is reloaded without it.
     save_whole(trainer, tokenizer, output)

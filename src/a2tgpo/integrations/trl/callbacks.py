@@ -10,12 +10,19 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from a2tgpo.errors import TrainingError
 from a2tgpo.files import new_file
 from a2tgpo.pretrained import first_not_finite
 from a2tgpo.redact import redact_settings
+
+
+def replace_progress(trainer: Trainer, progress: TrainerCallback) -> None:
+    """Let `trainer` report its steps by `progress` and by nothing else that prints."""
+    for default in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(default)
+    trainer.add_callback(progress)
 
 
 class MetricsFile(TrainerCallback):

@@ -6,25 +6,27 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from a2tgpo import processes
 from a2tgpo.errors import RecipeError
 from a2tgpo.integrations.trl.accelerate_collective import sharded_by
-from a2tgpo.run import processes
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, Trainer
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 
-def is_spread(trainer: Trainer) -> bool:
-    """Tell whether no process has the whole policy at hand, as with FSDP and ZeRO-3."""
-    return sharded_by(trainer.accelerator) is not None
+def whole_policy(trainer: Trainer) -> PreTrainedModel | None:
+    """Return the policy of a trainer unwrapped; None where no process has all of it, as with FSDP and ZeRO-3."""
+    return None if sharded_by(trainer.accelerator) else trainer.accelerator.unwrap_model(trainer.model)
 
 
 def save_whole(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write the policy of a trainer and its tokenizer as a folder that any library opens; a collective."""
-    if is_spread(trainer):
+    policy = whole_policy(trainer)
+    if policy is None:
         trainer.save_model(str(folder))
     else:
-        processes.on_main(lambda: trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder))
+        processes.on_main(lambda: policy.save_pretrained(folder))
     processes.on_main(lambda: tokenizer.save_pretrained(folder))
 
 
@@ -43,14 +45,13 @@ def check_stage() -> None:
         )
 
 
-def check_strategy(trainer: Trainer) -> None:
+def check_strategy(accelerator: Accelerator) -> None:
     """Refuse a strategy that a run cannot honour, in all processes alike.
 
     Raises:
         RecipeError: the launcher asked for FSDP or DeepSpeed and the run would be without; or the strategy is one whose
             checkpoints cannot be opened, or that generation cannot work with.
     """
-    accelerator = trainer.accelerator
     kind, found = sharded_by(accelerator), accelerator.distributed_type.value
     for variable, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DEEPSPEED")):
         if os.environ.get(variable, "false").lower() == "true" and found != name:
