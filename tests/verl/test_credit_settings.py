@@ -202,3 +202,15 @@ def test_what_verl_would_do_inside_its_own_loss_is_refused() -> None:
         config["algorithm"]["rollout_correction"] |= {"rollout_is": None, "rollout_rs": None, name: value}
         with pytest.raises(ValueError, match=rf"{name}={value} with bypass_mode=True.*set bypass_mode=False"):
             check_config(config, TurnCreditSettings())
+
+
+def test_a_fault_of_verls_separate_trainer_is_named_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """verl 0.9.1 fails in a log call of its own where no rollouts share the trainers' devices; the level decides."""
+    config = with_value("actor_rollout_ref.hybrid_engine", False)
+    monkeypatch.delenv("VERL_LOGGING_LEVEL", raising=False)
+    check_config(config, TurnCreditSettings())
+    config["trainer"]["v1"]["trainer_mode"] = "a2tgpo_separate_async"
+    with pytest.raises(ValueError, match=r"hybrid_engine=False.*VERL_LOGGING_LEVEL=WARN"):
+        check_config(config, TurnCreditSettings())
+    monkeypatch.setenv("VERL_LOGGING_LEVEL", "WARN")
+    check_config(config, TurnCreditSettings())

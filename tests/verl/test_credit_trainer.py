@@ -80,7 +80,9 @@ def test_a_function_of_the_users_numbers_the_turns(tmp_path: Path, monkeypatch: 
     signals = made._collect_signals(columns, order, rollouts)
     credit = made._assign_credit(columns, order, rollouts, signals)
     assert credit.likelihood is None and credit.gain is not None
-    assert credit.gain[:, 0].tolist() == [2.0, 1.0] and credit.normalized_gain[:, 0].tolist() == pytest.approx([1, -1])
+    assert credit.gain[:, 0].tolist() == [2.0, 1.0] and credit.normalized_gain[:, 0].tolist() == pytest.approx(
+        [1, -1], abs=1e-5
+    )
     assert credit.outcome.tolist() == [1.0, 0.0]
     metrics: dict[str, Any] = {}
     assert list(made._log_credit(rollouts, credit, signals, metrics)) == [0, 1]
@@ -95,7 +97,7 @@ def test_a_function_of_the_users_numbers_the_turns(tmp_path: Path, monkeypatch: 
     ("overrides", "message"),
     [
         (["+a2tgpo.turn_signal='no.such:thing'"], "no.such"),
-        (["+a2tgpo.turn_signal=judge", "+a2tgpo.judge={url:'http://x',modell:'m'}"], "modell"),
+        (["+a2tgpo.turn_signal=judge", "+a2tgpo.judge={url:'http://x',model:'m',rubrik:'r'}"], "rubrik"),
     ],
 )
 def test_a_signal_that_cannot_be_had_ends_the_run_at_its_start(

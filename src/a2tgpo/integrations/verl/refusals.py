@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from a2tgpo.rollout.strategies import DynamicSampling
 
 ESTIMATOR = "a2tgpo"
 """Value of `algorithm.adv_estimator`: advantages come from the trainer and not from verl's registry."""
+
+MODE = "trainer.v1.trainer_mode"
 
 AGENT_LOOP, TOOL_LOOP = "a2tgpo_search", "a2tgpo_tool_agent"
 """Our agent loops: the paper's tags over our retrieval, and verl's `tool_agent` with likelihoods from the server."""
@@ -44,6 +47,7 @@ def check_config(config: Mapping[str, Any], settings: TurnCreditSettings) -> Met
     if settings.gain_method == "server":
         _check_server(config)
     _check_agent_loop(config, settings)
+    _check_separate(config)
     return method
 
 
@@ -171,6 +175,14 @@ def _check_bypass(config: Mapping[str, Any], method: Method) -> None:
             )
 
 
+def _check_separate(config: Mapping[str, Any]) -> None:
+    """Refuse what ends verl 0.9.1's separate trainer in a log call of its own, which a higher level leaves out."""
+    apart = select(config, key := "actor_rollout_ref.hybrid_engine") is False
+    level = os.environ.get("VERL_LOGGING_LEVEL", "INFO")
+    if apart and level in ("INFO", "DEBUG") and select(config, MODE) == "a2tgpo_separate_async":
+        raise ValueError(f"{key}=False: verl 0.9.1 fails as it logs this; set VERL_LOGGING_LEVEL=WARN as well")
+
+
 def _check_server(config: Mapping[str, Any]) -> None:
     """Check that the rollout server is one whose log-probabilities are those of the policy that is to be trained."""
     key, rollout = "+a2tgpo.gain_method='server'", "actor_rollout_ref.rollout"
@@ -187,7 +199,7 @@ def _check_server(config: Mapping[str, Any]) -> None:
             f"{key}: the server's log-probabilities of a prompt are those of temperature 1, and {rollout}.temperature="
             f"{temperature}; leave gain_method at 'auto'"
         )
-    if (mode := select(config, "trainer.v1.trainer_mode")) in ("a2tgpo_colocate_async", "a2tgpo_separate_async"):
+    if (mode := select(config, MODE)) in ("a2tgpo_colocate_async", "a2tgpo_separate_async"):
         raise ValueError(f"{key}: with {mode} a server's weights change under a rollout; leave gain_method at 'auto'")
 
 
