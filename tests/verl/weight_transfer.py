@@ -28,7 +28,8 @@ class Mailbox:
 
 def mailbox() -> Any:
     """The one of this run."""
-    return ray.remote(Mailbox).options(name="stand_in_mailbox", get_if_exists=True, num_cpus=0).remote()
+    options = {"name": "stand_in_mailbox", "get_if_exists": True, "lifetime": "detached", "num_cpus": 0}
+    return ray.remote(Mailbox).options(**options).remote()
 
 
 @CheckpointEngineRegistry.register("stand_in")
