@@ -1,5 +1,7 @@
-"""Print what docs/evidence.md says beyond the comparison's own tables: differences between pairs of methods, prompts
-whose rollouts all earned the same, clipped tokens, and runs that ended with hardly any search.
+"""Print what docs/evidence.md says beyond the comparison's own tables.
+
+Differences between pairs of methods, prompts whose rollouts all earned the same, clipped tokens, and runs that ended
+with hardly any search.
 
     python scripts/evidence_questions.py runs/evidence
 
