@@ -12,13 +12,12 @@ import pytest
 import torch
 
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.errors import ToolError
 from a2tgpo.methods import METHODS
 from a2tgpo.pipeline import BatchCredit, RolloutBatch, TaskRow
 from a2tgpo.pipeline.metrics import credit_metrics
 from a2tgpo.pipeline.rollout_log import LoggedCall, RolloutLog, RolloutRecord, UpdateRecord, updates_file
 from a2tgpo.rollout.protocol import answer_turn, search_turn
-from tests.integrations.parts import scripted_trainer
+from tests.integrations.parts import failing_once, scripted_trainer
 
 SEARCH = search_turn("find it", "Kelo mentor")
 
@@ -159,16 +158,11 @@ def test_metrics_are_means_over_who_got_there() -> None:
 
 def test_a_batch_whose_searches_all_failed_for_some_trains_on(tmp_path: Path) -> None:
     """Through a whole real step with a tool that fails once, every logged number is a number."""
-    state = {"calls": 0}
-
-    def flaky(queries: list[str]) -> list[list[Any]]:
-        state["calls"] += 1
-        if state["calls"] == 1:
-            raise ToolError("down")
-        return [[] for _ in queries]
-
     trainer = scripted_trainer(
-        tmp_path, [[SEARCH, answer_turn("bora")], [answer_turn("kelo")]], search=flaky, rollouts_dir=str(tmp_path / "r")
+        tmp_path,
+        [[SEARCH, answer_turn("bora")], [answer_turn("kelo")]],
+        search=failing_once(),
+        rollouts_dir=str(tmp_path / "r"),
     )
     trainer.train()
     numbers = {name: value for log in trainer.state.log_history for name, value in log.items()}

@@ -68,6 +68,7 @@ class RolloutRecord:
         hops: facts that the answer rests on, where the data set says.
         termination, reason, prediction, calls: from our agent loop; None and empty for another loop's rollouts.
         call_seconds: of each call, from the turn's end to its answer; apart from the rest, which a seeded run repeats.
+        observed: what the environment said first, at the end of the prompt; None where it said nothing.
         success: whether the environment calls the episode solved; None where it does not say.
         reward: None where no reward applied.
         valid: false where the rollout was excluded from the loss.
@@ -97,6 +98,7 @@ class RolloutRecord:
     prediction: str | None = None
     calls: list[LoggedCall] = field(default_factory=list)
     call_seconds: list[float] | None = None
+    observed: str | None = None
     success: bool | None = None
     likelihood: list[float] | None = None
     gain: list[float] | None = None
@@ -288,6 +290,7 @@ def _ending(record: Rollout | None) -> dict[str, Any]:
             LoggedCall(call.query, list(call.passage_ids), None, call.tool, call.refused) for call in record.calls
         ],
         "call_seconds": [round(call.seconds, 4) for call in record.calls],
+        "observed": record.observed or None,
         "success": record.success,
     }
 

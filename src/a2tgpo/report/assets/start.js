@@ -36,7 +36,7 @@ async function openingCard() {
   );
 }
 
-const SHADES = { answered: "var(--arm-0)", "not logged": "var(--arm-4)", ended: "var(--arm-2)" };
+const SHADES = { answered: "var(--arm-0)", "not logged": "var(--arm-4)", environment_done: "var(--arm-2)" };
 const OTHER_SHADES = ["var(--arm-1)", "var(--arm-5)", "var(--arm-3)", "var(--down)"];
 
 // How the rollouts ended, as one bar a run.
