@@ -218,7 +218,8 @@ def test_a_batch_taken_again_forgets_its_old_updates(tmp_path: Path) -> None:
 
 
 def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
-    """A line read by the schema is the record that was written, numbers that JSON does not have as NaN."""
+    """A line read by the schema is the record that was written, numbers that JSON does not have as NaN, and halves of
+    surrogate pairs, which an environment may say and no file can hold, as U+FFFD."""
     credit = batch_credit(2, gain=torch.tensor([[float("nan"), 0.0], [0.5, 0.0]]))
     write(log_of(tmp_path), credit, step=0)
     lines = (tmp_path / "step_000000.jsonl").read_text(encoding="utf-8").splitlines()
@@ -229,5 +230,7 @@ def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
     back = RolloutRecord.from_line(called.to_line())
     assert back.calls == [LoggedCall("5", [], 0.25, "guess", True)] and back.success is False
     assert back.to_line() == called.to_line()
+    broken = RolloutRecord.from_line(replace(second, observed="[S]\ud800F", reason="\udfff").to_line())
+    assert (broken.observed, broken.reason) == ("[S]\ufffdF", "\ufffd") and broken.to_line().encode()
     update = UpdateRecord(row=1, step=3, ratio=[1.5], clipped=[True], log_ratio=[0.25, -0.5])
     assert UpdateRecord.from_line(update.to_line()) == update

@@ -196,7 +196,7 @@ def test_train_go_on_and_evaluate(tmp_path: Path, policy: Path, capsys: pytest.C
     assert [outcome.answer for outcome in outcomes] == [[str((8 + i) % 9)] for i in range(6)]
     assert all(outcome.success is False for outcome in outcomes if outcome.termination != "environment_done")
     logged = [json.loads(line) for line in (directory.rollouts / "step_000000.jsonl").open(encoding="utf-8")]
-    assert all(record["answer"] for record in logged)
+    assert all(record["answer"] and record["observed"] == " It is below 9." for record in logged)
     capsys.readouterr()
     flags = ["--model", str(directory.model), "--output_dir", str(tmp_path / "eval")]
     assert main(["eval", str(path), *flags]) == 0

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from a2tgpo.core import turn_mean
+from a2tgpo.files import whole_text
 from a2tgpo.methods import Method
 from a2tgpo.pipeline.batch import RolloutBatch, TaskRow
 from a2tgpo.pipeline.collective import Collective
@@ -327,7 +328,9 @@ def _json(record: Mapping[str, Any]) -> str:
 
 
 def _strict(value: Any) -> Any:
-    """Return `value` with null in place of numbers that JSON does not have."""
+    """Return `value` with null in place of numbers that JSON does not have, and text that UTF-8 can hold."""
+    if isinstance(value, str):
+        return whole_text(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
