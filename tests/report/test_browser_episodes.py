@@ -38,9 +38,11 @@ def test_an_episode_reads_like_one(tmp_path: Path, open_page: Open) -> None:
     assert shown.texts(".conversation > section:first-child .text") == ["[S]F\nFG"]
     assert shown.texts(".is-call header b") == ["move", "move"] and "0.50 s" in shown.texts(".is-call header")[0]
     facts = dict(zip(shown.texts(".facts dt"), shown.texts(".facts dd"), strict=True))
-    assert facts["outcome"] == "✓ solved" and facts["last call"] == "right" and facts["ended"] == "environment done"
+    assert (
+        facts["outcome"] == "✓ solved" and facts["last call"] == "move right" and facts["ended"] == "environment done"
+    )
     assert not {"gold answer", "answered"} & facts.keys()
-    assert set(shown.texts("#list .said")) == {"right"}
+    assert set(shown.texts("#list .said")) == {"move right"}
     assert shown.texts("[aria-label=Filters] button") == ["solved", "not solved", "clipped"]
     shown.page.get_by_role("button", name="not solved").click()
     shown.page.wait_for_selector('#count:text-is("4 of 8 rollouts")')
@@ -83,7 +85,12 @@ def test_episodes_are_told_by_success_or_reward(tmp_path: Path, open_page: Open,
     assert shown.texts("[aria-label=Filters] button")[1:] == (kinds if solved else ["better 2", "worse 0", "equal 2"])
     assert shown.texts(".asked-head span") == ["episode", "before, greedy", "after, greedy"]
     assert shown.texts(".asked summary")[0].split("\n")[0].startswith("Play. 0")
-    assert ("✗" in shown.texts(".asked summary")[0]) == solved and "reward 1.00" in shown.texts(".asked summary")[0]
+    before, after = shown.texts(".asked:first-of-type .verdict")
+    assert (before, after) == (
+        ("✗ failed · last call down · reward 0", "✓ solved · last call down · reward 1.00")
+        if solved
+        else ("environment done · last call down · reward 0", "environment done · last call down · reward 1.00")
+    )
     assert "exact match" not in shown.texts("main")[0]
     shown.page.locator("summary").first.click()
     shown.page.wait_for_selector(".columns .part")
@@ -99,3 +106,9 @@ def test_evaluations_of_different_measures(tmp_path: Path, open_page: Open) -> N
     heads = shown.texts("table[aria-label=Evaluations] thead th")
     assert heads[:3] == ["evaluation", "episodes", "exact match"] and "reward" in heads
     assert shown.page.locator(".flips").count() == 0
+    (asked / "eval" / "after_greedy.jsonl").write_text(
+        (asked / "eval" / "after_greedy.jsonl").read_text(encoding="utf-8").replace('"made"', '"others"'),
+        encoding="utf-8",
+    )
+    shown = open_page(asked, played, address="#evaluation/0.after_greedy/1.after_greedy")
+    assert "no question in common" in shown.texts("#questions")[0]

@@ -101,10 +101,12 @@ class Rollout:
     @property
     def measure(self) -> Measure:
         """Name what says how good the rollout is: the environment's word where there is one; else exact match where
-        there is a gold answer and our loop read the rollout's; else the reward."""
+        there is a gold answer and our loop read the rollout's; else the reward, as where an environment ended the
+        episode before an answer."""
         if self.success is not None:
             return "success"
-        return "reward" if self.termination is None or not self.answer else "exact_match"
+        unread = self.termination is None or (self.termination == "environment_done" and self.prediction is None)
+        return "reward" if unread or not self.answer else "exact_match"
 
     @property
     def correct(self) -> bool:

@@ -105,7 +105,7 @@ def _numbers(rollout: Rollout) -> dict[str, Any]:
         "disagrees": rollout.valid and (rise < -DISAGREE if rollout.correct else rise > DISAGREE),
         "tokens": [rollout.n_policy_tokens, rollout.n_tokens],
         "calls": len(rollout.calls),
-        "last_call": rollout.calls[-1].query if rollout.calls else None,
+        "last_call": f"{rollout.calls[-1].tool} {rollout.calls[-1].query}" if rollout.calls else None,
         "likelihood": rollout.likelihood,
         "gain": rollout.gain,
         "normalized": rollout.normalized_gain,

@@ -175,6 +175,7 @@ async function paired(a, b) {
 }
 
 function questionRows(pairs, kinds, measure, b, a, redraw) {
+  if (!pairs.length) return [el("p", { class: "empty" }, `${a.label} and ${b.label} have no question in common.`)];
   marking = patternOf(questions.query);
   const test = kinds[questions.kind][1];
   const texts = (pair) =>
@@ -233,12 +234,16 @@ function questionRows(pairs, kinds, measure, b, a, redraw) {
 // What became of one: whether it is right, where somebody says so, what was answered, and what it earned.
 function verdict(one) {
   const judged = one.success !== null || one.answer.length > 0;
+  const byEnvironment = one.termination === "environment_done" && one.prediction === null;
+  const solved = byEnvironment && one.success !== null && RIGHT.success[one.success ? 0 : 1];
+  const last = byEnvironment ? one.queries.at(-1) : undefined;
   return el(
     "span",
     { class: "verdict" },
     judged && el("span", { class: one.correct ? "mark-correct" : "mark-wrong" }, one.correct ? "✓ " : "✗ "),
-    el("span", { dir: "auto" }, shown(one.prediction ?? (one.termination === "environment_done" ? one.queries.at(-1) : null) ?? ended(one))),
-    isNumber(one.reward) && el("small", { class: "hint" }, ` reward ${short(one.reward)}`),
+    el("span", { dir: "auto" }, shown(one.prediction ?? (solved || ended(one)))),
+    last !== undefined && el("small", { class: "hint", dir: "auto" }, " · last call ", shown(last)),
+    isNumber(one.reward) && el("small", { class: "hint" }, ` · reward ${short(one.reward)}`),
   );
 }
 
@@ -268,6 +273,7 @@ function texted(pair, a, b) {
         one.reason ? [": ", visible(one.reason)] : null,
         " ",
         button,
+        " ",
         el(
           "button",
           { type: "button", class: "small", onclick: (event) => copyText(event.target, JSON.stringify(one, null, 1)) },
