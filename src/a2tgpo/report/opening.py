@@ -105,5 +105,5 @@ def _turn(rollout: Rollout, groups: list[TurnGroup], turn: int) -> str:
     if at.noise:
         told += f", like the {at.n} rollouts at this depth (σ {at.std:.4f}: what normalisation leaves is noise)"
     elif at.n > 1:
-        told += f"; the {at.n} rollouts at this depth gained {at.mean:+.2f} ± {at.std:.2f}"
+        told += f"; the {at.n} rollouts at this depth gained {round(at.mean, 2) + 0.0:+.2f} ± {at.std:.2f}"
     return f"{told}. Its advantage is {rollout.advantage[turn]:+.2f}.".replace("-", "−")
