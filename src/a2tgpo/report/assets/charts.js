@@ -99,7 +99,8 @@ function legend(figure) {
 
 // A scale around values that are all the same is as wide as a tenth of them, and from 0 to 1 around 0.
 function valueRange(_, low, high) {
-  if (low !== high || !isNumber(low)) return uPlot.rangeNum(low, high, 0.1, true);
+  if (low === null) return [null, null];
+  if (low !== high) return uPlot.rangeNum(low, high, 0.1, true);
   return low === 0 ? [0, 1] : [low - Math.abs(low) / 10, low + Math.abs(low) / 10];
 }
 
