@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,10 +107,11 @@ class RolloutRecord:
 
     def to_line(self) -> str:
         """Return the record as a line of JSON, without its end; what is None is left out."""
-        written = asdict(self)
+        calls = [dict(vars(call)) for call in self.calls]
         if self.call_seconds is not None:
-            for call in written["calls"]:
+            for call in calls:
                 del call["seconds"]
+        written = vars(self) | {"segments": [vars(segment) for segment in self.segments], "calls": calls}
         return _json({name: value for name, value in written.items() if value is not None or name in _ALWAYS})
 
     @classmethod
@@ -166,7 +167,7 @@ class UpdateRecord:
 
     def to_line(self) -> str:
         """Return the record as a line of JSON, without its end."""
-        return _json(asdict(self))
+        return _json(vars(self))
 
     @classmethod
     def from_line(cls, line: str) -> UpdateRecord:
@@ -320,7 +321,14 @@ def _said(signals: TurnSignals | None, i: int) -> dict[str, Any]:
 
 
 def _json(record: Mapping[str, Any]) -> str:
-    return json.dumps(_strict(record), ensure_ascii=False, allow_nan=False, default=str)
+    try:
+        return json.dumps(record, ensure_ascii=False, allow_nan=False, default=_plain)
+    except (ValueError, TypeError):  # a number or a key that JSON does not have: looked for only then
+        return json.dumps(_strict(record), ensure_ascii=False, allow_nan=False, default=str)
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else str(value)
 
 
 def _strict(value: Any) -> Any:

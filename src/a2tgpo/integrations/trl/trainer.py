@@ -7,7 +7,6 @@ TRL generates, rewards, batches, updates, checkpoints and logs. This class trans
 from __future__ import annotations
 
 import math
-import time
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -33,13 +32,21 @@ from a2tgpo.pipeline import (
     assign_credit,
     collect_signals,
 )
-from a2tgpo.pipeline.likelihood import read_update, score_policy
+from a2tgpo.pipeline.likelihood import UpdateReading, read_update, score_policy, why_not_packed
 from a2tgpo.pipeline.metrics import credit_metrics, rollout_metrics
-from a2tgpo.pipeline.microbatches import cheapest_order, count_tokens_by_update, in_order, trim_padding
+from a2tgpo.pipeline.microbatches import (
+    cheapest_forwards,
+    cheapest_order,
+    count_tokens_by_update,
+    in_order,
+    take_rows,
+    trim_padding,
+)
 from a2tgpo.pipeline.rollout_log import RolloutLog
 from a2tgpo.pipeline.signal_health import in_all_processes, signal_counts
 from a2tgpo.pipeline.turn_loss import TOKENS_COLUMN, tokens_per_process
-from a2tgpo.pipeline.update_gain import UpdateGain, is_cheaper
+from a2tgpo.pipeline.update_gain import UpdateGain, is_cheaper, join_readings
+from a2tgpo.rollout.rows import forward_price
 from a2tgpo.signals.answer_likelihood import Scores, fused_forward
 from a2tgpo.signals.answer_likelihood.model_support import full_key_cache
 
@@ -229,32 +236,32 @@ class A2TGPOTrainer(RolloutTrainer):
         """Consecutive micro-batches of one generation that feed one update."""
         return math.gcd(self.args.gradient_accumulation_steps, self.args.steps_per_generation)
 
+    @property
+    def _packing(self) -> dict[str, bool]:
+        """Return the options that keep rows which begin alike from being packed."""
+        return {"aux_loss": self.aux_loss_enabled, "share": self.pad_to_multiple_of is None}
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         if self.loss_type in OTHER_OBJECTIVES:
             # TRL takes an advantage per token, and its mask from the tools'; a batch made by hand has its own.
             mask = {"tool_mask": (inputs["turn_ids"] >= 0).long()} if "turn_ids" in inputs else {}
             return super()._compute_loss(model, inputs | mask)
         columns = trim_padding(inputs, self.pad_to_multiple_of)
-        gain = self._update_gain if self.model.training else None
-        cache = None if gain is None else full_key_cache(self.model.config)
-        written = columns["turn_ids"] >= 0
-        reading = read_update(
-            model,
-            columns,
-            written,
-            self.accelerator.autocast,
-            aux_loss=self.aux_loss_enabled,
-            share=self.pad_to_multiple_of is None,  # a packed row would have another width
-            cache=cache,
-        )
-        if gain is not None:
-            columns |= self._give_credit(gain, columns, cache)
+        if self._update_gain is None or not self.model.training:
+            reading = self._read(model, columns)
+        else:
+            reading, credit = self._read_and_give(self._update_gain, model, columns)
+            columns |= credit
         loss, turns, found, logged = update_loss(self, columns, reading, self.method, self._window)
         self._log_means(logged)
         if self._rollout_log is not None and _LOGGED_ROW in inputs:
             step = self.state.global_step + 1
             self._to_log.append((inputs[_LOGGED_ROW], step, found.log_ratio, turns.turn_ids, found.clipped_turns))
         return loss
+
+    def _read(self, model: Any, columns: dict[str, Any], cache: Any = None) -> UpdateReading:
+        written = columns["turn_ids"] >= 0
+        return read_update(model, columns, written, self.accelerator.autocast, cache=cache, **self._packing)
 
     # --- gains from the update's own forward ---------------------------------------------------------------------
 
@@ -263,7 +270,7 @@ class A2TGPOTrainer(RolloutTrainer):
 
         Sharded models, and rows in several processes, are scored by a pass.
         """
-        args, config = self.args, self.model.config
+        args = self.args
         return (
             self._feeds_update
             and self.collective.size == 1
@@ -272,26 +279,43 @@ class A2TGPOTrainer(RolloutTrainer):
             and not args.gradient_checkpointing
             and args.per_device_train_batch_size % self.num_generations == 0
             and self.loss_type not in OTHER_OBJECTIVES
-            and self._scoring.from_own_keys(config)
+            and self._scoring.from_own_keys(self.model)
             and is_cheaper(
                 batch.completion_mask.sum(dim=1).tolist(),
                 batch.prompt_ids.size(1),
                 args.per_device_train_batch_size,
                 self._window,
+                forward_price(self.model),
             )
         )
 
-    def _give_credit(self, gain: UpdateGain, columns: dict[str, Any], cache: Any) -> dict[str, Tensor]:
-        """Return the credit of the micro-batch whose keys are in `cache`; behind the last one log the batch's."""
-        start = time.perf_counter()
-        rows = columns[_LOGGED_ROW]
-        part = gain.batch.rows(first := int(rows[0]), first + len(rows))
-        inputs = gain.give(first, part, self._signals(part, self._scoring.score_from(cache, part, self.model)))
+    def _read_and_give(
+        self, gain: UpdateGain, model: Any, columns: dict[str, Any]
+    ) -> tuple[UpdateReading, dict[str, Tensor]]:
+        """Read a micro-batch of whole groups, and its gains from the keys that this leaves; return also its credit."""
+        first, n_rows = int(columns[_LOGGED_ROW][0]), len(columns[_LOGGED_ROW])
+        part = gain.batch.rows(range(first, first + n_rows))
+        forwards = [list(range(n_rows))]
+        if not self.aux_loss_enabled and self.pad_to_multiple_of is None:
+            packs = why_not_packed(model, self.accelerator.autocast, old_logps=False) is None
+            forwards = cheapest_forwards(columns, self.model.config, price=forward_price(self.model), packs=packs)
+
+        def read(rows: list[int]) -> tuple[UpdateReading, Tensor]:
+            cache = full_key_cache(self.model.config)
+            reading = self._read(model, trim_padding(take_rows(columns, rows), self.pad_to_multiple_of), cache)
+            with self._clock.measure(self._mode, "gain"):
+                return reading, self._scoring.score_from(cache, part.rows(rows), self.model)
+
+        reading, likelihood = join_readings([read(rows) for rows in forwards], forwards, columns["turn_ids"].size(1))
+        with self._clock.measure(self._mode, "gain"):
+            return reading, self._give_credit(gain, columns, gain.give(first, part, self._signals(part, likelihood)))
+
+    def _give_credit(self, gain: UpdateGain, columns: dict[str, Any], inputs: LossInputs) -> dict[str, Tensor]:
+        """Return what was given to a micro-batch as its columns; behind the last one log the batch's credit."""
         if (credit := gain.credit) is not None:
             self._update_gain = None
             lines = self._log_credit(gain.batch, credit, TurnSignals(credit.likelihood))
             self._first_line = 0 if lines is None else lines.start
-        self._clock.move(self._mode, time.perf_counter() - start, "gain")
         given = inputs.over_tokens(columns[TOKENS_COLUMN]).columns()
         n_columns = columns["turn_ids"].size(1)
         return {name: value[:, :n_columns] if value.dim() > 1 else value for name, value in given.items()}
@@ -314,7 +338,13 @@ class A2TGPOTrainer(RolloutTrainer):
                 if self._update_gain is not None:
                     fresh = in_order(self._buffered_inputs, _LOGGED_ROW)
                 else:
-                    fresh = cheapest_order(self._buffered_inputs, self._window, self.model.config)
+                    old_logps = self._buffered_inputs[0].get("old_per_token_logps") is not None
+                    obstacle = why_not_packed(
+                        self.model, self.accelerator.autocast, old_logps=old_logps, **self._packing
+                    )
+                    fresh = cheapest_order(
+                        self._buffered_inputs, self._window, self.model.config, packs=obstacle is None
+                    )
                 self._buffered_inputs = count_tokens_by_update(fresh, self._window, self.collective)
                 prepared = self._buffered_inputs[self._step % self.args.steps_per_generation]
             return prepared
