@@ -26,6 +26,7 @@ row() { # NAME SECONDS SCRIPT ARGUMENTS...
         echo "$name: there already"
         return
     fi
+    [ -n "${SMOKE:-}" ] && seconds=$((20 * seconds)) # a shared CPU may take its time
     echo "$name: at most $seconds s"
     if timeout --foreground -k 20 "$seconds" "$python" "benchmarks/$script.py" "${size[@]}" "$@" --json "$folder/$name.part" \
         >"$folder/$name.log" 2>&1; then

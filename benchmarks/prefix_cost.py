@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--model", default="smollm2", choices=tuple(SHAPES), help="random weights of this shape")
-    parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
+    parser.add_argument("--layers", type=int, help="fewer layers than the shape has, and as many fewer words")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write every repeat to this file")
     parser.add_argument("--smoke", action="store_true", help="small sizes: shows that it runs, not how fast")
@@ -42,7 +42,10 @@ def main() -> None:
         arguments.model, arguments.repeats = "tiny", 1
     device = torch.device(arguments.device)
     config = SHAPES[arguments.model]
-    config.num_hidden_layers = arguments.layers or config.num_hidden_layers
+    if arguments.layers:
+        # The output head keeps its share of the operations.
+        config.vocab_size = max(512, config.vocab_size * arguments.layers // config.num_hidden_layers)
+        config.num_hidden_layers = arguments.layers
     torch.manual_seed(0)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).to(device)
@@ -105,7 +108,7 @@ def case(name: str, model: Any, prompt: list[int], completions: list[list[int]],
     )
     found = FIND(ids, mask, model.config)
     assert found is not None, "nothing was packed"
-    seconds = measure({name: _silent(way) for name, way in ways.items()}, model.device, repeats=repeats)
+    seconds = measure({name: _silent(way) for name, way in ways.items()}, model.device, repeats=repeats, warmup=0)
     facts = errors | {"tokens": ids.numel(), "packed tokens": found.input_ids.numel()}
     notes = {"tokens run": f"{found.input_ids.numel()} in place of {ids.numel()}"}
     return Case(name, seconds, ALONE, notes, facts)

@@ -11,6 +11,8 @@ import torch
 
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.integrations.trl import trainer as trl_trainer
+from a2tgpo.pipeline import microbatches
+from a2tgpo.pipeline.shared_prefix import SharedPrefix
 from a2tgpo.pipeline.update_gain import is_cheaper
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from tests.integrations.parts import questions, record_credit, scripted_trainer
@@ -130,6 +132,8 @@ def test_sorting_by_length_may_be_cheaper_than_the_pass() -> None:
 def test_rollouts_of_like_length_share_a_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a price of nothing each length has a forward of its own: fewer columns are run than in whole forwards, and
     the weights, logged numbers and rollouts are the same."""
+    monkeypatch.setattr(microbatches, "ALIGNMENT", 1)
+    monkeypatch.setattr(SharedPrefix, "find", lambda *_: None)  # packed, the groups would stay together
     whole = Run(tmp_path / "whole", monkeypatch)
     monkeypatch.setattr(trl_trainer, "forward_price", lambda model: 0.0)
     apart = Run(tmp_path / "apart", monkeypatch)

@@ -195,7 +195,7 @@ def test_rows_that_begin_alike_and_are_not_packed_are_named_once(
         assert sizes == [torch.cat([columns["prompt_ids"], columns["completion_ids"]], dim=1).shape]
         return [record.getMessage() for record in caplog.records]
 
-    assert not told([TREE[0], TREE[6], TREE[7], ([5], [30])])
+    assert not told([([5 + i], [9 + i, i]) for i in range(4)])
     (message,) = told(TREE[:4])
     assert reason in message
     assert not told(TREE[:4])
