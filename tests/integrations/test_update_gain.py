@@ -142,7 +142,7 @@ def test_rollouts_of_like_length_share_a_forward(tmp_path: Path, monkeypatch: py
     assert apart.columns < whole.columns
     for name, weights in apart.weights.items():
         torch.testing.assert_close(weights, whole.weights[name], atol=1e-6, rtol=1e-5, msg=name)
-    timed = {name for name in apart.logged if "seconds" in name or "runtime" in name}
+    timed = {name for name in apart.logged if "seconds" in name or "time" in name}
     assert close(*({k: v for k, v in run.logged.items() if k not in timed} for run in (apart, whole)))
     assert close(apart.lines("step_000000.jsonl"), whole.lines("step_000000.jsonl"))
     assert close(*(sorted(run.lines("*updates*"), key=lambda line: line["row"]) for run in (apart, whole)))
