@@ -1,5 +1,7 @@
-"""What docs/evidence.md says beyond the comparison's own tables: differences between pairs of methods, prompts whose
-rollouts all earned the same, clipped tokens, and runs that ended with hardly any search.
+"""Print what docs/evidence.md says beyond the comparison's own tables.
+
+Differences between pairs of methods, prompts whose rollouts all earned the same, clipped tokens, and runs that ended
+with hardly any search.
 
     python scripts/evidence_questions.py runs/evidence
 """
@@ -57,8 +59,8 @@ def main() -> None:
 
 
 def _training(run: Path) -> tuple[float, float, float]:
-    """Shares of prompts without a difference in reward, and of tokens that a bound held back; tokens of the prompts and
-    of the policy in all rollouts that were sampled."""
+    """Return the share of prompts without a difference in reward, that of tokens which a bound held back, and the
+    tokens of the prompts and of the policy in all rollouts that were sampled."""
     lines = read_metrics(RunDirectory(run).metrics)
     batches = [line["frac_reward_zero_std"] for line in lines if "frac_reward_zero_std" in line]
     clipped = fmean(line["loss/clipped_low"] + line["loss/clipped_high"] for line in lines)

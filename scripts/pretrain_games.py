@@ -50,7 +50,7 @@ SENTENCES = (
     (r"(The turn limit has been reached|Turn limit reached)\..*", "over"),
     (r"I now know the answer\.", "ready"),
 )
-"""What the games and the scaffold say, and the word that is one token for it."""
+"""Give each sentence of the games and the scaffold the word that is its one token."""
 
 GAMES: dict[str, GuessingGame] = {"guess-number": NumberGame(64), "mastermind": CodeGame(2, 8)}
 GUESSES = 6

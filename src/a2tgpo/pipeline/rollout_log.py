@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,10 +110,11 @@ class RolloutRecord:
 
     def to_line(self) -> str:
         """Return the record as a line of JSON, without its end; what is None is left out."""
-        written = asdict(self)
+        calls = [dict(vars(call)) for call in self.calls]
         if self.call_seconds is not None:
-            for call in written["calls"]:
+            for call in calls:
                 del call["seconds"]
+        written = vars(self) | {"segments": [vars(segment) for segment in self.segments], "calls": calls}
         return _json({name: value for name, value in written.items() if value is not None or name in _ALWAYS})
 
     @classmethod
@@ -169,7 +170,7 @@ class UpdateRecord:
 
     def to_line(self) -> str:
         """Return the record as a line of JSON, without its end."""
-        return _json(asdict(self))
+        return _json(vars(self))
 
     @classmethod
     def from_line(cls, line: str) -> UpdateRecord:
@@ -324,13 +325,19 @@ def _said(signals: TurnSignals | None, i: int) -> dict[str, Any]:
 
 
 def _json(record: Mapping[str, Any]) -> str:
-    return json.dumps(_strict(record), ensure_ascii=False, allow_nan=False, default=str)
+    try:
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=_plain)
+    except (ValueError, TypeError):  # a number or a key that JSON does not have: looked for only then
+        line = json.dumps(_strict(record), ensure_ascii=False, allow_nan=False, default=str)
+    return whole_text(line)  # an environment may say what no file can hold
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else str(value)
 
 
 def _strict(value: Any) -> Any:
-    """Return `value` with null in place of numbers that JSON does not have, and text that UTF-8 can hold."""
-    if isinstance(value, str):
-        return whole_text(value)
+    """Return `value` with null in place of numbers that JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -106,7 +106,7 @@ async function conversation(run, rollout, segments) {
     const last = !segments.slice(i + 1).some((one) => one.turn >= 0) && turn >= rollout.gain.length;
     return resultBlock(content, last ? "closing" : "result");
   });
-  const first = rollout.observed ? [resultBlock([textOf(rollout.observed)], "start")] : [];
+  const first = rollout.observed ? [resultBlock([partCard({ kind: "result", text: rollout.observed }, { inBlock: true })], "start")] : [];
   return tokens ? [tokenLegend(rollout, run), ...first, ...blocks] : [...first, ...blocks];
 }
 
