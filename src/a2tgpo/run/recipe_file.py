@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Action, ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -143,19 +145,25 @@ def find_launcher(name: str) -> Path:
 
 
 def describe_recipes() -> Iterator[str]:
-    """Yield a line for every recipe of the package: its name and its first comment."""
+    """Yield a line for every recipe of the package: its name and what its first comment says."""
     yield from _describe_files(packaged_recipes())
 
 
 def describe_launchers() -> Iterator[str]:
-    """Yield a line for every configuration for `accelerate launch`: its name and its first comment."""
+    """Yield a line for every configuration for `accelerate launch`: its name and what its first comment
+    says."""
     yield from _describe_files(_packaged("launch"))
 
 
 def _describe_files(named: Mapping[str, Path]) -> Iterator[str]:
+    width = max(map(len, named), default=0) + 2
     for name, path in named.items():
-        first = path.read_text(encoding="utf-8").splitlines()[0]
-        yield f"{name:<24}{first.removeprefix('#').strip()}"
+        lines = (line.removeprefix("#").strip() for line in path.read_text(encoding="utf-8").splitlines())
+        first, *others = takewhile(bool, lines)
+        comment = " ".join([first, *others])
+        # The sentence that the first line ends in; one that ends in ":" leads on to code.
+        end = re.compile(r"\.(?= |$)").search(comment, len(first) - 1)
+        yield f"{name:<{width}}{comment[: end.end() if end else comment.rfind('.') + 1] or comment}"
 
 
 def describe_keys() -> str:
