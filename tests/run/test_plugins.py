@@ -15,8 +15,8 @@ import yaml
 
 from a2tgpo.cli import main
 from a2tgpo.errors import RecipeError
+from a2tgpo.pipeline.plugins import load_rewards, load_turn_signal
 from a2tgpo.run.directory import RunDirectory
-from a2tgpo.run.plugins import load_rewards, load_turn_signal
 from a2tgpo.run.recipe_file import import_plugins, load_recipe
 from a2tgpo.signals import TurnFunction
 from tests.evaluate.chat_server import ChatServer

@@ -74,6 +74,18 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.fixture(scope="module")
+def zero2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run under DeepSpeed ZeRO-2 by the package's own configuration."""
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed; it is built on installation")
+    folder = tmp_path_factory.mktemp("zero2")
+    recipe = write_recipe(folder / "recipe.yaml", POLICY, **SETTINGS | {"max_steps": 2})
+    launch = [*ACCELERATE, "--config_file", find_launcher("zero2"), "-m", "a2tgpo"]
+    command = Command.start(folder, "train", recipe, "--import", "tests.run.deepspeed_on_cpu", program=launch)
+    assert command.wait() == 0, command.errors
+    return folder / "run"
+
+
 def rollouts(run: Path, step: int = 0) -> list[RolloutRecord]:
     """The rollouts of a batch in the order of the processes."""
     files = [run / "rollouts" / f"step_{step:06d}.rank{rank}.jsonl" for rank in (0, 1)]
@@ -112,12 +124,12 @@ def replay(run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[An
     return recorded[0].credit, trainer.model.state_dict()
 
 
-@pytest.mark.parametrize("kind", ["whole", "sharded"])
+@pytest.mark.parametrize("kind", ["whole", "sharded", "zero2"])
 def test_credit_and_update_are_those_of_one_process(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under DDP and FSDP2 alike the rollouts of a prompt that both processes share get the credit that one process
-    gives them together, and the first update moves the same weights by the same amounts."""
+    """Under DDP, FSDP2 and ZeRO-2 alike the rollouts of a prompt that both processes share get the credit that one
+    process gives them together, and the first update moves the same weights by the same amounts."""
     run = request.getfixturevalue(kind)
     credit, weights = replay(run, tmp_path, monkeypatch)
     logged = rollouts(run)
@@ -173,6 +185,59 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(whole: Path, tmp_path: P
     assert again.wait() == 0, again.errors
     expected, found = (load_file(each / "model" / "model.safetensors") for each in (whole, run))
     assert all(torch.equal(weight, found[name]) for name, weight in expected.items())
+
+
+def test_a_run_in_shards_is_stopped_and_goes_on(tmp_path: Path) -> None:
+    """The same under FSDP2, whose weights and optimizer are in shards: SIGTERM, one whole checkpoint behind the batch
+    that was under way, and the weights of a run that was not stopped, to the last bit."""
+    # An optimizer with state: torch cannot load one without into shards.
+    settings = SETTINGS | {"optim": "adamw_torch", "learning_rate": "1e-3", "num_iterations": 2, "max_steps": 4}
+    settings |= {"warm_start_steps": 8, "n_eval_questions": 2, "save_steps": 2}
+    launch = [*ACCELERATE, "--config_file", find_launcher("fsdp2"), "-m", "a2tgpo"]
+    plug_in = ["--import", "tests.run.fsdp_on_cpu"]
+    (tmp_path / "undisturbed").mkdir()
+    recipe = write_recipe(tmp_path / "undisturbed" / "recipe.yaml", POLICY, **settings)
+    undisturbed = Command.start(recipe.parent, "train", recipe, *plug_in, program=launch)
+    assert undisturbed.wait() == 0, undisturbed.errors
+    recipe, run = write_recipe(tmp_path / "recipe.yaml", POLICY, **settings), tmp_path / "run"
+    stopped = Command.start(tmp_path, "train", recipe, *plug_in, program=launch)
+    assert stopped.interrupt_when((run / "metrics.jsonl").exists, signal.SIGTERM) != 0
+    assert stopped.errors.count("interrupted: checkpoint kept in") == 1, stopped.errors
+    assert (run / "checkpoints" / "checkpoint-2").is_dir() and not (run / "model").exists()
+    arguments = ["train", recipe, *plug_in, "--resume_from_checkpoint", "true"]
+    again = Command.start(tmp_path, *arguments, program=launch)
+    assert again.wait() == 0, again.errors
+    of = [load_file(folder / "run" / "model" / "model.safetensors") for folder in (tmp_path / "undisturbed", tmp_path)]
+    assert all(torch.equal(weight, of[1][name]) for name, weight in of[0].items())
+
+
+@pytest.mark.parametrize("method", ["dapo", "tree-grpo", "aepo"])
+def test_sampling_of_a_methods_own_is_that_of_the_command_line(method: str, tmp_path: Path) -> None:
+    """Dynamic sampling, trees and branches in two processes: every prompt's rollouts learn together, turns that they
+    share are carried by one of them, and batches are sampled until rewards differ."""
+    whole_groups = SETTINGS | {"per_device_train_batch_size": 8, "max_steps": 2, "warm_start_steps": 10}
+    recipe = write_recipe(tmp_path / "recipe.yaml", POLICY, **whole_groups | {"method": method, "n_eval_questions": 2})
+    unread = [line for line in recipe.read_text("utf-8").splitlines() if not line.startswith("std_floor")]
+    recipe.write_text("\n".join(unread), encoding="utf-8")
+    command = Command.start(tmp_path, "train", recipe, program=TORCHRUN)
+    assert command.wait() == 0, command.errors
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    for step in (0, 1):
+        logged = rollouts(tmp_path / "run", step)
+        groups: dict[int, list[RolloutRecord]] = {}
+        for record in logged:
+            groups.setdefault(record.group, []).append(record)
+        assert [len(group) for group in groups.values()] == [8, 8]
+        for group in groups.values():
+            assert len({str(record.prompt) for record in group}) == 1
+            if method == "dapo":
+                assert len({record.reward for record in group}) > 1
+                assert sum(record.advantage[0] for record in group) == pytest.approx(0, abs=1e-4)
+        shared = [record.owned is not None and not all(record.owned) for record in logged]
+        assert any(shared) == (method != "dapo")
+    if method == "dapo":
+        assert all(line["rollout/sampled_batches"] >= 1 for line in lines)
 
 
 def test_adapters_are_trained_in_shards(tmp_path: Path) -> None:

@@ -32,18 +32,22 @@ class Server:
         from verl.workers.rollout.replica import TokenOutput
 
         ids = torch.tensor([list(prompt_ids)])
+        if "prompt_logprobs" in sampling_params:
+            return TokenOutput(token_ids=[0], stop_reason="completed", extra_fields=self._read(ids))
         temperature = sampling_params.get("temperature", 1.0)
-        stops = {"stop_strings": sampling_params["stop"], "tokenizer": self.tokenizer}
+        stops = {"stop_strings": sampling_params.get("stop"), "tokenizer": self.tokenizer}
+        ends = [self.tokenizer.eos_token_id, *(sampling_params.get("stop_token_ids") or ())]
         output = self.model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             do_sample=temperature > 0,
             temperature=temperature or None,
             top_k=0,
-            max_new_tokens=min(sampling_params.get("max_tokens", 16), LONGEST - ids.size(1)),
+            max_new_tokens=min(sampling_params.get("max_tokens", 48), LONGEST - ids.size(1)),
             return_dict_in_generate=True,
             output_logits=True,
             pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=ends,
             **(stops if "stop" in sampling_params else {}),
         )
         new = output.sequences[0, ids.size(1) :].tolist()
@@ -52,11 +56,22 @@ class Server:
             token_ids=new, log_probs=logps, stop_reason="completed", extra_fields={"global_steps": self.step}
         )
 
+    def _read(self, ids: torch.Tensor) -> dict[str, Any]:
+        """Log-probabilities of a prompt as vLLM's server gives them: entry i is of token i + 1, the last of none."""
+        with torch.no_grad():
+            logps = self.model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+        read = logps.gather(-1, ids[0, 1:, None]).tolist()
+        return {"global_steps": self.step, "prompt_logprobs": [*read, [0.0]]}
+
     async def wake_up(self, *_: Any, **__: Any) -> None: ...
 
     async def sleep(self, *_: Any, **__: Any) -> None: ...
 
     async def clear_kv_cache(self, *_: Any, **__: Any) -> None: ...
+
+    async def release_kv_cache(self, *_: Any, **__: Any) -> None: ...
+
+    async def resume_kv_cache(self, *_: Any, **__: Any) -> None: ...
 
     async def abort_all_requests(self, **_: Any) -> None: ...
 

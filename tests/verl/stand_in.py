@@ -1,4 +1,4 @@
-"""What verl lacks on a machine without a GPU: a platform, a process group, and a rollout server.
+"""What verl lacks on a machine without a GPU: a platform, process groups, a rollout server, and a way for weights.
 
 Loaded in every process of a test run through `VERL_USE_EXTERNAL_MODULES=tests.verl.stand_in`, with `VERL_PLATFORM=cpu`,
 `VERL_ENGINE_DEVICE=cuda`, `actor_rollout_ref.rollout.name=stand_in` and `+ray_kwargs.ray_init.num_gpus=N`, which are
@@ -94,25 +94,31 @@ class CPUPlatform(PlatformBase):
 
 
 def _register() -> None:
+    from torch.distributed.fsdp import CPUOffloadPolicy
     from verl.utils.distributed import initialize_global_process_group_ray
     from verl.workers import engine_workers
+    from verl.workers.engine.fsdp import transformer_impl
     from verl.workers.rollout import base
     from verl.workers.rollout.base import BaseRollout
     from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry
+    from verl.workers.rollout.utils import ensure_async_iterator
 
+    from tests.verl import tag_tool, weight_transfer  # noqa: F401  # they register themselves
     from tests.verl.rollout_server import Server
 
     # verl asks for "cpu:gloo,cpu:gloo", which torch refuses.
     engine_workers.initialize_global_process_group_ray = partial(
         initialize_global_process_group_ray, backend="cpu:gloo"
     )
+    # verl pins a reference policy's memory, which takes a GPU.
+    transformer_impl.CPUOffloadPolicy = lambda pin_memory=True: CPUOffloadPolicy(pin_memory=False)
 
     class Adapter(BaseRollout):
         """Hand the actor's weights to the server of this rank."""
 
         def __init__(self, config: Any, model_config: Any, device_mesh: Any, replica_rank: int = -1) -> None:
             super().__init__(config, model_config, device_mesh)
-            self.replica_rank = int(os.environ["RANK"])
+            self.replica_rank = int(os.environ["RANK"]) if replica_rank < 0 else replica_rank
             self.is_leader_rank = True
 
         async def resume(self, tags: list[str]) -> None: ...
@@ -120,7 +126,8 @@ def _register() -> None:
         async def release(self) -> None: ...
 
         async def update_weights(self, weights: Any, global_steps: int | None = None, **_: Any) -> None:
-            state = {name: weight.detach().cpu().float() for name, weight in weights}
+            found = ensure_async_iterator(weights)
+            state = {name: weight.detach().cpu().float() async for name, weight in found}
             await ray.get_actor(f"stand_in_server_{self.replica_rank}").load.remote(state, global_steps)
 
     class Replica(RolloutReplica):

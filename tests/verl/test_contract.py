@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import textwrap
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,10 +25,12 @@ from torch.nn.utils.rnn import pad_sequence
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn
 from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.utils import tensordict_utils as tu
+from verl.utils.metric import Metric
 
 from a2tgpo.integrations.verl import credit_trainer, turn_credit_loss
 from a2tgpo.integrations.verl.credit_settings import TurnCreditSettings
 from a2tgpo.integrations.verl.micro_batch import Update, micro_batch_loss
+from a2tgpo.integrations.verl.queue_rows import LOG_LINE
 from a2tgpo.integrations.verl.refusals import AGENT_LOOP, check_config
 from a2tgpo.methods import METHODS
 from a2tgpo.rollout.protocol import SCAFFOLD
@@ -119,6 +120,7 @@ def test_the_loss_reads_verls_packed_rows(method: str, kl_beta: float) -> None:
         torch.cat([torch.full((p - 1,), 9.0), row, torch.tensor([9.0])])
         for p, row in zip(prompts, response, strict=True)
     ]
+    columns[LOG_LINE] = [torch.tensor([5]), torch.tensor([-1]), torch.tensor([2])]
     data = TensorDict(
         {name: packed(rows) for name, rows in columns.items()}
         | {
@@ -130,12 +132,61 @@ def test_the_loss_reads_verls_packed_rows(method: str, kl_beta: float) -> None:
     tu.assign_non_tensor(data, global_batch_size=6, batch_num_tokens=9, dp_size=2)
     tu.assign_non_tensor_data(data, turn_credit_loss.REAL_SHARE, 0.75)
     actor = SimpleNamespace(use_kl_loss=kl_beta > 0, kl_loss_coef=kl_beta, entropy_coeff=0.0)
-    loss = partial(turn_credit_loss.turn_credit_loss, config=actor, method=METHODS[method])
+    loss = turn_credit_loss.TurnCreditLoss(actor, METHODS[method])
     found, metrics = loss(model_output={"log_probs": packed(whole)}, data=data, dp_group=None)
     assert found.item() == pytest.approx(expected.loss.item(), rel=1e-6)
 
     summed = {f"actor/{name}": metric.aggregate() for name, metric in metrics.items()}
-    means = turn_credit_loss.mean_diagnostics(summed)
+    means = turn_credit_loss.mean_diagnostics(summed, METHODS[method])
+    assert means.keys() == expected.diagnostics.keys()
     assert means["loss/ratio_mean"] == pytest.approx(expected.diagnostics["loss/ratio_mean"].item(), rel=1e-6)
     assert ("kl" in means) == (kl_beta > 0)
     assert not any("a2tgpo/" in name for name in summed)
+    (seen,) = loss.take_updates()
+    assert seen.lines.tolist() == [5, 2], "padding is not in the log"
+    assert torch.allclose(seen.log_ratio[1, :3], torch.tensor(-0.01)) and loss.take_updates() == []
+
+
+@pytest.mark.parametrize("method", ["a2tgpo", "gspo"])
+def test_diagnostics_are_those_of_all_rows_together(method: str) -> None:
+    """However an update is cut over micro-batches and processes, and with padding rows, what is logged is what one
+    micro-batch of its rollouts alone would say."""
+    generator = torch.Generator().manual_seed(3)
+    lengths = [4, 6, 1, 3, 1, 5, 1, 1]  # rows 2, 4, 6 and 7 are padding
+    padding = {2, 4, 6, 7}
+    logps = [torch.randn(n, generator=generator) - 2 for n in lengths]
+    columns = {
+        "turn_ids": [torch.full((n,), -1 if i in padding else 0) for i, n in enumerate(lengths)],
+        "advantages": [torch.full((n,), (-1.0) ** i) for i, n in enumerate(lengths)],
+        "turn_clip_scale": [torch.ones(n) for n in lengths],
+        "old_log_probs": [row + 0.003 * i - 0.01 for i, row in enumerate(logps)],
+    }
+    actor = SimpleNamespace(use_kl_loss=False, kl_loss_coef=0.0, entropy_coeff=0.0)
+    loss = turn_credit_loss.TurnCreditLoss(actor, METHODS[method])
+
+    def metrics_of(rows: list[int]) -> dict[str, Metric]:
+        data = TensorDict(
+            {name: packed([values[i] for i in rows]) for name, values in columns.items()}
+            | {
+                "prompts": packed([torch.zeros(2).long() for _ in rows]),
+                "responses": packed([torch.zeros(lengths[i]).long() for i in rows]),
+            },
+            batch_size=len(rows),
+        )
+        tu.assign_non_tensor(data, global_batch_size=8, batch_num_tokens=18, dp_size=2)
+        whole = packed([torch.cat([torch.zeros(1), logps[i], torch.zeros(1)]) for i in rows])
+        return loss(model_output={"log_probs": whole}, data=data)[1]
+
+    processes = [[metrics_of([0, 1]), metrics_of([2, 4])], [metrics_of([3, 7, 6]), metrics_of([5])]]
+    joined: dict[str, list[Metric]] = {}
+    for micro_batches in processes:
+        for name in micro_batches[0]:
+            one = micro_batches[0][name]
+            one.extend(micro_batches[1][name])
+            joined.setdefault(name, []).append(one)
+    cut = {f"actor/{name}": Metric.aggregate_dp(values) for name, values in joined.items()}
+    alone = {f"actor/{name}": metric.aggregate() for name, metric in metrics_of([0, 1, 3, 5]).items()}
+    found, expected = (turn_credit_loss.mean_diagnostics(values, METHODS[method]) for values in (cut, alone))
+    assert found.keys() == expected.keys() and {"clip_ratio/low_min", "clip_ratio/high_max"} < found.keys()
+    assert all(found[name] == pytest.approx(value, rel=1e-5) for name, value in expected.items()), (found, expected)
+    assert expected["clip_ratio/low_mean"] + expected["clip_ratio/high_mean"] > 0

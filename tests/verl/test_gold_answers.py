@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from a2tgpo.errors import DataError
-from a2tgpo.integrations.verl.gold_answers import check_gold_answers, gold_answers
+from a2tgpo.integrations.verl.gold_answers import gold_answers, read_gold_answers
 
 
 @pytest.mark.parametrize(
@@ -48,4 +48,4 @@ def test_a_row_without_an_answer_is_named(reward_model: Any) -> None:
 def test_a_data_set_is_read_to_its_end() -> None:
     """The first row that is wrong is named by its number."""
     with pytest.raises(DataError, match="row 2 of the data set"):
-        check_gold_answers([{"ground_truth": "a"}, {"ground_truth": ["b"]}, {"ground_truth": ""}])
+        read_gold_answers([{"ground_truth": "a"}, {"ground_truth": ["b"]}, {"ground_truth": ""}])

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -28,10 +29,13 @@ pytest.importorskip("transfer_queue", reason=REASON)
 if torch.cuda.is_available():
     pytest.skip("the stand-ins are for machines without a GPU", allow_module_level=True)
 
+from transformers import AutoTokenizer
+
 from a2tgpo.report.run_data import read_runs
 from a2tgpo.run.verl_data import write_rows
 from a2tgpo.run.verl_overrides import verl_overrides
 from tests.verl.policy import save_warm_policy, small_world
+from tests.verl.tag_tool import TEMPLATE
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -40,7 +44,7 @@ ENVIRONMENT = {
     "VERL_PLATFORM": "cpu",
     "VERL_ENGINE_DEVICE": "cuda",
     "VERL_USE_EXTERNAL_MODULES": "tests.verl.stand_in",
-    "PYTHONPATH": str(Path(__file__).parents[2]),
+    "PYTHONPATH": os.pathsep.join(str(Path(__file__).parents[2] / name) for name in ("src", ".")),
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
@@ -104,14 +108,14 @@ def command(task: Path, output: Path, *changes: str, **recipe: Any) -> list[str]
     return [sys.executable, "-m", "verl.trainer.main_ppo", *made, *ON_THE_CPU, *changes]
 
 
-def start(command: list[str], log: Path) -> subprocess.Popen[str]:
+def start(command: list[str], log: Path, **variables: str) -> subprocess.Popen[str]:
     """Start main_ppo, its output in `log`."""
     return subprocess.Popen(
         command,
         stdout=log.open("w"),
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | ENVIRONMENT,
+        env=os.environ | ENVIRONMENT | variables,
         cwd=log.parent,
     )
 
@@ -178,18 +182,82 @@ def test_killed_after_a_checkpoint_and_resumed(task: Path, tmp_path: Path) -> No
     (run,) = read_runs([output])
     assert [batch.step for batch in run.batches] == list(range(1, steps + 1))
     assert all(len(batch.rollouts) == 8 for batch in run.batches)
+    assert all(rollout.update for batch in run.batches for rollout in batch.rollouts if rollout.valid)
     assert not run.notices
 
 
 def test_rows_through_the_engine(task: Path, tmp_path: Path) -> None:
-    """The way of engines without a cache, with a method that averages over tokens. A reference model for a KL penalty
-    cannot be had here: FSDP2 pins its memory, which takes an accelerator."""
+    """The way of engines without a cache, with a method that averages over tokens."""
     output, log = tmp_path / "run", tmp_path / "log.txt"
     changes = ("+a2tgpo.gain_method=rows", "trainer.total_training_steps=1")
     rows = command(task, output, *changes, method="igpo+tg", save_steps=9)
     assert start(rows, log).wait(1500) == 0, log.read_text()[-6000:]
     (row,) = logged(output)
     assert 0 <= row["likelihood/before"] <= 1 and "gain/turn_1" in row
+
+
+def test_a_tool_of_verls_and_its_agent_loop(task: Path, tmp_path: Path) -> None:
+    """`tool_agent` with a function tool: turns from its response mask, gains, credit and updates; answers are scored
+    by the rollout server, behind each turn."""
+    policy, output, log = tmp_path / "policy", tmp_path / "run", tmp_path / "log.txt"
+    shutil.copytree(task / "policy", policy)
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(policy)
+    changes = (
+        "actor_rollout_ref.rollout.agent.default_agent_loop=a2tgpo_tool_agent",
+        f"actor_rollout_ref.rollout.multi_turn.function_tool_path={Path(__file__).with_name('user_tool.py')}",
+        "actor_rollout_ref.rollout.multi_turn.format=tags",
+        "actor_rollout_ref.rollout.multi_turn.max_assistant_turns=3",
+        "actor_rollout_ref.rollout.multi_turn.max_tool_response_length=400",
+        "actor_rollout_ref.rollout.max_model_len=512",
+        f"reward.custom_reward_function.path={Path(__file__).with_name('tag_tool.py')}",
+        "+a2tgpo.gain_method=server",
+        "trainer.total_training_steps=2",
+    )
+    run = command(task, output, *changes, model_name_or_path=str(policy), save_steps=9)
+    assert start(run, log, A2TGPO_TEST_CORPUS=str(task / "corpus.jsonl")).wait(1500) == 0, log.read_text()[-6000:]
+    rows = logged(output)
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all("gain/turn_1" in row and row["rollout/searches"] > 0 and -1 <= row["reward"] <= 1 for row in rows)
+    (found,) = read_runs([output])
+    rollouts = [rollout for batch in found.batches for rollout in batch.rollouts]
+    assert any("<result>" in segment.text for rollout in rollouts for segment in rollout.segments if segment.turn < 0)
+    assert all(rollout.update for rollout in rollouts if rollout.valid), "what an update made of it is in the log"
+
+
+def test_a_penalty_for_leaving_the_reference(task: Path, tmp_path: Path) -> None:
+    """A reference policy in the workers, from which the first step's second update finds the policy gone."""
+    output, log = tmp_path / "run", tmp_path / "log.txt"
+    run = command(task, output, "trainer.total_training_steps=2", beta=0.05, save_steps=9)
+    assert start(run, log).wait(1500) == 0, log.read_text()[-6000:]
+    rows = logged(output)
+    assert len(rows) == 2 and all(0 < row["kl"] < 1 for row in rows), [row["kl"] for row in rows]
+
+
+def test_rollouts_on_devices_of_their_own(task: Path, tmp_path: Path) -> None:
+    """verl's separate asynchronous trainer: two trainers and a server of its own, new weights after every step."""
+    output, log = tmp_path / "run", tmp_path / "log.txt"
+    changes = (
+        "trainer.v1.trainer_mode=a2tgpo_separate_async",
+        "trainer.v1.separate_async.parameter_sync_step=2",
+        "actor_rollout_ref.hybrid_engine=False",
+        "actor_rollout_ref.rollout.nnodes=1",
+        "actor_rollout_ref.rollout.n_gpus_per_node=1",
+        "actor_rollout_ref.rollout.checkpoint_engine.backend=stand_in",
+        "trainer.total_training_steps=2",
+        f"ray_kwargs.ray_init.num_gpus={N_WORKERS + 1}",
+        "ray_kwargs.ray_init.num_cpus=16",
+    )
+    run = start(command(task, output, *changes, save_steps=9), log, VERL_LOGGING_LEVEL="WARN")
+    assert run.wait(1500) == 0, log.read_text()[-6000:]
+    rows = logged(output)
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all("gain/turn_1" in row and 0 <= row["loss/clipped_high"] <= 1 for row in rows)
+    norms = dict(re.findall(r"weights of step (\d+), norm ([\d.]+)", log.read_text()))
+    assert len(set(norms.values())) == len(norms) >= 2, norms
+    (found,) = read_runs([output])
+    assert [len(batch.rollouts) for batch in found.batches] == [8, 8]
 
 
 def test_what_cannot_be_honoured_ends_the_run_at_its_start(task: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 pytest.importorskip("trl", reason="the reference is the trainer for TRL, which is not installed")
 
 from a2tgpo import A2TGPOTrainer
-from a2tgpo.integrations.verl.micro_batch import Update, micro_batch_loss
+from a2tgpo.integrations.verl.micro_batch import Update, micro_batch_loss, without_empty_rows
 from a2tgpo.integrations.verl.queue_rows import RowOrder, as_rollouts, credit_columns, pad_likelihoods
 from a2tgpo.methods import Method
 from a2tgpo.pipeline import BatchCredit, SingleProcess, assign_credit, collect_signals
@@ -139,7 +139,8 @@ def update(
         for part in micro_batches:
             mine = {name: rows[part] for name, rows in columns.items()}
             logps = [forward(model, *row) for row in zip(mine["prompts"], mine["responses"], strict=True)]
-            found = micro_batch_loss(pad_sequence(logps, batch_first=True), mine, method, of_update)
+            written = without_empty_rows(pad_sequence(logps, batch_first=True), mine)
+            found = micro_batch_loss(*written, method, of_update)
             total = total + found.loss
         gradients.append(flat_gradient(total, model))
     return torch.stack(gradients).mean(0)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from datasets import load_dataset
 
+from a2tgpo import methods
 from a2tgpo.cli import main
 from a2tgpo.errors import RecipeError
 from a2tgpo.integrations.verl.gold_answers import gold_answers
@@ -98,12 +99,63 @@ def test_a_methods_penalty_and_filter_are_switched_on() -> None:
         ({"per_device_train_batch_size": 12}, "num_generations=8 does not divide"),
         ({"gradient_accumulation_steps": 3}, "steps_per_generation=4"),
         ({"method": "tree"}, "choose one of"),
+        ({"environment": "a.b:C", "protocol": "tools"}, r"environment='a.b:C': with verl a recipe searches; train it"),
+        ({"tools": ["a.b:f"]}, r"tools=\['a.b:f'\]: with verl a recipe searches"),
+        ({"reward": ["mine:score"]}, "custom_reward_function.path"),
+        ({"process_signal": "environment"}, "process_signal='environment': with verl the policy scores"),
+        ({"process_signal": "reward_model", "process_reward_model": "x"}, "process_reward_model='x'"),
+        ({"processes": 8}, "processes=8: there are 1 × 1 devices"),
+        ({"turn_signal": "judge"}, "they go together"),
     ],
 )
 def test_what_verl_has_not_is_refused_with_a_remedy(changes: dict[str, Any], message: str) -> None:
     """Keys without a counterpart, and numbers that do not divide."""
     with pytest.raises(RecipeError, match=message):
         command(**changes)
+
+
+@pytest.mark.parametrize("name", ["guess_the_number", "frozen_lake", "table_questions"])
+def test_recipes_with_an_environment_are_refused_by_name(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The packaged ones, before anything is written."""
+    assert main(["verl", name, "--devices", "1", "--dry_run", "--output_dir", str(tmp_path / "run")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "with verl a recipe searches; train it with `a2tgpo train`" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_and_a_judge_become_our_keys() -> None:
+    """With the judge's arguments as Hydra writes a mapping."""
+    judge = {
+        "url": "http://127.0.0.1:1/v1",
+        "model": "it's",
+        "options": {"seed": 0, "stop": ["a", "b"]},
+        "rubric": None,
+    }
+    made = command(turn_signal="judge", judge=judge)
+    assert made["+a2tgpo.turn_signal"] == "'judge'"
+    shown = r"{url:'http://127.0.0.1:1/v1',model:'it\'s',options:{seed:0,stop:['a','b']},rubric:null}"
+    assert made["+a2tgpo.judge"] == shown
+
+
+def test_plug_ins_are_imported_by_every_process_of_verls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A method that a recipe's plug-in registers is known here, and the command names the module for the others."""
+    (tmp_path / "verl_plugin.py").write_text(
+        "from dataclasses import replace\nfrom a2tgpo.methods import register, resolve_method\n"
+        "register(replace(resolve_method('a2tgpo'), name='mine'))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VERL_USE_EXTERNAL_MODULES", "other")
+    monkeypatch.setattr(methods, "_TABLE", dict(methods.METHODS))
+    file = tmp_path / "r.yaml"
+    size = {"world_entities": 40, "n_train_questions": 2, "n_eval_questions": 2, "output_dir": str(tmp_path / "run")}
+    file.write_text(yaml.safe_dump(RECIPE | size | {"plugins": ["verl_plugin"], "method": "mine"}), encoding="utf-8")
+    assert main(["verl", str(file), "--devices", "1", "--dry_run"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("VERL_USE_EXTERNAL_MODULES=other,verl_plugin ") and "+a2tgpo.method='\"'\"'mine'" in shown
 
 
 def test_flags_are_the_recipes_and_the_rest_is_verls(tmp_path: Path) -> None:

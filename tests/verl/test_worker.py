@@ -7,6 +7,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict
+from math import exp
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,13 +28,15 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.rollout.replica import TokenOutput
 
 from a2tgpo.integrations.verl.credit_settings import TurnCreditSettings
-from a2tgpo.integrations.verl.queue_rows import RowOrder, as_rollouts
-from a2tgpo.integrations.verl.scoring_worker import LIKELIHOOD, SETTINGS, ScoringWorker
+from a2tgpo.integrations.verl.queue_rows import LIKELIHOOD, as_scored
+from a2tgpo.integrations.verl.scoring_worker import SETTINGS, ScoringWorker
 from a2tgpo.integrations.verl.search_loop import SearchAgentLoop
+from a2tgpo.integrations.verl.server_scoring import READ, check_server_room, server_likelihood
 from a2tgpo.pipeline.likelihood import score_answers
 from a2tgpo.pretrained import EMBEDDED, open_model, open_tokenizer, resolve
 from a2tgpo.rollout.types import Termination
 from a2tgpo.signals.answer_likelihood import AnswerScaffold, AnswerScorer, plain_forward
+from tests.verl.rollout_server import Server
 from tests.verl.test_contract import config, packed
 
 TOKENIZER = open_tokenizer(EMBEDDED)
@@ -102,19 +105,44 @@ def test_likelihoods_of_the_actors_own_module(worker: ScoringWorker, gain_method
     assert [len(row) for row in found] == [3, 1, 2]
 
     model = open_model(EMBEDDED, dtype=torch.float32).eval()
-    batch = as_rollouts(
-        columns,
-        RowOrder([0, 1, 2], 1, 3),
-        answers=[["bora"], ["mitu"], ["kelo", "bora"]],
-        pad_id=TOKENIZER.pad_token_id,
-        end_ids=(TOKENIZER.eos_token_id,),
-        cut_last_result=False,
-    )
+    batch = as_scored(columns, [["bora"], ["mitu"], ["kelo", "bora"]], TOKENIZER, cut_last_result=False)
     scorer = AnswerScorer(AnswerScaffold(settings.answer_scaffold), TOKENIZER, alias="best")
     forward = plain_forward(model, temperature)
     expected = score_answers(batch, scorer, forward, model.config, rows_per_forward=3).likelihood
     for row, values in zip(found, expected.tolist(), strict=True):
         assert row == pytest.approx(values[: len(row)], rel=1e-5)
+
+
+def test_likelihoods_of_the_rollout_server() -> None:
+    """Read from log-probabilities of prompts, one per turn boundary and alias: those of the plain model, to 1e-5."""
+    columns, answers = rollouts(), [["bora"], ["mitu"], ["kelo", "bora"]]
+    settings = TurnCreditSettings(gain_method="server", answer_alias="best")
+    scorer = settings.scorer(TOKENIZER)
+    server = Server(resolve(EMBEDDED))
+
+    async def ask(ids: list[int], sampling: dict[str, Any]) -> TokenOutput:
+        assert sampling["temperature"] == 1 and sampling["max_tokens"] == 1
+        return await server.generate("r", prompt_ids=ids, sampling_params=sampling)
+
+    model = open_model(EMBEDDED, dtype=torch.float32).eval()
+    batch = as_scored(columns, answers, TOKENIZER, cut_last_result=False)
+    forward = plain_forward(model, 1.0)
+    expected = score_answers(batch, scorer, forward, model.config, rows_per_forward=3).likelihood
+    for i, n_boundaries in enumerate([3, 1, 2]):
+        tokens = [columns[name][i].tolist() for name in ("prompts", "responses", "response_mask")]
+        found = asyncio.run(server_likelihood(ask, *tokens, answers[i], scorer))
+        assert found == pytest.approx(expected[i, :n_boundaries].tolist(), rel=1e-5)
+
+
+def test_the_server_has_room_for_the_answers() -> None:
+    """Its context is checked at the start against the longest rollout and the longest answer behind it."""
+    scorer, answers = TurnCreditSettings().scorer(TOKENIZER), [["bora"], ["kelo mitu bora", "x"]]
+    longest = max(len(one.ids) for aliases in scorer.suffixes(answers) for one in aliases)
+    made = config("data.max_prompt_length=10", "data.max_response_length=20")
+    with pytest.raises(ValueError, match=rf"max_model_len=None.*set .*max_model_len={30 + longest + 1} or more"):
+        check_server_room(made, scorer, answers)
+    made.actor_rollout_ref.rollout.max_model_len = 30 + longest + 1
+    check_server_room(made, scorer, answers)
 
 
 def token_ids(text: str) -> list[int]:
@@ -130,6 +158,8 @@ class ScriptedServer:
 
     async def generate(self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any]) -> TokenOutput:
         self.asked.append((request_id, list(prompt_ids), sampling_params))
+        if "prompt_logprobs" in sampling_params:
+            return TokenOutput(token_ids=[0], extra_fields={"prompt_logprobs": [[-0.25]] * len(prompt_ids)})
         ids = token_ids(self.turns.pop(0))
         steps = {"min_global_steps": 3 + len(self.asked), "max_global_steps": 3 + len(self.asked)}
         return TokenOutput(token_ids=ids, log_probs=[-0.5] * len(ids), extra_fields=steps)
@@ -172,6 +202,17 @@ def test_the_agent_loop_keeps_the_tokens_it_was_given(tmp_path: Path) -> None:
     assert output.reward_score == 1.0 and output.extra_fields["reward_extra_info"] == {"acc": 1.0}
     assert (output.extra_fields["min_global_steps"], output.extra_fields["max_global_steps"]) == (4, 5)
     assert output.extra_fields["a2tgpo_rollout"]["termination"] == Termination.ANSWERED.value
+
+
+def test_the_agent_loop_asks_the_server_for_likelihoods(tmp_path: Path) -> None:
+    """A request per turn boundary behind the rollout's own, whose answers are in the row."""
+    server = ScriptedServer(SEARCH, ANSWER)
+    output = play(tmp_path, server, "+a2tgpo.gain_method=server", passages=PASSAGES)
+    asked = [(len(ids), sampling) for _, ids, sampling in server.asked]
+    assert len(asked) == 4 and all(sampling == READ for _, sampling in asked[2:])
+    suffix = asked[2][0] - asked[0][0]
+    assert asked[3][0] - suffix == asked[1][0], "behind the observation, where the second turn began"
+    assert output.extra_fields[LIKELIHOOD] == pytest.approx([exp(-0.25)] * 2)
 
 
 def test_a_reward_function_of_the_users_is_left_its_work(tmp_path: Path) -> None:

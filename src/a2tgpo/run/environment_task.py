@@ -15,13 +15,13 @@ from a2tgpo.data.formats import load_rows
 from a2tgpo.environments.toolbox import MakeRows, open_environment
 from a2tgpo.errors import DataError, RecipeError, ToolError
 from a2tgpo.gold import read_aliases
+from a2tgpo.pipeline.plugins import load_function
 from a2tgpo.rewards import environment_reward, exact_match_reward
 from a2tgpo.rollout.agent import Agent
 from a2tgpo.rollout.demonstration import within
 from a2tgpo.rollout.played_demonstration import play_demonstrations
 from a2tgpo.rollout.turn_protocol import TagProtocol, ToolCallProtocol, TurnProtocol
 from a2tgpo.run.base_task import N_EVAL, N_TRAIN, Encoded, Task
-from a2tgpo.run.plugins import load_function
 
 if TYPE_CHECKING:
     from a2tgpo.run.recipe import Recipe, RunConfig

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from a2tgpo.errors import A2TGPOError, RecipeError, needs_extra
 from a2tgpo.integrations.trl.checks import check_batch_size
+from a2tgpo.pipeline.plugins import load_rewards, load_turn_signal
 from a2tgpo.pretrained import check_chat_template
 from a2tgpo.run.interrupt import updates_per_batch
-from a2tgpo.run.plugins import load_rewards, load_turn_signal
 from a2tgpo.signals import Judge
 
 if TYPE_CHECKING:

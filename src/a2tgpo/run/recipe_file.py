@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Action, ArgumentParser
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, fields
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +41,11 @@ def load_recipe(
     path = find_recipe(name)
     given = _read(path)
     overrides = import_plugins(given, overrides)
-    check_keys([*map(str, given), *_flags(overrides)])
+    check_keys([*map(str, given), *flag_keys(overrides)])
     remember_secrets([*secrets_in(given), *_secret_flags(overrides)])
     given = {key: value for key, value in given.items() if key not in without}
     overrides = _without_flags(overrides, without)
-    flags = _flags(overrides)
+    flags = flag_keys(overrides)
     try:
         parser = _parser(_planned(given, overrides), without)
         for action in parser._actions:
@@ -72,20 +74,20 @@ _WORDS = {"system_prompt", "instruction", "result_format", "rubric"}
 """Keys of prose, in which `***` is what it looks like."""
 
 
-def _flags(overrides: Sequence[str]) -> list[str]:
-    """Return the keys that flags name."""
-    return [flag[2:].split("=")[0].replace("-", "_") for flag in overrides if flag.startswith("--")]
-
-
 def _without_flags(overrides: Sequence[str], keys: Collection[str]) -> list[str]:
     """Return the flags but those of `keys`, with their values."""
     kept, skip = [], False
     for word in overrides:
         if word.startswith("--"):
-            skip = _flags([word])[0] in keys
+            skip = flag_keys([word])[0] in keys
         if not skip:
             kept.append(word)
     return kept
+
+
+def flag_keys(overrides: Sequence[str]) -> list[str]:
+    """Return the keys that flags name: `learning_rate` of `--learning-rate=1e-4`."""
+    return [flag[2:].split("=")[0].replace("-", "_") for flag in overrides if flag.startswith("--")]
 
 
 def import_plugins(given: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
@@ -178,19 +180,25 @@ def find_launcher(name: str) -> Path:
 
 
 def describe_recipes() -> Iterator[str]:
-    """Yield a line for every recipe of the package: its name and its first comment."""
+    """Yield a line for every recipe of the package: its name and what its first comment says."""
     yield from _describe_files(packaged_recipes())
 
 
 def describe_launchers() -> Iterator[str]:
-    """Yield a line for every configuration for `accelerate launch`: its name and its first comment."""
+    """Yield a line for every configuration for `accelerate launch`: its name and what its first comment
+    says."""
     yield from _describe_files(_packaged("launch"))
 
 
 def _describe_files(named: Mapping[str, Path]) -> Iterator[str]:
+    width = max(map(len, named), default=0) + 2
     for name, path in named.items():
-        first = path.read_text(encoding="utf-8").splitlines()[0]
-        yield f"{name:<24}{first.removeprefix('#').strip()}"
+        lines = (line.removeprefix("#").strip() for line in path.read_text(encoding="utf-8").splitlines())
+        first, *others = takewhile(bool, lines)
+        comment = " ".join([first, *others])
+        # The sentence that the first line ends in; one that ends in ":" leads on to code.
+        end = re.compile(r"\.(?= |$)").search(comment, len(first) - 1)
+        yield f"{name:<{width}}{comment[: end.end() if end else comment.rfind('.') + 1] or comment}"
 
 
 def describe_keys() -> str:
@@ -222,9 +230,22 @@ def _describe(key: Field[Any]) -> str:
     return f"{key.name}: {shown}".ljust(36) + f"  {meaning}"
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuse a key that stands twice in a mapping, as YAML does; the base class would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise yaml.YAMLError(f"the key {name!r} stands in lines {lines[name]} and {line}; give it once")
+            lines[name] = line
+        return super().construct_mapping(node, deep)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {str(path)!r} is not YAML: {error}") from error
     if not isinstance(content, dict):

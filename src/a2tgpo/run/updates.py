@@ -21,6 +21,7 @@ from a2tgpo.integrations.trl.callbacks import MetricsFile, replace_progress
 from a2tgpo.integrations.trl.rollout_func import TagRollout
 from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
 from a2tgpo.integrations.trl.whole_policy import check_strategy, whole_policy
+from a2tgpo.pipeline.plugins import load_rewards, load_turn_signal
 from a2tgpo.rollout.agent import Agent
 from a2tgpo.run.base_task import Task
 from a2tgpo.run.best_checkpoint import choose_checkpoint
@@ -29,7 +30,6 @@ from a2tgpo.run.console import UPDATES, ConsoleSummary, StepProgress
 from a2tgpo.run.directory import RunDirectory
 from a2tgpo.run.held_out import answer_questions
 from a2tgpo.run.interrupt import Interrupted, InterruptGuard
-from a2tgpo.run.plugins import load_rewards, load_turn_signal
 from a2tgpo.run.preflight import check_construction
 from a2tgpo.run.recipe import RunConfig
 from a2tgpo.run.recipe_policy import load_model

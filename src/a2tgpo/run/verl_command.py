@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,10 @@ from a2tgpo.errors import RecipeError, needs_extra
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+_EXTERNAL = "VERL_USE_EXTERNAL_MODULES"
+"""Variable that names modules which every process of verl's imports first."""
 
 
 def add_verl_command(commands: Any) -> None:
@@ -29,23 +34,51 @@ def add_verl_command(commands: Any) -> None:
 
 
 def _run(arguments: Any, overrides: Sequence[str], console: Console) -> int:
+    from a2tgpo.run.recipe_file import import_plugins
     from a2tgpo.run.verl_data import write_data
     from a2tgpo.run.verl_overrides import DEFAULTS, verl_overrides
 
     given, verls = read_overrides(arguments.recipe, overrides)
+    import_plugins(given, [])
+    plugins = _external_modules(given.get("plugins"))
     folder = Path(given.get("output_dir") or DEFAULTS["output_dir"]).absolute() / "verl_data"
     n_devices = arguments.devices or _devices()
     made = verl_overrides(given, folder, n_nodes=arguments.nodes, n_devices=n_devices)
     write_data(given, folder)
     command = [sys.executable, "-m", "verl.trainer.main_ppo", *made, *verls]
-    console.print(shlex.join(command).replace(" ", " \\\n  ", 2), soft_wrap=True, highlight=False, markup=False)
+    shown = shlex.join([*(f"{name}={value}" for name, value in plugins.items()), *command])
+    console.print(shown.replace(" ", " \\\n  ", 2), soft_wrap=True, highlight=False, markup=False)
     if arguments.dry_run:
         return 0
+    _check_plugin()
+    return subprocess.run(command, check=False, env=os.environ | plugins).returncode
+
+
+def _external_modules(given: Any) -> dict[str, str]:
+    """Return the environment in which every process of verl's on this machine imports a recipe's plug-ins."""
+    named = [given] if isinstance(given, str) else list(given or [])
+    already = os.environ.get(_EXTERNAL)
+    return {_EXTERNAL: ",".join([*([already] if already else []), *named])} if named else {}
+
+
+def _check_plugin() -> None:
+    """Check that verl finds the trainer, since it keeps to itself what goes wrong with a plug-in.
+
+    Raises:
+        MissingExtra: verl is not installed.
+        RecipeError: it is, and has not loaded this package's entry point.
+    """
     with needs_extra("verl", "a2tgpo verl"):
         import transfer_queue  # noqa: F401
-
-        import verl  # noqa: F401
-    return subprocess.run(command, check=False).returncode
+        from verl.trainer.ppo.v1 import get_trainer_cls
+    try:
+        get_trainer_cls("a2tgpo")
+    except (KeyError, ValueError, NotImplementedError) as error:
+        raise RecipeError(
+            "trainer.v1.trainer_mode=a2tgpo is unknown to verl: it has not loaded the entry point of this package "
+            "(group verl.plugins); install a2tgpo into verl's environment with pip, see what is printed above, and "
+            "leave VERL_USE_EXTERNAL_PLUGINS unset"
+        ) from error
 
 
 def read_overrides(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

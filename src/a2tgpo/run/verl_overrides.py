@@ -50,6 +50,12 @@ def _plain(value: Any) -> str:
 
 def quoted(value: Any) -> str:
     """Write a value as Hydra reads it: text in quotes, since it may hold braces, commas and spaces."""
+    if value is None:
+        return "null"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{quoted(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(quoted, value)) + "]"
     if not isinstance(value, str):
         return _plain(value)
     # Hydra takes a backslash as itself, unless backslashes stand before a quote: then each is written twice.
@@ -110,13 +116,22 @@ _TRANSLATED: dict[str, Callable[[Any], list[str]]] = {
 _TOGETHER = (
     *("model_name_or_path", "output_dir", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("steps_per_generation", "save_steps", "bf16", "fp16", "beta", "use_peft", "lora_r", "use_cpu", "dtype"),
-    "num_train_epochs",
+    *("num_train_epochs", "process_signal", "step_separator", "processes"),
 )
 """Keys that are read together with others."""
 
+_REFUSED = {
+    "environment": "with verl a recipe searches; train it with `a2tgpo train`, or make it a tool for verl's tool_agent",
+    "tools": "with verl a recipe searches; train it with `a2tgpo train`, or make them tools for verl's tool_agent",
+    "reward": "verl calls reward functions of another signature; leave it out with --reward null, and give "
+    "reward.custom_reward_function.path=FILE reward.custom_reward_function.name=FUNCTION behind the recipe",
+    "process_reward_model": "verl's driver has no device for it; give turn_signal, or train with `a2tgpo train`",
+}
+"""Keys of a recipe that a run with verl cannot honour, and what to do."""
+
 _NOT_VERLS = (
     *("logging_steps", "rows_per_generation", "eval_batch_size", "use_vllm", "vllm_mode", "log_completions"),
-    *("disable_dropout", "gain_method", "save_strategy", "disable_tqdm", "per_device_eval_batch_size", "processes"),
+    *("disable_dropout", "gain_method", "save_strategy", "disable_tqdm", "per_device_eval_batch_size"),
 )
 """Keys that say how TRL goes about it and have no meaning to verl."""
 
@@ -129,6 +144,12 @@ def verl_overrides(given: Mapping[str, Any], folder: Path, *, n_nodes: int = 1, 
     """
     recipe = {key: value for key, value in given.items() if value is not None}
     _check_keys(recipe)
+    if (wanted := recipe.get("processes", n_nodes * n_devices)) != n_nodes * n_devices:
+        raise RecipeError(
+            f"processes={wanted}: there are {n_nodes} × {n_devices} devices; give other --nodes and --devices, or "
+            "change per_device_train_batch_size, gradient_accumulation_steps and steps_per_generation and give "
+            f"--processes {n_nodes * n_devices}"
+        )
     recipe = DEFAULTS | recipe
     settings = _settings(recipe, folder)
     made = [
@@ -158,6 +179,14 @@ def verl_overrides(given: Mapping[str, Any], folder: Path, *, n_nodes: int = 1, 
 
 
 def _check_keys(recipe: Mapping[str, Any]) -> None:
+    for key, remedy in _REFUSED.items():
+        if key in recipe:
+            raise RecipeError(f"{key}={recipe[key]!r}: {remedy}")
+    if (signal := recipe.get("process_signal", "policy")) != "policy":
+        raise RecipeError(
+            f"process_signal={signal!r}: with verl the policy scores the answer, or turn_signal the turns; give one of "
+            "these, or train with `a2tgpo train`"
+        )
     ours = {f.name for f in fields(Recipe)} | {f.name for f in fields(TurnCreditSettings)} - {"run_dir"}
     known = ours | _TRANSLATED.keys() | set(_TOGETHER) | set(_NOT_VERLS)
     for key in recipe:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from a2tgpo.core.gain import Likelihood
 from a2tgpo.core.groups import Baseline
 from a2tgpo.methods import METHODS, Method, resolve_method
 from a2tgpo.rollout.agent import RolloutLimits
 from a2tgpo.rollout.protocol import SCAFFOLD, check_wording
+from a2tgpo.signals.answer_likelihood import AnswerScaffold, AnswerScorer
 from a2tgpo.signals.answer_likelihood.scorer import Alias
-from a2tgpo.signals.answer_likelihood.scorer import Method as GainMethod
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+GainMethod = Literal["auto", "cached", "rows", "server"]
 
 _OF_METHOD = {
     "epsilon": "eps_low",
@@ -47,8 +52,12 @@ class TurnCreditSettings:
         answer_scaffold: how the policy itself would state its answer, with one {answer}.
         answer_alias: "first" or "best" of several gold answers.
         gain_method: "cached" reads the KV cache of the actor's own module, "rows" asks the engine for one row per turn
-            boundary, "auto" is "cached" wherever model and engine allow it.
+            boundary, "auto" is "cached" wherever model and engine allow it. "server" has the agent loop ask the rollout
+            server as soon as a rollout is over.
         gain_tokens: tokens of one forward while answers are scored; None takes what verl gives a log-probability pass.
+
+    Another signal of turns:
+        turn_signal, judge: as in a recipe; asked on the driver, in place of the answer's likelihood.
 
     Agent loop `a2tgpo_search`:
         corpus, retriever, passages_per_search, title_weight, search_timeout_s, search_cache: the search tool.
@@ -76,6 +85,8 @@ class TurnCreditSettings:
     answer_alias: Alias = "first"
     gain_method: GainMethod = "auto"
     gain_tokens: int | None = None
+    turn_signal: str | None = None
+    judge: dict[str, Any] | None = None
     corpus: str | None = None
     retriever: str | None = None
     passages_per_search: int = 3
@@ -109,6 +120,15 @@ class TurnCreditSettings:
             if getattr(self, name) not in get_args(choices):
                 shown = ", ".join(map(repr, get_args(choices)))
                 raise ValueError(f"+a2tgpo.{name}={getattr(self, name)!r}: choose one of {shown}")
+        if self.turn_signal is not None and not self.resolve_method().signal:
+            raise ValueError(
+                f"+a2tgpo.turn_signal={self.turn_signal!r}: method {self.method!r} reads no signal of turns"
+            )
+        if (self.judge is None) != (self.turn_signal != "judge"):
+            raise ValueError(
+                f"+a2tgpo.turn_signal={self.turn_signal!r} with +a2tgpo.judge={self.judge!r}: they go together, "
+                "+a2tgpo.turn_signal=judge and +a2tgpo.judge={url:…,model:…}"
+            )
         if self.cut_last_result and not self.resolve_method().signal:
             raise ValueError(f"+a2tgpo.cut_last_result=True: method {self.method!r} reads no gain; leave it out")
         if self.gain_tokens is not None and self.gain_tokens < 1:
@@ -119,6 +139,22 @@ class TurnCreditSettings:
             self.resolve_method()
         except ValueError as error:
             raise ValueError(f"+a2tgpo: {error}") from None
+
+    @property
+    def scores_answers(self) -> bool:
+        """Tell whether turns are judged by the gold answer's likelihood."""
+        return bool(self.resolve_method().signal) and self.turn_signal is None
+
+    def scorer(self, tokenizer: PreTrainedTokenizerBase) -> AnswerScorer:
+        """Return what places gold answers behind a prefix of `tokenizer`'s and knows which tokens count."""
+        return AnswerScorer(
+            AnswerScaffold(self.answer_scaffold),
+            tokenizer,
+            likelihood=self.resolve_method().likelihood,
+            alias=self.answer_alias,
+            method="auto" if self.gain_method == "server" else self.gain_method,
+            cut_last_result=self.cut_last_result,
+        )
 
     def resolve_method(self) -> Method:
         """Return the method's row with what these settings change of it.

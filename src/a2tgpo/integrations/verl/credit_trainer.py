@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from functools import partial
+from itertools import chain
 from typing import Any, ClassVar
 
 import ray
@@ -32,28 +32,41 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 
 from a2tgpo.integrations.verl.credit_settings import TurnCreditSettings
-from a2tgpo.integrations.verl.gold_answers import check_gold_answers, gold_answers
-from a2tgpo.integrations.verl.queue_rows import RowOrder, as_rollouts, credit_columns, pad_likelihoods, token_weights
-from a2tgpo.integrations.verl.refusals import ESTIMATOR, check_config
-from a2tgpo.integrations.verl.run_log import RunLog
-from a2tgpo.integrations.verl.scoring_worker import (
+from a2tgpo.integrations.verl.gold_answers import gold_answers, read_gold_answers
+from a2tgpo.integrations.verl.queue_rows import (
     LIKELIHOOD,
+    LOG_LINE,
+    RowOrder,
+    as_rollouts,
+    credit_columns,
+    end_ids,
+    pad_likelihoods,
+    token_weights,
+)
+from a2tgpo.integrations.verl.refusals import ESTIMATOR, check_config
+from a2tgpo.integrations.verl.run_log import RunLog, batch_metrics
+from a2tgpo.integrations.verl.scoring_worker import (
     SCORED_COLUMNS,
     SETTINGS,
     TEMPERATURE,
     DetachedScoringWorker,
     ScoringWorker,
+    check_cached,
 )
-from a2tgpo.integrations.verl.turn_credit_loss import REAL_SHARE, TOKEN_WEIGHT, mean_diagnostics, turn_credit_loss
+from a2tgpo.integrations.verl.server_scoring import check_server_room
+from a2tgpo.integrations.verl.turn_credit_loss import REAL_SHARE, TOKEN_WEIGHT, TurnCreditLoss, mean_diagnostics
 from a2tgpo.pipeline import (
     BatchCredit,
     RolloutBatch,
     SingleProcess,
+    TurnSignals,
     add_overlong_penalty,
     assign_credit,
     collect_signals,
 )
 from a2tgpo.pipeline.metrics import credit_metrics, rollout_metrics
+from a2tgpo.pipeline.plugins import load_turn_signal
+from a2tgpo.pipeline.signal_health import SignalHealth, signal_counts
 
 _TENSORS = ("prompts", "responses", "response_mask", "rm_scores", "entropy", LIKELIHOOD)
 _OBJECTS = ("reward_model", "extra_fields", "raw_prompt", "extra_info")
@@ -75,6 +88,8 @@ class TurnCreditMixin(PPOTrainer):
     def __init__(self, config: Any) -> None:
         self.credit_settings = TurnCreditSettings.of(OmegaConf.to_container(config.get("a2tgpo") or OmegaConf.create()))
         self.method = check_config(config, self.credit_settings)
+        self.turn_signal = load_turn_signal(self.credit_settings.turn_signal, self.credit_settings.judge)
+        self._signal_health = SignalHealth()
         with open_dict(config):
             config.trainer.v1.trainer_mode = self.mode
         super().__init__(config)
@@ -89,10 +104,17 @@ class TurnCreditMixin(PPOTrainer):
                 f"actor_rollout_ref.model.path={self.config.actor_rollout_ref.model.path} has a multimodal processor: "
                 "answer likelihoods are read from text alone; use a text model"
             )
+        settings, model = self.credit_settings, self.config.actor_rollout_ref.model
+        if not settings.scores_answers:
+            return
+        if settings.gain_method == "cached":
+            check_cached(model)
         rows = getattr(self.train_dataset, "dataframe", None)  # a data set class of the user's may have none
-        if self.method.signal and rows is not None:
+        if rows is not None:
             names = rows.column_names
-            check_gold_answers(rows["reward_model"] if "reward_model" in names else [None] * len(rows))
+            answers = read_gold_answers(rows["reward_model"] if "reward_model" in names else [None] * len(rows))
+            if settings.gain_method == "server":
+                check_server_room(self.config, settings.scorer(self.tokenizer), answers)
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -103,7 +125,7 @@ class TurnCreditMixin(PPOTrainer):
     def on_init_end(self) -> None:
         super().on_init_end()
         actor = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
-        self.actor_rollout_wg.set_loss_fn(partial(turn_credit_loss, config=actor, method=self.method))
+        self.actor_rollout_wg.set_loss_fn(TurnCreditLoss(actor, self.method))
         resumes = self.config.trainer.resume_mode != "disable"
         self._rollout_log = self.run_log.begin(self._as_recipe(), step=self.global_steps, resumes=resumes)
 
@@ -121,18 +143,24 @@ class TurnCreditMixin(PPOTrainer):
     # --- one batch ---------------------------------------------------------------------------------------------------
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        if self.method.signal:
+        settings = self.credit_settings
+        if settings.scores_answers and settings.gain_method != "server":
             with marked_timer("gain", self.timing_raw):
                 self._score_answers(batch)
         columns = self._read(batch, [*_TENSORS, *_OBJECTS])
+        if settings.gain_method == "server":
+            columns[LIKELIHOOD] = [torch.tensor(fields.get(LIKELIHOOD, ())) for fields in columns["extra_fields"]]
         with _advantages_to_follow():
             batch = super()._compute_advantage(batch, metrics)
         order = RowOrder.of(batch.keys, [tag.get("is_padding", False) for tag in batch.tags])
         rollouts = self._as_rollouts(columns, order)
-        credit = self._assign_credit(columns, order, rollouts)
-        self._log_credit(rollouts, credit, metrics)
+        with nullcontext() if self.turn_signal is None else marked_timer("turn_signal", self.timing_raw):
+            signals = self._collect_signals(columns, order, rollouts)
+        credit = self._assign_credit(columns, order, rollouts, signals)
+        lines = self._log_credit(rollouts, credit, signals, metrics)
         updated = credit_columns(credit, rollouts, order, [len(row) for row in columns["responses"]])
         updated["returns"] = updated["advantages"]
+        updated[LOG_LINE] = order.lines(lines)
         weights = token_weights(columns["response_mask"], **self._read(batch, list(_CORRECTED)))
         if weights is not None:
             updated[TOKEN_WEIGHT] = weights
@@ -143,27 +171,42 @@ class TurnCreditMixin(PPOTrainer):
         batch.extra_info[REAL_SHARE] = order.real_share
         return batch
 
-    def _assign_credit(self, columns: dict[str, list[Any]], order: RowOrder, rollouts: RolloutBatch) -> BatchCredit:
+    def _collect_signals(self, columns: dict[str, list[Any]], order: RowOrder, rollouts: RolloutBatch) -> TurnSignals:
         likelihood = entropies = None
-        if self.method.signal:
+        if self.credit_settings.scores_answers:
             likelihood = pad_likelihoods(order.pick(columns[LIKELIHOOD], lambda: torch.zeros(0)), rollouts)
         if "entropy" in self.method.credit.reads:
             entropies = pad_sequence(order.pick(columns["entropy"], lambda: torch.zeros(0)), batch_first=True)
-        rewards = torch.tensor(order.pick([float(row.sum()) for row in columns["rm_scores"]], lambda: math.nan))
-        return assign_credit(
+        signals = collect_signals(
             rollouts,
-            collect_signals(rollouts, self.method, self.tokenizer, likelihood=likelihood, entropies=entropies),
-            add_overlong_penalty(rewards, rollouts, self.method, self.config.data.max_response_length),
             self.method,
-            SingleProcess(),
+            self.tokenizer,
+            likelihood=likelihood,
+            process_signal=self.turn_signal,
+            entropies=entropies,
         )
+        self._signal_health.note(signals, rollouts, SingleProcess())
+        return signals
 
-    def _log_credit(self, rollouts: RolloutBatch, credit: BatchCredit, metrics: dict[str, Any]) -> None:
+    def _assign_credit(
+        self, columns: dict[str, list[Any]], order: RowOrder, rollouts: RolloutBatch, signals: TurnSignals
+    ) -> BatchCredit:
+        rewards = torch.tensor(order.pick([float(row.sum()) for row in columns["rm_scores"]], lambda: math.nan))
+        longest = self.config.data.max_response_length
+        rewards = add_overlong_penalty(rewards, rollouts, self.method, longest)
+        return assign_credit(rollouts, signals, rewards, self.method, SingleProcess())
+
+    def _log_credit(
+        self, rollouts: RolloutBatch, credit: BatchCredit, signals: TurnSignals, metrics: dict[str, Any]
+    ) -> range:
+        """Log a batch and return its lines in the rollout log."""
         metrics |= credit_metrics(credit) | rollout_metrics(rollouts.records, credit, SingleProcess())
-        if credit.valid.any():
-            metrics["reward"] = credit.outcome[credit.valid].mean().item()
+        metrics |= signal_counts(self.turn_signal, SingleProcess())
+        metrics |= batch_metrics(rollouts, credit)
         # TRL counts the updates before a batch was generated, verl its steps from 1.
-        self._rollout_log.write(rollouts, credit, self.method, self.tokenizer, self.global_steps - 1)
+        return self._rollout_log.write(
+            rollouts, credit, self.method, self.tokenizer, self.global_steps - 1, signals=signals
+        )
 
     def _score_answers(self, batch: KVBatchMeta) -> None:
         """Have the workers write the column `LIKELIHOOD`."""
@@ -189,21 +232,24 @@ class TurnCreditMixin(PPOTrainer):
         answers: list[list[str]] = [[] for _ in range(order.n_rows)]
         for slot in order.slots:
             given = columns["reward_model"][slot] if slot is not None and "reward_model" in columns else None
-            if slot is not None and (given is not None or self.method.signal):
+            if slot is not None and (given is not None or self.credit_settings.scores_answers):
                 answers[slot] = gold_answers(given, f"rollout {slot}")
-        eos = self.tokenizer.eos_token_id
         return as_rollouts(
             columns,
             order,
             answers=answers,
             pad_id=self.tokenizer.pad_token_id,
-            end_ids=() if eos is None else (eos,),
+            end_ids=end_ids(self.tokenizer),
             cut_last_result=self.credit_settings.cut_last_result,
         )
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         batch = super()._update_actor(batch, metrics)
-        metrics |= mean_diagnostics(metrics)
+        metrics |= mean_diagnostics(metrics, self.method)
+        for seen in chain.from_iterable(self.actor_rollout_wg.take_updates()):
+            self._rollout_log.write_updates(
+                seen.lines, self.global_steps, seen.log_ratio, seen.turn_ids, seen.clipped_turns
+            )
         return batch
 
     def _compute_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:

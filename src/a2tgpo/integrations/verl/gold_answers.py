@@ -35,14 +35,13 @@ def gold_answers(reward_model: Any, row: str) -> list[str]:
     return answers
 
 
-def check_gold_answers(rows: Iterable[Any]) -> None:
-    """Read the answers of a whole data set, given its column `reward_model`, before anything is generated.
+def read_gold_answers(rows: Iterable[Any]) -> list[list[str]]:
+    """Read the answers of a whole data set, given its column `reward_model`.
 
     Raises:
         DataError: see `gold_answers`.
     """
-    for number, reward_model in enumerate(rows):
-        gold_answers(reward_model, f"row {number} of the data set")
+    return [gold_answers(reward_model, f"row {number} of the data set") for number, reward_model in enumerate(rows)]
 
 
 def _texts(truth: Any) -> list[str]:

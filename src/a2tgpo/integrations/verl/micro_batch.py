@@ -74,6 +74,18 @@ def micro_batch_loss(
     return found._replace(loss=found.loss * weight)
 
 
+def without_empty_rows(
+    logps: Float[Tensor, "B L"], columns: Mapping[str, Sequence[Tensor]]
+) -> tuple[Float[Tensor, "b l"], Mapping[str, Sequence[Tensor]]]:
+    """Leave out rows that have no part in the loss, such as padding, so that no diagnostic counts them; all stay where
+    there are no others, for the sake of the gradient."""
+    kept = [row for row, ids in enumerate(columns["turn_ids"]) if (ids >= 0).any()]
+    if not kept or len(kept) == len(logps):
+        return logps, columns
+    width = max(len(columns["turn_ids"][row]) for row in kept)
+    return logps[kept, :width], {name: [rows[row] for row in kept] for name, rows in columns.items()}
+
+
 def _read_inputs(columns: Mapping[str, Sequence[Tensor]], update: Update, device: torch.device) -> LossInputs:
     padded = {name: _pad(columns[name], padding) for name, padding in UPDATE_COLUMNS.items()}
     # A micro-batch without a token of the policy has one column for turns all the same.

@@ -20,9 +20,17 @@ from a2tgpo.rollout.types import Rollout, Termination, ToolCall
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Shaped
+    from transformers import PreTrainedTokenizerBase
 
 UPDATE_COLUMNS = {"turn_ids": -1, "advantages": 0.0, "turn_clip_scale": 1.0}
 """Columns of `LossInputs` that a row carries where rollouts share no turn, and their value on padding."""
+
+
+LIKELIHOOD = "answer_likelihood"
+"""Column, or key of `extra_fields`: the likelihood after the prompt and after each observation of a rollout."""
+
+LOG_LINE = "rollout_log_line"
+"""Column: a row's line in the rollout log, from 0; −1 on padding."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,18 @@ class RowOrder:
     def pick(self, column: Sequence[Any], blank: Callable[[], Any]) -> list[Any]:
         """Return a column's values in the order of the rollouts."""
         return [blank() if slot is None else column[slot] for slot in self.slots]
+
+    def lines(self, written: Sequence[int]) -> list[Int[Tensor, " 1"]]:
+        """Return the column `LOG_LINE`, in the queue's order.
+
+        Args:
+            written: line of each rollout.
+        """
+        found = [torch.tensor([-1]) for _ in range(self.n_rows)]
+        for line, slot in zip(written, self.slots, strict=True):
+            if slot is not None:
+                found[slot] = torch.tensor([line])
+        return found
 
     def spread(
         self, values: Shaped[Tensor, "B L"], lengths: Sequence[int], elsewhere: float
@@ -153,6 +173,30 @@ def as_rollouts(
         end_ids=end_ids,
         cut_last_result=cut_last_result,
     )
+
+
+def as_scored(
+    columns: Mapping[str, Sequence[Any]],
+    answers: Sequence[Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    cut_last_result: bool,
+) -> RolloutBatch:
+    """Make a batch whose answers are to be scored, row by row: how rows are grouped does not matter to that."""
+    assert isinstance(tokenizer.pad_token_id, int), "verl gives every tokenizer a padding token"
+    return as_rollouts(
+        columns,
+        RowOrder(list(range(len(answers))), 1, len(answers)),
+        answers=answers,
+        pad_id=tokenizer.pad_token_id,
+        end_ids=end_ids(tokenizer),
+        cut_last_result=cut_last_result,
+    )
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the token that ends a text, which is no observation."""
+    return () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
 
 
 def pad_likelihoods(found: Sequence[Float[Tensor, " k"]], batch: RolloutBatch) -> Float[Tensor, "B T+1"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,10 @@ from a2tgpo.rollout.strategies import DynamicSampling
 ESTIMATOR = "a2tgpo"
 """Value of `algorithm.adv_estimator`: advantages come from the trainer and not from verl's registry."""
 
-AGENT_LOOP = "a2tgpo_search"
+MODE = "trainer.v1.trainer_mode"
+
+AGENT_LOOP, TOOL_LOOP = "a2tgpo_search", "a2tgpo_tool_agent"
+"""Our agent loops: the paper's tags over our retrieval, and verl's `tool_agent` with likelihoods from the server."""
 
 
 def check_config(config: Mapping[str, Any], settings: TurnCreditSettings) -> Method:
@@ -37,19 +41,28 @@ def check_config(config: Mapping[str, Any], settings: TurnCreditSettings) -> Met
             raise ValueError(f"{refusal.key}={value}: {refusal.remedy}")
     _check_kl(config, method)
     _check_filter(config, method)
-    actor = "actor_rollout_ref.actor"
-    if "entropy" in method.credit.reads and select(config, "algorithm.rollout_correction.bypass_mode"):
-        raise ValueError(
-            f"algorithm.rollout_correction.bypass_mode=True: method {settings.method!r} reads entropies of the policy, "
-            "which this mode does not compute; leave it out"
-        )
-    if settings.gain_method == "cached" and select(config, f"{actor}.strategy") not in ("fsdp", "fsdp2"):
-        raise ValueError(
-            f"+a2tgpo.gain_method='cached': {actor}.strategy={select(config, f'{actor}.strategy')} does not run a "
-            "Hugging Face model with its cache; leave it at 'auto', which then reads rows"
-        )
+    _check_bypass(config, method)
+    if settings.gain_method == "cached" and (obstacle := why_not_cached_by(config)) is not None:
+        raise ValueError(f"+a2tgpo.gain_method='cached': {obstacle}; leave it at 'auto', which then reads rows")
+    if settings.gain_method == "server":
+        _check_server(config)
     _check_agent_loop(config, settings)
+    _check_separate(config)
     return method
+
+
+def why_not_cached_by(config: Mapping[str, Any]) -> str | None:
+    """Name the option under which the actor's module cannot be run with a KV cache; None where there is none."""
+    actor = "actor_rollout_ref.actor"
+    strategy = select(config, f"{actor}.strategy")
+    if strategy not in ("fsdp", "fsdp2"):
+        return f"{actor}.strategy={strategy} does not run a Hugging Face model with its cache"
+    for key in (f"{actor}.ulysses_sequence_parallel_size", f"{actor}.fsdp_config.ulysses_sequence_parallel_size"):
+        if (size := select(config, key) or 1) > 1:
+            return f"{key}={size} leaves a process a part of each sequence only"
+    if select(config, key := "actor_rollout_ref.model.use_fused_kernels"):
+        return f"{key}=True replaces the model's forward by verl's fused kernels"
+    return None
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,16 @@ _REFUSALS = (
         "the loss is the method's; leave policy_loss.loss_mode at 'vanilla'",
     ),
     Refusal(
+        "actor_rollout_ref.actor.loss_agg_mode",
+        lambda v: v != "token-mean",
+        "the method says what its loss is averaged over; leave it at 'token-mean'",
+    ),
+    Refusal(
+        "algorithm.rollout_correction.loss_type",
+        lambda v: v != "ppo_clip",
+        "the loss is the method's; leave it at 'ppo_clip'",
+    ),
+    Refusal(
         "actor_rollout_ref.actor.use_prefix_grouper",
         bool,
         "it lays rows out otherwise than this loss reads them; leave it off",
@@ -132,6 +155,52 @@ def _check_filter(config: Mapping[str, Any], method: Method) -> None:
             f"algorithm.filter_groups.enable=True drops prompts of equal rewards, from which method {method.name!r} "
             "still learns through gains; leave it out"
         )
+
+
+def _check_bypass(config: Mapping[str, Any], method: Method) -> None:
+    """Refuse what verl leaves out where it takes the rollout engine's log-probabilities for the old ones."""
+    correction = "algorithm.rollout_correction"
+    if not select(config, f"{correction}.bypass_mode"):
+        return
+    if "entropy" in method.credit.reads:
+        raise ValueError(
+            f"{correction}.bypass_mode=True: method {method.name!r} reads entropies of the policy, which verl then "
+            "does not compute; leave it out"
+        )
+    for name in ("rollout_is", "rollout_rs"):
+        if (value := select(config, f"{correction}.{name}")) is not None:
+            raise ValueError(
+                f"{correction}.{name}={value} with bypass_mode=True: verl then corrects inside its own loss, and the "
+                "loss is the method's; set bypass_mode=False"
+            )
+
+
+def _check_separate(config: Mapping[str, Any]) -> None:
+    """Refuse what ends verl 0.9.1's separate trainer in a log call of its own, which a higher level leaves out."""
+    apart = select(config, key := "actor_rollout_ref.hybrid_engine") is False
+    level = os.environ.get("VERL_LOGGING_LEVEL", "INFO")
+    if apart and level in ("INFO", "DEBUG") and select(config, MODE) == "a2tgpo_separate_async":
+        raise ValueError(f"{key}=False: verl 0.9.1 fails as it logs this; set VERL_LOGGING_LEVEL=WARN as well")
+
+
+def _check_server(config: Mapping[str, Any]) -> None:
+    """Check that the rollout server is one whose log-probabilities are those of the policy that is to be trained."""
+    key, rollout = "+a2tgpo.gain_method='server'", "actor_rollout_ref.rollout"
+    engine, loop = (select(config, f"{rollout}.{name}") for name in ("name", "agent.default_agent_loop"))
+    if loop not in (AGENT_LOOP, TOOL_LOOP):
+        raise ValueError(
+            f"{key}: the agent loop asks for them, and {loop!r} does not; set {rollout}.agent.default_agent_loop to "
+            f"{AGENT_LOOP} or {TOOL_LOOP}"
+        )
+    if engine in ("sglang", "trtllm"):
+        raise ValueError(f"{key}: {rollout}.name={engine} gives no log-probabilities of a prompt to verl; take vllm")
+    if (temperature := select(config, f"{rollout}.temperature")) not in (None, 1, 1.0):
+        raise ValueError(
+            f"{key}: the server's log-probabilities of a prompt are those of temperature 1, and {rollout}.temperature="
+            f"{temperature}; leave gain_method at 'auto'"
+        )
+    if (mode := select(config, MODE)) in ("a2tgpo_colocate_async", "a2tgpo_separate_async"):
+        raise ValueError(f"{key}: with {mode} a server's weights change under a rollout; leave gain_method at 'auto'")
 
 
 def _check_agent_loop(config: Mapping[str, Any], settings: TurnCreditSettings) -> None:

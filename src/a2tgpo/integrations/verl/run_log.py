@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from a2tgpo.pipeline import SingleProcess
+from a2tgpo.pipeline import BatchCredit, RolloutBatch, SingleProcess
 from a2tgpo.pipeline.rollout_log import RolloutLog
 
 _BATCH_FILE = re.compile(r"(?:step|updates)_(\d+)\.jsonl")
@@ -21,11 +21,11 @@ _NAMES = {
     "actor/grad_norm": "grad_norm",
     "actor/lr": "learning_rate",
     "actor/loss": "loss",
-    "response_length/mean": "completions/mean_length",
     "timing_s/step": "step_time",
     "timing_s/gen": "seconds/generation",
     "timing_s/old_log_prob": "seconds/old_logps",
     "timing_s/gain": "seconds/gain",
+    "timing_s/turn_signal": "seconds/turn_signal",
     "timing_s/update_actor": "seconds/update",
 }
 """verl's name of a metric -> the one in `metrics.jsonl` of every run."""
@@ -78,3 +78,19 @@ class RunLog:
                 line[_NAMES.get(name, name)] = number
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def batch_metrics(batch: RolloutBatch, credit: BatchCredit) -> dict[str, float]:
+    """Return what TRL itself logs of a batch, here of its valid rollouts: mean and spread of the reward, the share of
+    prompts whose rollouts all earned the same, and tokens that the policy wrote per rollout."""
+    if not credit.valid.any():
+        return {}
+    earned = credit.outcome[credit.valid]
+    groups = credit.outcome.masked_fill(~credit.valid, math.nan).split(batch.group_size)
+    spreads = [float(group[~group.isnan()].std(correction=0)) for group in groups if not group.isnan().all()]
+    return {
+        "reward": earned.mean().item(),
+        "reward_std": earned.std().item() if len(earned) > 1 else 0.0,
+        "frac_reward_zero_std": sum(spread < 1e-6 for spread in spreads) / len(spreads),
+        "completions/mean_length": batch.model_mask[credit.valid].sum(dim=1).float().mean().item(),
+    }

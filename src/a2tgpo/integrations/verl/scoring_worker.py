@@ -8,32 +8,33 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from torch import Tensor
+from transformers import AutoConfig
 from verl.experimental.separation.engine_workers import DetachActorWorker
-from verl.single_controller.base.decorator import make_nd_compute_dataproto_dispatch_fn, register
+from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_device_name
+from verl.utils.fs import copy_to_local
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from a2tgpo.integrations.verl.credit_settings import TurnCreditSettings
 from a2tgpo.integrations.verl.engine_forward import causal_model, module_forward
 from a2tgpo.integrations.verl.gold_answers import gold_answers
-from a2tgpo.integrations.verl.queue_rows import RowOrder, as_rollouts
+from a2tgpo.integrations.verl.queue_rows import LIKELIHOOD, as_scored
 from a2tgpo.integrations.verl.row_scoring import answer_rows, rows_likelihood
+from a2tgpo.integrations.verl.turn_credit_loss import SeenUpdate, TurnCreditLoss
 from a2tgpo.pipeline import RolloutBatch
 from a2tgpo.pipeline.likelihood import score_answers
-from a2tgpo.signals.answer_likelihood import AnswerScaffold, AnswerScorer
+from a2tgpo.signals.answer_likelihood import AnswerScorer
 from a2tgpo.signals.answer_likelihood.model_support import why_not_cached
 
 SETTINGS, TEMPERATURE = "a2tgpo_settings", "temperature"
 """Keys of a batch's `extra_info`: fields of `TurnCreditSettings`, and what logits are divided by."""
 
 SCORED_COLUMNS = ("prompts", "responses", "response_mask", "reward_model")
-LIKELIHOOD = "answer_likelihood"
-"""Column: the likelihood after the prompt and after each observation of a rollout."""
 
 
 class AnswerScoring:
-    """Add `score_answers` to a worker that holds an actor."""
+    """Add to a worker that holds an actor what per-turn credit asks of it."""
 
     actor: TrainingWorker
 
@@ -45,15 +46,7 @@ class AnswerScoring:
         """
         settings = TurnCreditSettings(**tu.get(data, SETTINGS))
         tokenizer = self.actor.model_config.tokenizer
-        method = settings.resolve_method()
-        scorer = AnswerScorer(
-            AnswerScaffold(settings.answer_scaffold),
-            tokenizer,
-            likelihood=method.likelihood,
-            alias=settings.answer_alias,
-            method=settings.gain_method,
-            cut_last_result=settings.cut_last_result,
-        )
+        scorer = settings.scorer(tokenizer)
         temperature = float(tu.get(data, TEMPERATURE, default=1.0))
         obstacle = why_not_own_module(self.actor)
         if settings.gain_method == "cached" and obstacle is not None:
@@ -72,6 +65,13 @@ class AnswerScoring:
         likelihood = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
         return TensorDict({LIKELIHOOD: likelihood}, batch_size=len(rows))
 
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def take_updates(self) -> list[SeenUpdate]:
+        """Return what the loss saw in this process since the last time; nothing on ranks that repeat another's rows."""
+        assert isinstance(self.actor.loss_fn, TurnCreditLoss), "the trainer set it"
+        seen = self.actor.loss_fn.take_updates()
+        return seen if self.actor.engine.is_mp_src_rank_with_outputs() else []
+
 
 class ScoringWorker(AnswerScoring, ActorRolloutRefWorker):
     """Be verl's worker of trainers whose rollouts share its devices, with `score_answers`."""
@@ -79,6 +79,23 @@ class ScoringWorker(AnswerScoring, ActorRolloutRefWorker):
 
 class DetachedScoringWorker(AnswerScoring, DetachActorWorker):
     """Be verl's worker of the trainer with rollouts on devices of their own, with `score_answers`."""
+
+
+def check_cached(model: Any) -> None:
+    """Check, before workers start, that a model's KV cache can be cut at turn boundaries.
+
+    Args:
+        model: verl's `actor_rollout_ref.model`.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    trusted = {"trust_remote_code": model.get("trust_remote_code", False)}
+    overridden = dict(model.get("override_config") or {})
+    config = AutoConfig.from_pretrained(copy_to_local(model.get("hf_config_path") or model.path), **trusted)
+    config._attn_implementation = overridden.get("attn_implementation", "flash_attention_2")
+    if (obstacle := why_not_cached(config)) is not None:
+        raise ValueError(f"+a2tgpo.gain_method='cached': {obstacle}; leave it at 'auto', which then reads rows")
 
 
 def why_not_own_module(actor: TrainingWorker) -> str | None:
@@ -155,16 +172,9 @@ def score_rows(actor: TrainingWorker, batch: RolloutBatch, scorer: AnswerScorer,
 
 
 def _as_batch(data: TensorDict, tokenizer: Any, settings: TurnCreditSettings, device: Any) -> RolloutBatch:
-    """Return this process's rows; how they are grouped does not matter to scoring."""
+    """Return this process's rows."""
     columns: dict[str, Any] = {
         name: [row.to(device) for row in data[name].unbind()] for name in SCORED_COLUMNS if name != "reward_model"
     }
-    order = RowOrder(list(range(len(data))), 1, len(data))
-    return as_rollouts(
-        columns,
-        order,
-        answers=[gold_answers(row, f"rollout {i}") for i, row in enumerate(tu.get(data, "reward_model"))],
-        pad_id=tokenizer.pad_token_id,
-        end_ids=() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,),
-        cut_last_result=settings.cut_last_result,
-    )
+    answers = [gold_answers(row, f"rollout {i}") for i, row in enumerate(tu.get(data, "reward_model"))]
+    return as_scored(columns, answers, tokenizer, cut_last_result=settings.cut_last_result)

@@ -14,13 +14,15 @@ from typing import Any
 from uuid import uuid4
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput, register
+from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
 from verl.utils.profiler import simple_timer
 
 from a2tgpo.environments.search import SearchTool
 from a2tgpo.integrations.verl.credit_settings import TurnCreditSettings
 from a2tgpo.integrations.verl.gold_answers import gold_answers
-from a2tgpo.integrations.verl.queue_rows import record_fields
-from a2tgpo.integrations.verl.refusals import AGENT_LOOP, select
+from a2tgpo.integrations.verl.queue_rows import LIKELIHOOD, record_fields
+from a2tgpo.integrations.verl.refusals import AGENT_LOOP, TOOL_LOOP, select
+from a2tgpo.integrations.verl.server_scoring import server_likelihood
 from a2tgpo.retrieval.bm25 import BM25Retriever
 from a2tgpo.retrieval.retriever import Retriever
 from a2tgpo.retrieval.source import open_retriever
@@ -57,6 +59,9 @@ class SearchAgentLoop(AgentLoopBase):
             play = functools.partial(self._play, list(row["raw_prompt"]), server)
             rollout = await asyncio.get_running_loop().run_in_executor(_threads, play)
         reward, extra = self._reward(rollout, row)
+        if self.settings.gain_method == "server":
+            tokens = (rollout.prompt_ids, rollout.completion_ids, rollout.model_mask)
+            extra[LIKELIHOOD] = await _score(self, tokens, row)
         return AgentLoopOutput(
             prompt_ids=rollout.prompt_ids,
             response_ids=rollout.completion_ids,
@@ -92,6 +97,37 @@ class SearchAgentLoop(AgentLoopBase):
         golds = gold_answers(row["reward_model"], f"row {row.get('index')}")
         reward = exact_match_reward([self.tokenizer.decode(rollout.completion_ids)], [golds], rollout=[rollout])[0]
         return reward or 0.0, {"reward_extra_info": {"acc": float(reward == 1.0)}}
+
+
+@register(TOOL_LOOP)
+class ScoredToolAgentLoop(ToolAgentLoop):
+    """Play a rollout of verl's `tool_agent`, and have the rollout server score the answer behind each of its turns."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.settings = TurnCreditSettings.of(self.config.get("a2tgpo"))
+
+    async def run(self, sampling_params: dict[str, Any], **row: Any) -> AgentLoopOutput:
+        """Play one rollout of a row of the data set."""
+        output = await super().run(sampling_params, **row)
+        if self.settings.gain_method == "server":
+            tokens = (output.prompt_ids, output.response_ids, output.response_mask)
+            output.extra_fields[LIKELIHOOD] = await _score(self, tokens, row)
+        return output
+
+
+async def _score(
+    loop: SearchAgentLoop | ScoredToolAgentLoop,
+    tokens: tuple[list[int], list[int], list[int]],
+    row: dict[str, Any],
+) -> list[float]:
+    """Return the likelihood at each turn boundary of a rollout, given its prompt, response and response mask."""
+    golds = gold_answers(row["reward_model"], f"row {row.get('index')}")
+
+    async def ask(ids: list[int], sampling: dict[str, Any]) -> Any:
+        return await loop.server_manager.generate(request_id=uuid4().hex, prompt_ids=ids, sampling_params=sampling)
+
+    return await server_likelihood(ask, *tokens, golds, loop.settings.scorer(loop.tokenizer))
 
 
 class _ServerTokens:

@@ -1,0 +1,25 @@
+"""Let accelerate use DeepSpeed over processes without GPUs, which it keeps for those that have some: a plug-in."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+
+os.environ |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu"}
+
+_begin = PartialState.__init__
+
+
+def _joined(self: PartialState, cpu: bool = False, **options: Any) -> None:
+    _begin(self, cpu=False, **options)  # what runs on the CPU by accelerate's own lights has no DeepSpeed
+
+
+def _backend(*_: Any, **__: Any) -> tuple[str, DistributedType]:
+    return "gloo", DistributedType.MULTI_GPU
+
+
+PartialState.__init__ = _joined
+PartialState._prepare_backend = _backend
