@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from trl.trainer import utils
 
 from a2tgpo import A2TGPOConfig, A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
+from a2tgpo.errors import ToolError
 from a2tgpo.integrations.trl import turn_credit_trainer
 from a2tgpo.integrations.trl.plain_head import add_plain_head
 from a2tgpo.integrations.trl.rollout_func import rollout_columns
@@ -99,6 +101,18 @@ def questions(n: int = 2) -> Dataset:
     """`n` questions whose gold answer is `bora`."""
     rows = [{"prompt": f"Who is the mentor of Kelo {'Mitu ' * i}?", "answer": ["bora", "bo"]} for i in range(n)]
     return Dataset.from_list(rows)
+
+
+def failing_once() -> Callable[[list[str]], list[list[Any]]]:
+    """A search that raises at its first call and finds nothing afterwards."""
+    calls = iter([True])
+
+    def search(queries: list[str]) -> list[list[Any]]:
+        if next(calls, False):
+            raise ToolError("down")
+        return [[] for _ in queries]
+
+    return search
 
 
 class ScriptedRollout:
