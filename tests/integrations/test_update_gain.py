@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from a2tgpo import A2TGPOTrainer
-from a2tgpo.integrations.trl import trainer as trl_trainer
+from a2tgpo.integrations.trl import trainer, turn_credit_trainer
 from a2tgpo.pipeline import microbatches
 from a2tgpo.pipeline.shared_prefix import SharedPrefix
 from a2tgpo.pipeline.update_gain import is_cheaper
@@ -135,7 +135,8 @@ def test_rollouts_of_like_length_share_a_forward(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(microbatches, "ALIGNMENT", 1)
     monkeypatch.setattr(SharedPrefix, "find", lambda *_: None)  # packed, the groups would stay together
     whole = Run(tmp_path / "whole", monkeypatch)
-    monkeypatch.setattr(trl_trainer, "forward_price", lambda model: 0.0)
+    for module in (trainer, turn_credit_trainer):
+        monkeypatch.setattr(module, "forward_price", lambda model: 0.0)
     apart = Run(tmp_path / "apart", monkeypatch)
     assert apart.forwards.count(True) > whole.forwards.count(True)
     assert apart.columns < whole.columns
