@@ -25,6 +25,16 @@ from rich.table import Table
 
 from a2tgpo.files import new_file
 
+SMOLLM2: dict[str, Any] = dict(
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    vocab_size=49152,
+)
+"""The shape of SmolLM2-135M, a Llama."""
+
 Variant = Callable[[], Mapping[str, float] | None]
 """One run of what is measured. Returns None, or the seconds of the parts that it timed itself, by name."""
 

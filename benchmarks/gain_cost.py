@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from _measure import Case, bandwidth, measure, print_cases, write_json
+from _measure import SMOLLM2, Case, bandwidth, measure, print_cases, write_json
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -61,16 +61,7 @@ SHAPES: dict[str, Any] = {
     "tiny": LlamaConfig(
         hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, vocab_size=512
     ),
-    "smollm2": LlamaConfig(
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        vocab_size=49152,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-    ),
+    "smollm2": LlamaConfig(**SMOLLM2, max_position_embeddings=8192, tie_word_embeddings=True),
     # Of the build of Gemma 3, Qwen3.5 and LFM2, with the vocabulary of smollm2.
     "sliding": Gemma3TextConfig(
         hidden_size=640,

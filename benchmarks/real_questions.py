@@ -41,6 +41,7 @@ SMALL = {
     "steps_per_generation": 2,
     "max_steps": 2,
     "save_steps": 2,
+    "max_prompt_tokens": 768,  # the tiny policy spells the system prompt
     "max_completion_length": 512,
 }
 """A hundredth of the recipe: updates of two rollouts, a warm start of eight demonstrations."""

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measure import Case, floors, measure, print_cases, reading, synchronize, write_json
+from _measure import SMOLLM2, Case, floors, measure, print_cases, reading, synchronize, write_json
 from _trl_loop import search_tool, tool_tokenizer
 from datasets import Dataset
 from torch.profiler import ProfilerActivity, profile
@@ -44,14 +44,7 @@ from a2tgpo.rollout.turn_protocol import TagProtocol
 GRPO, A2TGPO = "GRPO (TRL)", "A²TGPO"
 SHAPES = {
     "tiny": dict(hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4),
-    "smollm2": dict(
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        vocab_size=49152,
-    ),
+    "smollm2": SMOLLM2,
 }
 
 

@@ -1,4 +1,4 @@
-"""The rollouts of one batch, as every step from scoring to the loss reads them."""
+"""Hold the rollouts of one batch, as every step from scoring to the loss reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rollout log: one schema, written here and read by `a2tgpo report`.
+"""Write the rollout log, and read it: one schema, also that of `a2tgpo report`.
 
     rollouts/step_000012.jsonl        a RolloutRecord per rollout generated after 12 updates
     rollouts/updates_000012.jsonl     an UpdateRecord per rollout and update that learned from it
@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,6 +183,16 @@ class UpdateRecord:
         log_ratio = _floats(found.get("log_ratio") or ())
         clipped = [bool(clipped) for clipped in found["clipped"]]
         return cls(int(found["row"]), int(found["step"]), _floats(found["ratio"]), clipped, log_ratio)
+
+
+def read_rollouts(path: Path) -> Iterator[RolloutRecord]:
+    """Yield the rollouts of a file that is whole.
+
+    Raises:
+        ValueError, KeyError, TypeError: a line is none.
+    """
+    with path.open(encoding="utf-8") as lines:
+        yield from map(RolloutRecord.from_line, lines)
 
 
 def updates_file(rollouts: Path) -> Path:

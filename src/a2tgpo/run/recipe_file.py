@@ -36,7 +36,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     path = find_recipe(name)
     given = _read(path)
     overrides = import_plugins(given, overrides)
-    flags = [flag[2:].split("=")[0].replace("-", "_") for flag in overrides if flag.startswith("--")]
+    flags = flag_keys(overrides)
     check_keys([*map(str, given), *flags])
     remember_secrets([*secrets_in(given), *_secret_flags(overrides)])
     try:
@@ -52,6 +52,11 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     refuse_other_keys([*given, *flags], recipe)
     overridden = [flag if flag in values else flag.removeprefix("no_") for flag in flags]
     return RunConfig(recipe, training, model, given | {key: values[key] for key in overridden})
+
+
+def flag_keys(overrides: Sequence[str]) -> list[str]:
+    """Return the keys that flags name: `learning_rate` of `--learning-rate=1e-4`."""
+    return [flag[2:].split("=")[0].replace("-", "_") for flag in overrides if flag.startswith("--")]
 
 
 def import_plugins(given: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
@@ -190,9 +195,22 @@ def _describe(key: Field[Any]) -> str:
     return f"{key.name}: {shown}".ljust(36) + f"  {meaning}"
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuse a key that stands twice in a mapping, as YAML does; the base class would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise yaml.YAMLError(f"the key {name!r} stands in lines {lines[name]} and {line}; give it once")
+            lines[name] = line
+        return super().construct_mapping(node, deep)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {str(path)!r} is not YAML: {error}") from error
     if not isinstance(content, dict):
