@@ -1,4 +1,4 @@
-"""What all benchmarks share: interleaved timing, medians with spread, one table, one JSON file.
+"""Share what all benchmarks do: interleaved timing, medians with spread, one table, one JSON file.
 
 A benchmark checks that its variants agree, then calls `measure` once for every size, collects a `Case` from each, and
 hands the list to `print_cases` and, where asked, `write_json`.
@@ -23,13 +23,25 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from a2tgpo.files import new_file
+
+SMOLLM2: dict[str, Any] = dict(
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    vocab_size=49152,
+)
+"""The shape of SmolLM2-135M, a Llama."""
+
 Variant = Callable[[], Mapping[str, float] | None]
 """One run of what is measured. Returns None, or the seconds of the parts that it timed itself, by name."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One size of a benchmark.
+    """Hold one size of a benchmark.
 
     Attributes:
         size: what the reader needs to know of the shapes, such as "8 rollouts of 2,200 tokens".
@@ -46,7 +58,7 @@ class Case:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def ratios(self, name: str) -> list[float]:
-        """Seconds of `name` over those of the reference, repeat by repeat."""
+        """Divide the seconds of `name` by those of the reference, repeat by repeat."""
         return [mine / base for mine, base in zip(self.seconds[name], self.seconds[self.reference], strict=True)]
 
 
@@ -81,7 +93,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def bandwidth(device: torch.device) -> float:
-    """Bytes per second that a plain copy of 256 MB reads and writes here."""
+    """Return the bytes per second that a plain copy of 256 MB reads and writes here."""
     block = torch.ones(1 << 26, device=device)
     seconds = []
     for _ in range(4):
@@ -94,9 +106,11 @@ def bandwidth(device: torch.device) -> float:
 
 
 def reading(model: Any, lengths: Sequence[int], n_written: int) -> tuple[float, float]:
-    """Fewest bytes and operations of one forward over rows of `lengths` tokens, of which the policy wrote `n_written`:
-    weights read once; two operations for each weight (embeddings apart) and token, for the head's only where the policy
-    wrote; four for each token, key it sees and channel."""
+    """Count the fewest bytes and operations of one forward over rows of `lengths` tokens.
+
+    Weights are read once; two operations for each weight (embeddings apart) and token, for the head's only at the
+    `n_written` tokens of the policy; four for each token, key it sees and channel.
+    """
     config = model.config
     weights = sum(parameter.numel() for parameter in model.base_model.parameters())
     weights -= model.get_input_embeddings().weight.numel()
@@ -108,7 +122,7 @@ def reading(model: Any, lengths: Sequence[int], n_written: int) -> tuple[float, 
 
 
 def floors(n_bytes: float, n_flops: float, device: torch.device) -> dict[str, str]:
-    """The fewest bytes and operations in words, and how long the bytes take at the speed of a plain copy here."""
+    """Put the fewest bytes and operations in words, and how long the bytes take at the speed of a plain copy here."""
     speed = bandwidth(device)
     seconds = f"{n_bytes / speed * 1e3:.3f} ms at {speed / 1e9:.1f} GB/s of a copy"
     return {"fewest bytes": f"{n_bytes / 1e6:.2f} MB, {seconds}", "fewest operations": f"{n_flops / 1e6:.2f} MFLOP"}
@@ -135,11 +149,12 @@ def write_json(path: Path, title: str, cases: Sequence[Case]) -> None:
     """Write every repeat, not just the medians, with the hardware, versions, date and command that made them."""
     record = {"title": title, "environment": environment(), "cases": [vars(case) for case in cases]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    with new_file(path) as unfinished:
+        unfinished.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def environment() -> dict[str, Any]:
-    """Hardware, versions, threads, date (UTC) and command line of this process."""
+    """Name hardware, versions, threads, date (UTC) and command line of this process."""
     return {
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

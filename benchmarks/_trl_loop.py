@@ -1,4 +1,4 @@
-"""TRL's own tool loop, speaking the tag protocol: the reference that rollouts are measured against.
+"""Run TRL's own tool loop, speaking the tag protocol: the reference that rollouts are measured against.
 
 Nothing of TRL's is replaced. Its loop asks the tokenizer to parse a turn into tool calls and to render a tool's answer;
 those two are taught the protocol here, and the closing tags are named as tokens that end a turn.
@@ -31,7 +31,7 @@ _ROLES = (
 
 
 def closing_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The closing tags as tokens, each of which must be one, since TRL's loop stops at tokens only."""
+    """Return the closing tags as tokens, each of which must be one, since TRL's loop stops at tokens only."""
     ids = [tokenizer(stop, add_special_tokens=False)["input_ids"] for stop in STOP_STRINGS]
     if any(len(tag) != 1 for tag in ids):
         raise ValueError(f"closing tags {STOP_STRINGS} are {ids}: TRL's loop needs a tokenizer with each as one token")
@@ -43,7 +43,7 @@ QueryOf = Callable[[list[int]], str | None]
 
 
 def search_tool(agent: SearchAgent) -> Callable[[str], str]:
-    """The agent's search as a tool of TRL's."""
+    """Return the agent's search as a tool of TRL's."""
 
     def search(query: str) -> str:
         """Search the corpus.
@@ -60,7 +60,7 @@ def search_tool(agent: SearchAgent) -> Callable[[str], str]:
 
 
 def tool_tokenizer(tokenizer: PreTrainedTokenizerBase, query_of: QueryOf) -> PreTrainedTokenizerBase:
-    """`tokenizer` with a template of bare texts, which reads a turn's call of `search_tool` by `query_of`."""
+    """Return `tokenizer` with a template of bare texts, which reads a turn's call of `search_tool` by `query_of`."""
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = _ROLES
 
@@ -78,7 +78,7 @@ def tool_tokenizer(tokenizer: PreTrainedTokenizerBase, query_of: QueryOf) -> Pre
 
 
 class TRLToolLoop:
-    """Runs a `GRPOTrainer`'s generation with `tools=[search]` on the questions and budgets of `agent`.
+    """Run a `GRPOTrainer`'s generation with `tools=[search]` on the questions and budgets of `agent`.
 
     Turns have no budget of their own but `turn_tokens`; `query_of` reads them otherwise than the tag protocol does.
     """
@@ -118,7 +118,7 @@ class TRLToolLoop:
         )
 
     def run(self, questions: Sequence[str]) -> list[tuple[list[int], list[int]]]:
-        """Completion ids, observations included, and the mask of the policy's, of one rollout per question."""
+        """Return completion ids, observations included, and the mask of the policy's, of one rollout per question."""
         tools = {tool.__name__: tool for tool in self._trainer.tools}
         self._trainer._sync_tool_dicts = [tools] * len(questions)
         self._trainer._async_tool_dicts = [{}] * len(questions)

@@ -1,4 +1,4 @@
-"""What slow environments cost a batch of rollouts, and what the environment loop costs when they are fast.
+"""Time what slow environments cost a batch of rollouts, and what the environment loop costs when they are fast.
 
     python benchmarks/environments.py --policy runs/hops_cpu/warm_start --json environments.json
 
@@ -65,7 +65,7 @@ class Delays:
 
 
 class SearchWorld:
-    """An environment of one rollout: a search, after the delay."""
+    """Answer one rollout: a search, after the delay."""
 
     tools = (SEARCH,)
 
@@ -83,16 +83,16 @@ class SearchWorld:
 
 
 class EveryTurnSearches(TagProtocol):
-    """Takes every turn as a search."""
+    """Take every turn as a search."""
 
     def read(self, turn: list[int], before: list[int]) -> list[Action]:
-        """The same search whatever the turn says."""
+        """Give the same search whatever the turn says."""
         return [Action("search", "Kelo")]
 
 
 @dataclass
 class Watched:
-    """An engine that notes the seconds spent outside of it, and what every row went on from."""
+    """Write as an engine that notes the seconds spent outside of it, and what every row went on from."""
 
     engine: KVCacheEngine
     outside_s: float = 0.0
@@ -147,7 +147,7 @@ def main() -> None:
 
 
 def environment_cases(arguments: argparse.Namespace, folder: Path) -> Iterator[Case]:
-    """Slow environments, then fast ones."""
+    """Time slow environments, then fast ones."""
     config = load_recipe(str(RECIPE))
     task = open_task(config, RunDirectory(folder))
     model, tokenizer = policy(arguments, config, task, folder)
@@ -175,7 +175,7 @@ def environment_cases(arguments: argparse.Namespace, folder: Path) -> Iterator[C
 def slow_case(
     arguments: argparse.Namespace, model: PreTrainedModel, agent: SearchAgent, questions: Sequence[str]
 ) -> Case:
-    """Rollouts in slow environments, by our loop and by TRL's."""
+    """Time rollouts in slow environments, by our loop and by TRL's."""
     cpu: dict[str, Any] = dict(use_cpu=model.device.type == "cpu", bf16=False)
     if arguments.smoke:
         cpu |= dict(turn_tokens=SMOKE_TURN, query_of=lambda turn: "Kelo")
@@ -224,7 +224,7 @@ def slow_case(
 def fast_case(
     arguments: argparse.Namespace, model: PreTrainedModel, agent: SearchAgent, questions: Sequence[str]
 ) -> Case:
-    """Rollouts in environments that answer at once, and the same tokens without environments."""
+    """Time rollouts in environments that answer at once, and the same tokens without environments."""
     known: dict[str, list[Passage]] = {}
 
     def search(queries: Sequence[str]) -> list[list[Passage]]:
@@ -263,7 +263,7 @@ def fast_case(
 
 
 def in_environments(agent: SearchAgent, delays: Delays | None, n_rollouts: int) -> Agent:
-    """The agent in environments of their own, all of which may work at a time."""
+    """Put the agent in environments of their own, all of which may work at a time."""
     limits = CallLimits(max_concurrent=n_rollouts)
     pool = EnvironmentPool(lambda: SearchWorld(agent.search, delays), limits)
     return Agent(agent.tokenizer, pool, agent.limits, protocol=agent.protocol)
@@ -278,7 +278,7 @@ def engine(model: PreTrainedModel, agent: SearchAgent, *, greedy: bool) -> KVCac
 
 
 def without_end(rollout: Rollout, agent: SearchAgent) -> tuple[list[int], list[int]]:
-    """Ids and mask of a completion; the closing end of sequence is the environment's, and TRL's loop appends none."""
+    """Return ids and mask of a completion without the closing end of sequence, which TRL's loop does not append."""
     closing = rollout.model_mask[-1] == 0 and rollout.completion_ids[-1] == agent.tokenizer.eos_token_id
     end = len(rollout.completion_ids) - closing
     return rollout.completion_ids[:end], rollout.model_mask[:end]

@@ -1,4 +1,4 @@
-"""What information gain costs on top of the old log-probabilities.
+"""Time what information gain costs on top of the old log-probabilities.
 
 A²TGPO reads the gold answer's likelihood at every turn boundary. Its reference, and the way everybody else pays, is one
 row of tokens for every rollout and boundary. Ours feeds only the suffixes (scaffold and answer), which read the KV
@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from _measure import Case, bandwidth, measure, print_cases, write_json
+from _measure import SMOLLM2, Case, bandwidth, measure, print_cases, write_json
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -61,16 +61,7 @@ SHAPES: dict[str, Any] = {
     "tiny": LlamaConfig(
         hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, vocab_size=512
     ),
-    "smollm2": LlamaConfig(
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        vocab_size=49152,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-    ),
+    "smollm2": LlamaConfig(**SMOLLM2, max_position_embeddings=8192, tie_word_embeddings=True),
     # Of the build of Gemma 3, Qwen3.5 and LFM2, with the vocabulary of smollm2.
     "sliding": Gemma3TextConfig(
         hidden_size=640,
@@ -120,7 +111,7 @@ SHAPES: dict[str, Any] = {
 
 
 class Size(NamedTuple):
-    """The longest rollout's tokens, process turns, tokens of a suffix, and rollouts."""
+    """Hold the longest rollout's tokens, process turns, tokens of a suffix, and rollouts."""
 
     tokens: int
     turns: int
@@ -143,7 +134,7 @@ DEFAULTS = {
 
 
 def rollouts(size: Size, vocabulary: int, device: torch.device) -> dict[str, Tensor]:
-    """Random tokens: left-padded prompts, turns of two fifths policy and three fifths observation, a short answer."""
+    """Draw random tokens: left-padded prompts, turns of 2/5 policy and 3/5 observation, a short answer."""
     lengths = torch.linspace(size.tokens / 2, size.tokens, size.rollouts).long() if size.rollouts > 1 else [size.tokens]
     n_prompt = size.tokens // 8
     n_completion = size.tokens - n_prompt
@@ -165,7 +156,7 @@ def rollouts(size: Size, vocabulary: int, device: torch.device) -> dict[str, Ten
 
 
 class Bench:
-    """One model and one size, scored both ways."""
+    """Score one model and one size both ways."""
 
     def __init__(self, model: Any, size: Size, tokens_per_batch: int) -> None:
         self.model, self.size, self.tokens_per_batch = model, size, tokens_per_batch
@@ -184,7 +175,7 @@ class Bench:
         )
 
     def check(self) -> dict[str, float]:
-        """Root mean square and largest differences; ends the program where the two ways do not agree."""
+        """Return root mean square and largest differences; ends the program where the two ways do not agree."""
         cached, rows = self.score("cached").likelihood, self.score("rows").likelihood
         if self.model.dtype == torch.float32:
             worst = ((cached - rows).abs() / rows.abs().clamp(min=1)).max().item()
@@ -225,7 +216,7 @@ class Bench:
         return Case(str(self.size), seconds, PASS, floors, facts)
 
     def floors(self) -> tuple[float, float, float]:
-        """The gain's tokens and FLOPs over the pass's; the bytes of weights and of keys and values, each read once.
+        """Return the gain's tokens and FLOPs over the pass's, and the bytes of weights, keys and values read once.
 
         FLOPs: two for each weight (embeddings apart) and token; four for each token, key it sees and channel of the
         heads, nothing for updating states; the output head only where a token is read.
@@ -257,7 +248,7 @@ class Bench:
 
 
 def shrink(config: Any) -> None:
-    """Four layers, few words, and narrow where heads allow it."""
+    """Leave four layers, few words, and narrow where heads allow it."""
     config.num_hidden_layers, config.vocab_size = min(4, config.num_hidden_layers), 512
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[: config.num_hidden_layers]

@@ -1,4 +1,4 @@
-"""What credit and loss cost: `a2tgpo.core` against plain loops over rollouts, turns and tokens.
+"""Time credit and loss: `a2tgpo.core` against plain loops over rollouts, turns and tokens.
 
     python benchmarks/loss_cost.py --device cuda --json loss_cost.json
 
@@ -28,7 +28,7 @@ N_TURNS = 7
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: the sizes of the claim, or small ones that only show that everything runs."""
+    """Say how much is measured: the sizes of the claim, or small ones that only show that everything runs."""
 
     credit_rollouts: int = 1024
     loss_rollouts: int = 8
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def credit_case(size: Size, device: torch.device) -> Case:
-    """Advantages and clip scales of a batch of eight rollouts per prompt."""
+    """Time advantages and clip scales of a batch of eight rollouts per prompt."""
     n_rollouts, generator = size.credit_rollouts, torch.Generator().manual_seed(0)
     n_turns = torch.randint(1, N_TURNS + 1, (n_rollouts,), generator=generator)
     inputs = {
@@ -86,7 +86,7 @@ def credit_case(size: Size, device: torch.device) -> Case:
 
 
 def loss_case(size: Size, device: torch.device) -> Case:
-    """Loss and gradient of rollouts in which a third of the tokens is written by tools."""
+    """Time loss and gradient of rollouts in which a third of the tokens is written by tools."""
     shape, generator = (size.loss_rollouts, size.tokens), torch.Generator().manual_seed(0)
     model_mask = (torch.arange(size.tokens) % (size.tokens // N_TURNS + 1) < size.tokens // N_TURNS * 2 // 3).expand(
         shape
@@ -128,7 +128,7 @@ def loss_case(size: Size, device: torch.device) -> Case:
 def loop_credit(
     gain: list, is_process: list, outcome: list, group: list, n_turns: list
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Advantages and clip scales, one rollout and one turn at a time."""
+    """Give advantages and clip scales, one rollout and one turn at a time."""
     members: dict[int, list[int]] = {}
     for i, prompt in enumerate(group):
         members.setdefault(prompt, []).append(i)
@@ -150,14 +150,14 @@ def loop_credit(
 
 
 def loop_score(value: float, peers: list[float]) -> float:
-    """How many standard deviations a value lies above the mean of its group."""
+    """Count how many standard deviations a value lies above the mean of its group."""
     mean = sum(peers) / len(peers)
     std = math.sqrt(sum((peer - mean) ** 2 for peer in peers) / len(peers))
     return (value - mean) / (std + STD_FLOOR)
 
 
 def loop_loss(logp: Tensor, old_logp: Tensor, turn_ids: list[list[int]], advantage: list, scale: list) -> Tensor:
-    """The loss token by token: each turn's ratio from its tokens, then one clipped term after another."""
+    """Compute the loss token by token: each turn's ratio from its tokens, then one clipped term after another."""
     total = logp.new_zeros(())
     for i, turns in enumerate(turn_ids):
         positions: dict[int, list[int]] = {}
@@ -179,7 +179,7 @@ def loop_loss(logp: Tensor, old_logp: Tensor, turn_ids: list[list[int]], advanta
 
 
 def timed(name: str, run: Callable[[], object], device: torch.device, untimed: int = 0) -> Variant:
-    """A variant that runs `untimed` times before the clock starts.
+    """Return a variant that runs `untimed` times before the clock starts.
 
     Core needs one such run: the first after a loop pays for merging the loop's million freed blocks.
     """

@@ -1,4 +1,4 @@
-"""What each search index finds, how fast, and what it takes: recall of gold passages, queries per second, bytes.
+"""Measure each search index: recall of gold passages, queries per second, bytes.
 
     python benchmarks/retrieval.py INDEX [INDEX ...] --questions DATA/hotpotqa/dev.jsonl DATA/musique/dev.jsonl
 
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def load_gold(files: Sequence[Path]) -> dict[str, Questions]:
-    """The questions that name their gold passages, by data set."""
+    """Return the questions that name their gold passages, by data set."""
     questions: dict[str, Questions] = {}
     for file in files:
         rows = [row for row in load_questions(file) if row["supporting_ids"]]
@@ -80,7 +80,7 @@ def load_gold(files: Sequence[Path]) -> dict[str, Questions]:
 
 
 def open_all(folders: Sequence[Path], efforts: Sequence[int]) -> dict[str, PassageRetriever]:
-    """Every index by its folder's name, and again at each effort where it has one."""
+    """Yield every index by its folder's name, and again at each effort where it has one."""
     opened = {}
     for folder in folders:
         opened[folder.name] = open_index(folder)
@@ -91,7 +91,7 @@ def open_all(folders: Sequence[Path], efforts: Sequence[int]) -> dict[str, Passa
 
 
 def recall(retriever: PassageRetriever, questions: Mapping[str, Questions]) -> dict[str, dict[str, float]]:
-    """For each data set `any@k` and `all@k` of the gold passages, and the mean reciprocal rank."""
+    """Return for each data set `any@k` and `all@k` of the gold passages, and the mean reciprocal rank."""
     scores = {}
     for name, rows in questions.items():
         hits = retriever.search([row["question"] for row in rows], max(CUTS))
@@ -110,7 +110,7 @@ def recall(retriever: PassageRetriever, questions: Mapping[str, Questions]) -> d
 def speed(
     opened: Mapping[str, PassageRetriever], queries: Sequence[str], repeats: int, facts: Mapping[str, Any]
 ) -> Case:
-    """Seconds for all queries in batches: whole searches, vectors alone, and the encoder alone."""
+    """Time all queries in batches: whole searches, vectors alone, and the encoder alone."""
     batches = [queries[i : i + BATCH] for i in range(0, len(queries), BATCH)]
     variants: dict[str, Variant] = {}
     for name, retriever in opened.items():
@@ -126,7 +126,7 @@ def speed(
 
 
 def timed(name: str, calls: Sequence[tuple[Any, Any]]) -> Variant:
-    """A variant that makes every call once, for ten hits each."""
+    """Return a variant that makes every call once, for ten hits each."""
 
     def variant() -> dict[str, float]:
         start = time.perf_counter()
@@ -147,7 +147,7 @@ def parts(retriever: PassageRetriever) -> Sequence[Any]:
 
 
 def size(folder: Path, question_files: Sequence[Path]) -> dict[str, Any]:
-    """Bytes on disk by part and in memory, and what the index is."""
+    """Return bytes on disk by part and in memory, and what the index is."""
     manifest = Manifest.read(folder)
     disk = {
         part: sum(path.stat().st_size for path in (folder / part).rglob("*") if path.is_file())
@@ -161,7 +161,7 @@ def size(folder: Path, question_files: Sequence[Path]) -> dict[str, Any]:
 
 
 def memory(folder: Path, questions: Mapping[str, Questions]) -> dict[str, int]:
-    """Bytes that this process gains by opening the index and answering every question, without the encoder's weights.
+    """Count the bytes that opening the index and answering every question take, without the encoder's weights.
 
     An index that is open already keeps libraries and the encoder's working memory out of the account.
     """
@@ -179,7 +179,7 @@ def memory(folder: Path, questions: Mapping[str, Questions]) -> dict[str, int]:
 
 
 def resident() -> tuple[int, int]:
-    """Private and file-backed bytes of this process in memory, as Linux counts them."""
+    """Return private and file-backed bytes of this process in memory, as Linux counts them."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
     private, mapped = (1024 * int(fields[name].split()[0]) for name in ("RssAnon", "RssFile"))
     return private, mapped
@@ -196,7 +196,7 @@ def print_recall(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None
 
 
 def print_sizes(sizes: Mapping[str, Mapping[str, Any]]) -> None:
-    """A byte per passage is a megabyte per million of them."""
+    """Say it by passage: a byte per passage is a megabyte per million of them."""
     table = Table(
         "index", "passages", "text", "postings", "vectors", "private memory", "mapped", title="MB per million passages"
     )

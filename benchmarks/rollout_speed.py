@@ -1,4 +1,4 @@
-"""How fast rollouts are: KV-cache reuse over turns, in our loop and in TRL's, and contexts read anew at every turn.
+"""Time rollouts: KV-cache reuse over turns, in our loop and in TRL's, and contexts read anew at every turn.
 
     python benchmarks/rollout_speed.py --policy runs/hops_cpu/warm_start --json rollout_speed.json
 
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def rollout_cases(arguments: argparse.Namespace, folder: Path) -> Iterator[Case]:
-    """Whole rollouts, then one turn; all ways must give the same before they are timed."""
+    """Time whole rollouts, then one turn; all ways must give the same before they are timed."""
     device = torch.device(arguments.device)
     config = load_recipe(str(RECIPE))
     task = open_task(config, RunDirectory(folder))
@@ -112,14 +112,14 @@ def rollout_cases(arguments: argparse.Namespace, folder: Path) -> Iterator[Case]
 
 
 def _floors(model: PreTrainedModel, rollouts: Completions, device: torch.device) -> dict[str, str]:
-    """Every token read once; the weights once for each token of the rollout that wrote most: those come one by one."""
+    """Count every token once, and the weights once for each token of the longest rollout: those come one by one."""
     written = [sum(mask) for _, mask in rollouts]
     n_bytes, n_flops = reading(model, [len(ids) for ids, _ in rollouts], sum(written))
     return floors(n_bytes * max(written), n_flops, device)
 
 
 def turn_case(model: PreTrainedModel, tokenizer: Any, rows: int, context: int, new: int, repeats: int) -> Case:
-    """One greedy turn of `new` tokens after random contexts, by three engines of this process."""
+    """Time one greedy turn of `new` tokens after random contexts, by three engines of this process."""
     contexts = torch.randint(20, 200, (rows, context), generator=torch.Generator().manual_seed(0)).tolist()
     # No token ends a row: one that the vocabulary does not have.
     greedy = GenerationConfig(do_sample=False, max_new_tokens=new, eos_token_id=-1, pad_token_id=tokenizer.pad_token_id)
@@ -155,7 +155,7 @@ def _run(way: Callable[[], Any]) -> None:
 
 
 def policy(arguments: argparse.Namespace, config: RunConfig, task: Task, folder: Path) -> tuple[PreTrainedModel, Any]:
-    """The checkpoint given, or the recipe's after its warm start."""
+    """Open the checkpoint given, or the recipe's after its warm start."""
     path = arguments.policy
     if path is None:
         path, name = folder / "warm_start", config.model.model_name_or_path
@@ -166,7 +166,7 @@ def policy(arguments: argparse.Namespace, config: RunConfig, task: Task, folder:
 
 
 def ways(model: PreTrainedModel, agent: SearchAgent, *, greedy: bool) -> dict[str, Way]:
-    """What is compared: TRL's loop in its trainer and in ours, and our agent with either engine."""
+    """Return what is compared: TRL's loop in its trainer and in ours, and our agent with either engine."""
     ends = [agent.tokenizer.eos_token_id, *closing_tokens(agent.tokenizer)]
     sampling = GenerationConfig(
         do_sample=not greedy, top_k=0, pad_token_id=agent.tokenizer.pad_token_id, eos_token_id=ends
@@ -194,7 +194,7 @@ def _with(agent: SearchAgent, engine: GenerationEngine) -> Way:
 
 
 def check_greedy(ways: dict[str, Way], questions: Sequence[str]) -> int:
-    """Greedy rollouts must be the same tokens, with the same authors. Gives the number of policy turns compared."""
+    """Check that greedy rollouts are the same tokens by the same authors; return the number of turns compared."""
     reference = ways[TRL](questions)
     for name, way in ways.items():
         different = [q for q, mine, theirs in zip(questions, way(questions), reference, strict=True) if mine != theirs]
@@ -203,7 +203,7 @@ def check_greedy(ways: dict[str, Way], questions: Sequence[str]) -> int:
 
 
 def check_sampled(model: PreTrainedModel, agent: SearchAgent, ways: dict[str, Way], questions: Sequence[str]) -> dict:
-    """Kolmogorov-Smirnov tests of each way against TRL's loop; a p-value under 1e-3 stops the benchmark."""
+    """Run Kolmogorov-Smirnov tests of each way against TRL's loop; a p-value under 1e-3 stops the benchmark."""
     samples = {name: _statistics(model, agent, questions, _seeded(way, questions)) for name, way in ways.items()}
     facts = {}
     for name in set(ways) - {TRL}:
@@ -227,7 +227,7 @@ def _timed(way: Way, questions: Sequence[str]) -> None:
 def _statistics(
     model: PreTrainedModel, agent: SearchAgent, questions: Sequence[str], completions: Completions
 ) -> dict[str, list[float]]:
-    """Policy tokens of each rollout, and their mean log-probability."""
+    """Return the policy tokens of each rollout, and their mean log-probability."""
     lengths, logps = [], []
     for question, (ids, mask) in zip(questions, completions, strict=True):
         prompt = agent.encode_prompt(question)

@@ -1,4 +1,4 @@
-"""What a step of A²TGPO costs beside a step of TRL's own GRPO, on the same rollouts.
+"""Time a step of A²TGPO beside a step of TRL's own GRPO, on the same rollouts.
 
     python benchmarks/step_cost.py --device cpu --json step_cost.json
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import string
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measure import Case, floors, measure, print_cases, reading, synchronize, write_json
+from _measure import SMOLLM2, Case, floors, measure, print_cases, reading, synchronize, write_json
 from _trl_loop import search_tool, tool_tokenizer
 from datasets import Dataset
 from torch.profiler import ProfilerActivity, profile
@@ -43,20 +44,13 @@ from a2tgpo.rollout.turn_protocol import TagProtocol
 GRPO, A2TGPO = "GRPO (TRL)", "A²TGPO"
 SHAPES = {
     "tiny": dict(hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4),
-    "smollm2": dict(
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        vocab_size=49152,
-    ),
+    "smollm2": SMOLLM2,
 }
 
 
 @dataclass(frozen=True)
 class Size:
-    """A batch: rollouts, tokens per turn and per result, searches; and the model's shape."""
+    """Hold a batch: rollouts, tokens per turn and per result, searches; and the model's shape."""
 
     shape: str
     rollouts: int
@@ -69,19 +63,19 @@ class Size:
 
     @property
     def tokens(self) -> int:
-        """Of the longest rollout."""
+        """Return those of the longest rollout."""
         return self.rollout(self.searches)
 
     def rollout(self, searches: int) -> int:
         return searches * (self.turn + self.result) + self.turn
 
     def searches_of(self, row: int) -> int:
-        """All of them, or, where rollouts are `varied`, one more from row to row."""
+        """Return all of them, or, where rollouts are `varied`, one more from row to row."""
         return 1 + row % self.searches if self.varied else self.searches
 
     @property
     def group(self) -> int:
-        """Rollouts of a prompt; a forward holds two groups."""
+        """Return the rollouts of a prompt; a forward holds two groups."""
         return max(2, self.rows_per_forward // 2)
 
     @property
@@ -114,7 +108,7 @@ def main() -> None:
 
 
 def step_case(size: Size, updates: int, device: torch.device) -> Case:
-    """Both trainers on one batch that feeds `updates` updates."""
+    """Time both trainers on one batch that feeds `updates` updates."""
     trainers = {GRPO: trainer(GRPOTrainer, GRPOConfig, size, updates, device, loss_type="grpo", beta=0.0)}
     trainers[A2TGPO] = trainer(A2TGPOTrainer, A2TGPOConfig, size, updates, device, beta=0.0)
     error = _old_logps_error(trainers) if updates > 1 else None
@@ -137,7 +131,7 @@ def step_case(size: Size, updates: int, device: torch.device) -> Case:
 
 
 def generated_case(size: Size, device: torch.device) -> Case:
-    """Whole steps of one update a batch, generation by `TagRollout` included."""
+    """Time whole steps of one update a batch, generation by `TagRollout` included."""
     common = dict(size=size, updates=1, device=device, rollouts="agent", beta=0.0)
     trainers = {
         GRPO: trainer(GRPOTrainer, GRPOConfig, loss_type="grpo", **common),
@@ -152,7 +146,7 @@ def generated_case(size: Size, device: torch.device) -> Case:
 
 
 def tool_loop_case(size: Size, device: torch.device) -> Case:
-    """Whole steps of one update a batch, generation by TRL's tool loop included."""
+    """Time whole steps of one update a batch, generation by TRL's tool loop included."""
 
     def trainers(do_sample: bool = True, **options: Any) -> dict[str, Any]:
         turns = {"generation_kwargs": {"max_new_tokens": size.turn, "do_sample": do_sample}}
@@ -174,14 +168,17 @@ def tool_loop_case(size: Size, device: torch.device) -> Case:
 def trainer(
     kind: Any, config: Any, size: Size, updates: int, device: torch.device, rollouts: str = "replay", **options: Any
 ) -> Any:
-    """A trainer of `kind` whose rollouts are the invented batch, or generated in its shape: by an "agent" of ours or
-    with "tools" by TRL."""
+    """Make a trainer of `kind` whose rollouts are the invented batch, or generated in its shape: by an "agent" of ours
+    or with "tools" by TRL."""
     tokenizer = build_tokenizer()
     set_seed(0)
     options = {"bf16": device.type != "cpu"} | options
     sizes = {"vocab_size": len(tokenizer)} | SHAPES[size.shape]
     model = LlamaForCausalLM(LlamaConfig(**sizes, max_position_embeddings=8192, pad_token_id=tokenizer.pad_token_id))
-    asked: list[Any] = [f"Who is {'a' * (i + 1)}?" for i in range(size.rollouts // size.group)]
+    # Prompts of one length: where they are padded no forward of either trainer is plainly causal, which sdpa is
+    # quicker at.
+    letters = itertools.islice(itertools.cycle(string.ascii_lowercase), size.rollouts // size.group)
+    asked: list[Any] = [f"Who is {letter}?" for letter in letters]
     generation: dict[str, Any] = {"processing_class": tokenizer}
     if rollouts == "tools":
         asked = [[{"role": "user", "content": text}] for text in asked]
@@ -219,7 +216,7 @@ def trainer(
 
 
 def replay(tokenizer: PreTrainedTokenizerBase, size: Size) -> Callable[..., dict[str, Any]]:
-    """A `rollout_func` that gives the same rollouts at every call."""
+    """Return a `rollout_func` that gives the same rollouts at every call."""
     generator = torch.Generator().manual_seed(0)
 
     def rollouts(prompts: list[Any], _: Any) -> dict[str, Any]:
@@ -237,15 +234,15 @@ def replay(tokenizer: PreTrainedTokenizerBase, size: Size) -> Callable[..., dict
 
 
 class _EveryTurnSearches(TagProtocol):
-    """Takes each turn as a search until its searches are spent: the policy is random and knows no protocol."""
+    """Take each turn as a search until its searches are spent: the policy is random and knows no protocol."""
 
     def read(self, turn: list[int], before: list[int]) -> list[Action]:
-        """The same search whatever the turn says."""
+        """Give the same search whatever the turn says."""
         return [Action("search", "anything")]
 
 
 def searching(tokenizer: PreTrainedTokenizerBase, size: Size) -> SearchAgent:
-    """An agent that finds a passage of about `size.result` tokens."""
+    """Return an agent that finds a passage of about `size.result` tokens."""
     word = " Kelo"
     text = word * (size.result // len(tokenizer(word, add_special_tokens=False)["input_ids"]))
     limits = RolloutLimits(size.searches, 2 * size.tokens, size.turn, passage_tokens=size.result)
@@ -255,20 +252,20 @@ def searching(tokenizer: PreTrainedTokenizerBase, size: Size) -> SearchAgent:
 
 
 def tools(tokenizer: PreTrainedTokenizerBase, size: Size) -> dict[str, Any]:
-    """TRL's `tools=` with the same search, for which it takes every turn."""
+    """Return TRL's `tools=` with the same search, for which it takes every turn."""
     asking = tool_tokenizer(tokenizer, lambda turn: "anything")
     return {"processing_class": asking, "tools": [search_tool(searching(tokenizer, size))]}
 
 
 def _completions(one: Any) -> list[list[int]]:
-    """What a trainer generates from seed 0."""
+    """Return what a trainer generates from seed 0."""
     set_seed(0)
     prompts = [row["prompt"] for row in one.train_dataset for _ in range(one.num_generations)]
     return one.rollout_func(prompts, one)["completion_ids"]
 
 
 def _step(one: Any) -> Callable[[], None]:
-    """A step at every call, its seed the number of calls before: two trainers that draw alike generate alike."""
+    """Take a step at every call, its seed the number of calls before: two trainers that draw alike generate alike."""
     calls = itertools.count()
 
     def run() -> None:
@@ -279,7 +276,7 @@ def _step(one: Any) -> Callable[[], None]:
 
 
 def _old_logps_error(trainers: dict[str, Any]) -> float:
-    """Largest difference on tokens the policy wrote, of the trainers as they start."""
+    """Return the largest difference on tokens the policy wrote, of the trainers as they start."""
     found = {}
     for name, one in trainers.items():
         output = _batch(one)
@@ -289,7 +286,7 @@ def _old_logps_error(trainers: dict[str, Any]) -> float:
 
 
 def _batch(one: Any) -> dict[str, Any]:
-    """A generation batch, of the trainer as it starts."""
+    """Make a generation batch, of the trainer as it starts."""
     one.model.train()
     one.create_optimizer_and_scheduler(num_training_steps=1)
     rows = [row for row in one.train_dataset for _ in range(one.num_generations)]
@@ -300,7 +297,7 @@ def _batch(one: Any) -> dict[str, Any]:
 
 
 def _peak_of_update(one: Any, device: torch.device) -> int:
-    """Bytes allocated at the peak of the second micro-batch's update, above what was allocated when it began."""
+    """Return the peak of the second micro-batch's update in bytes, above what was allocated when it began."""
     calls = 0
     peaks: list[int] = []
     step = one.training_step

@@ -42,15 +42,31 @@ REFERENCE: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "integrations.trl.rollout_func.TagRollout",
         ),
     ),
-    "core": ("Core mathematics", "Padded tensors in, padded tensors out; torch only. `import a2tgpo.core`.", ("core",)),
+    "core": (
+        "Core mathematics",
+        "Padded tensors in, padded tensors out; torch only. `import a2tgpo.core`.",
+        ("core", "core.turn_batch.plain_credit"),
+    ),
     "methods": ("Methods", "One row of a table for each method.", ("methods",)),
     "signals": ("Signals", "The worth of a turn.", ("signals", "signals.answer_likelihood")),
-    "environments": ("Environments", "What answers the policy.", ("environments",)),
+    "environments": (
+        "Environments",
+        "What answers the policy.",
+        (
+            "environments",
+            "environments.mcp_tools",
+            "environments.textarena_game",
+            "environments.gymnasium_text",
+            "environments.openenv_client",
+            "environments.verifiers_environment",
+        ),
+    ),
     "rollout": (
         "Rollouts",
         "Turns, conversations and generation.",
         (
             "rollout.agent",
+            "rollout.play.RolloutLimits",
             "rollout.protocol",
             "rollout.turn_protocol",
             "rollout.strategies",
@@ -74,7 +90,7 @@ REFERENCE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "data": (
         "Data and rewards",
         "Questions, gold answers and outcomes.",
-        ("data.formats", "data.world", "rewards", "gold"),
+        ("data.formats", "data.world", "data.ideal_reader", "rewards", "gold"),
     ),
     "evaluate": (
         "Evaluation",

@@ -22,13 +22,15 @@ import yaml
 
 from a2tgpo.core.gain import Likelihood
 from a2tgpo.data.guessing_games import CodeGame, GuessingGame, NumberGame, candidates_left, read_guess, true_gains
-from a2tgpo.pipeline.rollout_log import RolloutRecord
+from a2tgpo.pipeline.rollout_log import read_rollouts
 from a2tgpo.run.directory import RunDirectory
 from a2tgpo.tables import markdown_table
 
 FORMS: tuple[Likelihood, ...] = ("probability", "log_probability")
 NAMES = {"probability": "difference of probabilities", "log_probability": "difference of logarithms"}
 STRETCHES = ("before", "after")
+LEAST = 1e-38
+"""Stand in for a likelihood that float32 has rounded to 0."""
 POINTS = 60
 """Rollouts drawn of each turn, evenly chosen."""
 
@@ -57,13 +59,16 @@ def gains_by_turn(files: Sequence[Path], game: GuessingGame, form: Likelihood, n
     """Return the gains of each of the first turns in files of a rollout log."""
     turns = [Gains([], []) for _ in range(n_turns)]
     for file in files:
-        for line in file.read_text(encoding="utf-8").splitlines():
-            record = RolloutRecord.from_line(line)
+        for record in read_rollouts(file):
             assert record.likelihood is not None, f"{file}: the method reads no likelihood"
             answer = record.answer[0] if isinstance(record.answer, list) else str(record.answer)
             secret = tuple(map(int, answer.split()))
             counts = candidates_left(game, secret, [read_guess(game, call.query) for call in record.calls])
-            values = record.likelihood if form == "probability" else [math.log(value) for value in record.likelihood]
+            values = (
+                record.likelihood
+                if form == "probability"
+                else [math.log(max(value, LEAST)) for value in record.likelihood]
+            )
             for turn, true in enumerate(true_gains(counts, len(secret), form)[: min(len(values) - 1, n_turns)]):
                 turns[turn].policy.append(values[turn + 1] - values[turn])
                 turns[turn].true.append(true)

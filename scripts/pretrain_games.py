@@ -26,13 +26,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from a2tgpo.data.guessing_games import CodeGame, GuessingGame, NumberGame, Secret, true_gains
-from a2tgpo.data.tokenizer import CHAT_TEMPLATE, EOS, PAD, ROLE_TOKENS, UNKNOWN
+from a2tgpo.data.tokenizer import EOS, PAD, ROLE_TOKENS, UNKNOWN, wrap_tokenizer
 
 TAGS = tuple(f"<{slash}{tag}>" for tag in ("think", "guess", "result", "answer") for slash in ("", "/"))
 SENTENCES = (
@@ -50,7 +50,7 @@ SENTENCES = (
     (r"(The turn limit has been reached|Turn limit reached)\..*", "over"),
     (r"I now know the answer\.", "ready"),
 )
-"""What the games and the scaffold say, and the word that is one token for it."""
+"""Give each sentence of the games and the scaffold the word that is its one token."""
 
 GAMES: dict[str, GuessingGame] = {"guess-number": NumberGame(64), "mastermind": CodeGame(2, 8)}
 GUESSES = 6
@@ -73,17 +73,7 @@ def build_tokenizer(game: GuessingGame) -> PreTrainedTokenizerFast:
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split("}", "isolated")]
     )
     backend.decoder = decoders.WordPiece(prefix="##", cleanup=False)
-    backend.add_special_tokens([AddedToken(token, normalized=False) for token in (PAD, EOS, UNKNOWN, *ROLE_TOKENS)])
-    backend.add_tokens([AddedToken(token, normalized=False) for token in (*TAGS, "\\boxed{")])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token=PAD,
-        eos_token=EOS,
-        unk_token=UNKNOWN,
-        chat_template=CHAT_TEMPLATE,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-    )
+    return wrap_tokenizer(backend, (*TAGS, "\\boxed{"))
 
 
 @dataclass(frozen=True)

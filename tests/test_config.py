@@ -15,7 +15,7 @@ from a2tgpo import A2TGPOConfig
 from a2tgpo.errors import RecipeError
 from a2tgpo.run.interrupt import updates_per_batch
 from a2tgpo.run.recipe import Recipe, RunConfig
-from a2tgpo.run.recipe_file import describe_keys, load_recipe, packaged_recipes
+from a2tgpo.run.recipe_file import describe_keys, describe_recipes, load_recipe, packaged_recipes
 from a2tgpo.run.recipe_keys import known_keys
 from a2tgpo.run.verl_command import read_overrides
 from a2tgpo.run.verl_overrides import verl_overrides
@@ -48,6 +48,14 @@ def test_every_recipe_of_the_project_loads(name: str) -> None:
         (part,) = [part for part in parts if key in {field.name for field in fields(part)}]
         if key not in ("use_cpu", "bf16") and isinstance(value, int | list):
             assert getattr(part, key) == value, key
+
+
+def test_recipes_are_listed_in_whole_sentences() -> None:
+    """Each stands with its name, set apart from what its comment says up to the last sentence before the command."""
+    lines = [*describe_recipes()]
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    assert len({len(line) - len(line.split(maxsplit=1)[1]) for line in lines}) == 1
+    assert all(line.endswith(".") and "  " in line for line in lines)
 
 
 def test_there_are_recipes() -> None:

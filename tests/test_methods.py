@@ -118,9 +118,19 @@ def test_a2tgpo_is_turn_credit():
     assert all(map(torch.equal, METHODS["a2tgpo"].credit(core.TurnBatch(**arguments)), core.turn_credit(**arguments)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Misreading:
+    """A credit rule that asks for what there is not."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"gains"})
+
+
 CONTRADICTIONS = {
     "tree": (lambda: Method("mine", core.TreeCredit(), "me"), "sampling=Tree"),
-    "refill": (lambda: Method("mine", core.IgpoCredit(), "me", sampling=DynamicSampling()), "sampling=Independent"),
+    "dynamic sampling": (
+        lambda: Method("mine", core.IgpoCredit(), "me", sampling=DynamicSampling()),
+        "sampling=Independent",
+    ),
     "ratio": (lambda: Method("mine", core.OutcomeCredit(), "me", ratio="word"), "'turn', 'token', 'sequence'"),
     "range": (lambda: Method("mine", core.OutcomeCredit(), "me", eps_low=1.0), r"eps_low in \[0, 1\)"),
     "overlong": (lambda: Method("mine", core.OutcomeCredit(), "me", overlong=2.0), "share above 0"),
@@ -132,6 +142,14 @@ CONTRADICTIONS = {
         lambda: Method("mine", core.TreeCredit(), "me", ratio="sequence", sampling=Tree()),
         "ratio='turn' or 'token'",
     ),
+    "a class": (lambda: Method("mine", core.OutcomeCredit, "me"), r"such as core.OutcomeCredit\(\)"),
+    "a function": (lambda: Method("mine", lambda batch: batch, "me"), "an instance of a frozen dataclass"),
+    "unknown field": (lambda: Method("mine", Misreading(), "me"), "credit reads gains; there are entropy, gain, state"),
+    "endless kl": (lambda: Method("mine", core.OutcomeCredit(), "me", kl_beta=float("nan")), "pass at least 0"),
+    **{
+        f"name {name!r}": (lambda name=name: Method(name, core.OutcomeCredit(), "me"), "name is .*; pass letters")
+        for name in ("", "a,b", "a:b", "a/b", "a b", "..", "-a")
+    },
     "no row": (lambda: resolve_method("a3tgpo"), "choose one of 'grpo', 'dapo'"),
     "no parameter": (lambda: resolve_method("grpo", alpha=0.3), "no such parameter; it has std, ratio"),
     "not a name": (lambda: resolve_method("grpo", source="me"), "no such parameter"),

@@ -48,17 +48,6 @@ def found(name: str) -> bool:
 
 
 @each_document
-def test_files_exist(document):
-    """Every path of a file of the project leads to one."""
-    paths = [q for q in quoted(document) if re.fullmatch(r"(tests|docs|src|recipes|pipeline)/[\w./-]+", q)]
-    for path in paths:
-        assert (ROOT / path).exists() or (ROOT / "src" / "a2tgpo" / path).exists(), f"{document}: {path}"
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / document).read_text(encoding="utf-8"))
-    for link in links:
-        assert ((ROOT / document).parent / link).exists(), f"{document}: {link}"
-
-
-@each_document
 def test_options_and_rows_exist(document):
     """Every `key: value` is a key of recipes, every `key=value` one of a row or its credit; rows are rows."""
     options = {f.name for part in (A2TGPOConfig, Recipe) for f in fields(part)}

@@ -15,9 +15,10 @@ the paper's values and those of the published scripts for each row.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import Any, get_args
 
@@ -39,13 +40,16 @@ from a2tgpo.core.loss import Aggregate
 from a2tgpo.core.ratio import Level
 from a2tgpo.rollout.strategies import DynamicSampling, EntropyBranch, Independent, Sampling, Tree
 
+_READ = frozenset({"gain", "state", "tree", "entropy"})
+"""Names of what a credit rule may read beside outcome, group and turns."""
+
 
 @dataclass(frozen=True)
 class Method:
     """Hold one method.
 
     Attributes:
-        name: the key in `METHODS` and in a recipe.
+        name: the key in `METHODS` and in a recipe, and a folder of a comparison: letters, digits and `+-._`.
         credit: from rewards and gains to advantages; the standard deviation it divides by is a property of it.
         source: where its numbers come from.
         ratio, eps_low, eps_high, upper, aggregate, dual_clip: see `core.policy_loss`.
@@ -78,6 +82,8 @@ class Method:
     state_similarity: float = 1.0
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.+-]*", self.name):
+            raise ValueError(f"name is {self.name!r}; pass letters, digits and +-._, beginning with a letter or digit")
         for name, value, choices in (
             ("ratio", self.ratio, get_args(Level)),
             ("upper", self.upper, get_args(Upper)),
@@ -96,7 +102,7 @@ class Method:
                 f"{self.name}: dual_clip is {self.dual_clip}, inside the clip range; pass more than "
                 f"1 + {self.eps_high}, or None"
             )
-        if self.kl_beta < 0:
+        if not 0 <= self.kl_beta < math.inf:
             raise ValueError(f"{self.name}: kl_beta is {self.kl_beta}; pass at least 0, which leaves the penalty out")
         if not 0 < self.state_similarity <= 1:
             raise ValueError(
@@ -104,7 +110,17 @@ class Method:
             )
         if self.overlong is not None and not 0 < self.overlong <= 1:
             raise ValueError(f"{self.name}: overlong is {self.overlong}; pass a share above 0 and up to 1, or None")
+        self._check_credit()
         self._check_sampling()
+
+    def _check_credit(self) -> None:
+        if isinstance(self.credit, type) or not is_dataclass(self.credit) or not hasattr(self.credit, "reads"):
+            raise ValueError(
+                f"{self.name}: credit is {self.credit!r}; pass an instance of a frozen dataclass that has `reads`, "
+                "such as core.OutcomeCredit()"
+            )
+        if unknown := sorted(set(self.credit.reads) - _READ):
+            raise ValueError(f"{self.name}: credit reads {', '.join(unknown)}; there are {', '.join(sorted(_READ))}")
 
     def _check_sampling(self) -> None:
         if "tree" in self.credit.reads and not isinstance(self.sampling, Tree):

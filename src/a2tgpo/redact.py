@@ -9,11 +9,16 @@ from typing import Any
 HIDDEN = "***"
 """Stands where a secret was."""
 
-_NAMES = re.compile(r"(^|_)(token|api_?key|secret|password|passwd|credentials?)$", re.IGNORECASE)
+_NAMES = re.compile(
+    r"(^|[_-])(token|(api|access|private|secret)[_-]?key|secret|password|passwd|passphrase|credentials?|authorization)$",
+    re.IGNORECASE,
+)
 _NOT_SECRET = {"pad_token", "eos_token", "bos_token", "unk_token", "reasoning_end_token"}
-_URL_LOGIN = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/?#@'\"]+@")
+_URL_LOGIN = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/?#'\"]+@")
 _URL_KEY = re.compile(r"(?P<name>[?&](?:[\w-]*(?:token|key|secret|password|signature))=)[^&\s'\"#]+", re.IGNORECASE)
-_SHAPES = re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})\b")
+_SHAPES = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|AKIA[0-9A-Z]{16})\b"
+)
 _HEADER = re.compile(r"(?P<name>\b(?:Bearer|Basic)\s+)[A-Za-z0-9._~+/=-]{8,}")
 _SHORTEST = 6
 """Characters: a remembered value that is shorter would be cut out of ordinary words."""

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.benchmarks.smoke import POLICY, run_benchmark
 
 
 def test_smoke(tmp_path: Path) -> None:
     """Our loop and TRL's give the same greedy rollouts of the shipped policy, and pure generation the same tokens (the
     script stops where they do not); both sizes are timed, and the JSON holds the busy shares and the steps taken."""
-    output = tmp_path / "environments.json"
-    policy = ROOT / "src/a2tgpo/assets/hops-tiny"
-    subprocess.run(
-        [sys.executable, "benchmarks/environments.py", "--smoke", "--policy", str(policy), "--json", str(output)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
-    slow, fast = json.loads(output.read_text(encoding="utf-8"))["cases"]
+    written, _ = run_benchmark("environments", tmp_path / "out.json", "--smoke", "--policy", POLICY)
+    slow, fast = written["cases"]
     assert set(slow["seconds"]) == {"TRL's tool loop", "EnvironmentPool, KV-cache reuse"}
     assert set(fast["seconds"]) == {"environments that answer at once", "pure generation"}
     for name in slow["seconds"]:

@@ -1,9 +1,8 @@
 """The benchmark of retrieval on a small index, with recall that can be counted by hand."""
 
+from __future__ import annotations
+
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,9 @@ import pytest
 from a2tgpo.retrieval import Passage
 from a2tgpo.retrieval.build import build_index
 from a2tgpo.retrieval.settings import DenseSettings, IndexSettings
+from tests.benchmarks.smoke import run_benchmark
 from tests.retrieval.worlds import write_corpus, write_encoder
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "retrieval.py"
 PASSAGES = [Passage("0", "kolmiel", "grizova"), Passage("1", "orvati", ""), Passage("2", "seldun", "grizova vasel")]
 QUESTIONS = [
     {"id": "a", "question": "orvati", "golden_answers": ["x"], "supporting_ids": ["1"]},
@@ -25,7 +24,7 @@ QUESTIONS = [
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of memory")
-def test_recall_by_hand(tmp_path):
+def test_recall_by_hand(tmp_path: Path) -> None:
     """First, first and second, second, and not found: recall at 1 and 3 of any and all gold, and reciprocal rank."""
     pytest.importorskip("faiss")
     pytest.importorskip("sentence_transformers")
@@ -35,14 +34,10 @@ def test_recall_by_hand(tmp_path):
     dense = DenseSettings(str(encoder), faiss_type="hnsw")
     build_index(corpus, tmp_path / "words", IndexSettings.of("bm25"))
     build_index(corpus, tmp_path / "both", IndexSettings.of("hybrid", dense=dense))
-    command = [sys.executable, "-W", "ignore", SCRIPT, tmp_path / "words", tmp_path / "both", "--questions", questions]
-    command += ["--effort", "2", "--repeats", "2", "--json", tmp_path / "out.json"]
-    run = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    assert run.returncode == 0, run.stderr
-    assert "MB per million passages" in run.stdout and "queries/s" in run.stdout
-    (case,) = json.loads((tmp_path / "out.json").read_text())["cases"]
+    arguments = [tmp_path / "words", tmp_path / "both", "--questions", questions, "--effort", "2", "--repeats", "2"]
+    written, printed = run_benchmark("retrieval", tmp_path / "out.json", *arguments)
+    assert "MB per million passages" in printed and "queries/s" in printed
+    (case,) = written["cases"]
     (scores,) = case["facts"]["recall"]["words"].values()
     assert scores["questions"] == 4
     assert [scores[f"any@{k}"] for k in (1, 3, 10)] == [0.5, 0.75, 0.75]

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.benchmarks.smoke import run_benchmark
 
 
 def test_smoke(tmp_path: Path) -> None:
     """Both trainers take their steps on the same rollouts and find the same old log-probabilities, or generate the same
     rollouts (the script stops where they do not), and the JSON holds every repeat and the peak of an update."""
-    output = tmp_path / "step_cost.json"
-    subprocess.run(
-        [sys.executable, "benchmarks/step_cost.py", "--smoke", "--json", str(output)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
-    cases = json.loads(output.read_text(encoding="utf-8"))["cases"]
+    written, _ = run_benchmark("step_cost", tmp_path / "out.json", "--smoke")
+    cases = written["cases"]
     assert len(cases) == 6
     for case in cases:
         assert set(case["seconds"]) == {"GRPO (TRL)", "A²TGPO"}

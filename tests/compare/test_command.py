@@ -167,15 +167,15 @@ def test_values_of_a_key_are_compared(played: Matrix, tmp_path: Path, capsys: py
     command = ["compare", str(tmp_path / "recipe.yaml"), "--seeds", "2", "--output_dir", str(played.root)]
     assert main([*command, "--vary", "clip_beta=0,.1,.3"]) == 0
     folders = sorted(path.name for path in played.root.iterdir() if path.is_dir())
-    assert folders == ["clip_beta=.1", "clip_beta=.3", "clip_beta=0", "warm_start"]
+    assert folders == [*(f"a2tgpo,clip_beta={value}" for value in (".1", ".3", "0")), "warm_start"]
     assert "clip_beta" not in yaml.safe_load(played.recipe.read_text())
     summary = json.loads((played.root / "summary.json").read_text())
-    assert list(summary["methods"]) == ["react", "clip_beta=0", "clip_beta=.1", "clip_beta=.3"]
+    assert list(summary["methods"]) == ["react", *(f"a2tgpo,clip_beta={value}" for value in ("0", ".1", ".3"))]
     tests = summary["minus_baseline"]["greedy"]
     assert {name: test["baseline"] for name, test in tests.items()} == dict.fromkeys(
-        ["clip_beta=.1", "clip_beta=.3"], "clip_beta=0"
+        ["a2tgpo,clip_beta=.1", "a2tgpo,clip_beta=.3"], "a2tgpo,clip_beta=0"
     )
-    assert "exact match minus clip_beta=0's, greedy" in (played.root / "summary.md").read_text()
+    assert "exact match minus a2tgpo,clip_beta=0's, greedy" in (played.root / "summary.md").read_text()
     given = (tmp_path / "flags").read_text().splitlines()
     assert sum("--clip_beta .1" in line for line in given) == 2 and not any("--clip_beta" in line for line in given[:1])
 
@@ -241,9 +241,11 @@ def test_ctrl_c_says_how_to_go_on(played: Matrix, tmp_path: Path, capfd: pytest.
         (["--launcher", "'open"], '--launcher "\'open": No closing quotation'),
         (["--launcher", " "], "--launcher ' ': no such program"),
         (["--methods", "grpo,tree-grpo"], "method 'tree-grpo': num_generations=2: Tree("),
+        (["--vary", "clip_beta=0,.1", "--clip-beta=0.2"], "--clip_beta: --vary sets it for each run; leave it out"),
         (["--seeds", "0"], "--seeds 0: must be at least 1"),
         (["--jobs", "0"], "--jobs 0: must be at least 1"),
         (["--seed", "3"], "--seed: a comparison sets it for each run; use --seeds"),
+        (["--resume-from-checkpoint=true"], "the same command again goes on by itself"),
         (["--method=grpo"], "--method: a comparison sets it for each run; use --methods"),
         (["--resume_from_checkpoint", "true"], "the same command again goes on by itself"),
         (["--max_steps", "0"], "max_steps=0: nothing would be trained"),

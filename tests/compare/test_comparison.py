@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from a2tgpo import A2TGPOConfig
 from a2tgpo.compare.comparison import Comparison
 from a2tgpo.compare.comparison_table import as_markdown, as_tables
 from a2tgpo.compare.matrix import Matrix
-from a2tgpo.compare.measured import GAIN_SHARE, SECONDS, _of_updates, read_metrics
+from a2tgpo.compare.measured import AREA, COLLAPSED, GAIN_SHARE, SECONDS, _of_updates, measure, read_metrics
+from a2tgpo.evaluate.outcome import write_outcomes
 from tests.compare.runs import write_matrix, write_metrics, write_run
+from tests.evaluate.outcomes import outcome
 
 T_975_DF2 = 4.302652729911275
 """97.5 % point of Student's t with 2 degrees of freedom, from a table."""
@@ -62,6 +65,45 @@ def test_seconds_where_some_steps_are_logged(tmp_path: Path) -> None:
     lines = [(3, 2.0, 2.0), (6, 4.0, 4.0), (7, 9.0, 3.0)]
     path.write_text("".join(f'{{"step": {s}, "step_time": {t}, "seconds/gain": {g}}}\n' for s, t, g in lines))
     assert _of_updates(read_metrics(path)) == pytest.approx({SECONDS: 27 / 7, GAIN_SHARE: 1 / 3})
+
+
+def test_a_run_that_logged_nothing(tmp_path: Path) -> None:
+    """With `logging_steps` above the steps of a run there is no log: the run is compared without seconds and area, and
+    a line of an evaluation, which times no step, changes neither."""
+    assert read_metrics(tmp_path / "metrics.jsonl") == [] and _of_updates([]) == {}
+    timed = {"step": 2, "step_time": 1.5, "reward": 0.5}
+    assert _of_updates([timed]) == _of_updates([{"step": 1, "eval_reward": 0.1}, timed])
+    matrix = write_matrix(tmp_path)
+    for seed in matrix.seeds:
+        matrix.cell("a2tgpo", seed).directory.metrics.unlink()
+    comparison = Comparison.of(matrix)
+    assert "a2tgpo" in comparison.against["greedy"] and "a2tgpo" not in comparison.area
+    assert "| a2tgpo | 0.667 [0.308, 1.025] | 0.000 | 1.50 | 15.0 | – | – | 3 |" in as_markdown(comparison)
+
+
+def test_batches_without_a_reward(tmp_path: Path) -> None:
+    """A batch of which no rollout had a reward is logged as null; the area is the mean over the others."""
+    path = tmp_path / "metrics.jsonl"
+    rewards = ("0.5", "null", "1.0")
+    path.write_text("".join(f'{{"step": {k}, "step_time": 1.0, "reward": {r}}}\n' for k, r in enumerate(rewards, 1)))
+    assert _of_updates(read_metrics(path))[AREA] == 0.75
+
+
+def test_data_sets_may_number_alike(tmp_path: Path) -> None:
+    """Of two data sets with the same ids, and of a question that is asked twice, each is a question of its own: five
+    before and five after, of which three are right; that is no collapse."""
+    matrix = Matrix(tmp_path, ("grpo",), 1, 8)
+    cell = matrix.cell("grpo", 0)
+    cell.directory.root.mkdir(parents=True)
+    write_metrics(cell, 0)
+    asked = [("nq", "test_0"), ("nq", "test_1"), ("popqa", "test_0"), ("popqa", "test_1"), ("popqa", "test_1")]
+    for when, right in (("before", "11111"), ("after", "11100")):
+        rows = [outcome(dataset=d, id=i, correct=r == "1") for (d, i), r in zip(asked, right, strict=True)]
+        for mode in ("greedy", "sampled"):
+            write_outcomes(cell.directory.evaluation(f"{when}_{mode}"), rows)
+    found = measure(cell.directory, "after")
+    assert list(found.scores["greedy"].values()) == [1, 1, 1, 0, 0]
+    assert found.values["greedy/exact_match"] == 0.6 and found.values[COLLAPSED] == 0.0
 
 
 def test_react_is_the_evaluation_before(matrix: Matrix) -> None:
@@ -131,7 +173,7 @@ def test_each_value_has_its_baseline(tmp_path: Path) -> None:
         "a2tgpo,hops=1-2": "grpo,hops=1-2",
         "a2tgpo,hops=3": "grpo,hops=3",
     }
-    assert Matrix(tmp_path, ("igpo",), 1, 8, values).baselines == {"hops=3": "hops=1-2"}
+    assert Matrix(tmp_path, ("igpo",), 1, 8, values).baselines == {"igpo,hops=3": "igpo,hops=1-2"}
     assert Matrix(tmp_path, ("igpo", "mica"), 1, 8).baselines == {}
 
 
@@ -141,24 +183,51 @@ def test_values_that_reach_the_warm_start_have_their_own(tmp_path: Path) -> None
     rates = Matrix(tmp_path, ("grpo",), 1, 8, tuple((("learning_rate", rate),) for rate in ("1e-4", "2e-4")))
     assert [cell.name for cell in rates.cells()] == [
         "warm_start/seed_0",
-        "learning_rate=1e-4/seed_0",
-        "learning_rate=2e-4/seed_0",
+        "grpo,learning_rate=1e-4/seed_0",
+        "grpo,learning_rate=2e-4/seed_0",
     ]
     hops = Matrix(tmp_path, ("grpo",), 1, 8, tuple((("hops", value),) for value in ("[1, 2]", "3")))
-    start = hops.cell("hops=1-2", 0).start
+    start = hops.cell("grpo,hops=1-2", 0).start
     assert start is not None and start.name == "warm_start,hops=1-2/seed_0"
     assert start.flags == ("--seed", "0", "--hops", "1", "2", "--max_steps", "0")
+
+
+def test_no_option_of_credit_reaches_the_warm_start(tmp_path: Path) -> None:
+    """What a configuration of ours adds to TRL's says how the policy is updated, and not how it begins: runs that
+    differ in it share a seed's warm start."""
+    ours = sorted(A2TGPOConfig.__annotations__.keys() - {"method", "rollouts_dir"})
+    assert "turn_baseline" in ours
+    for key in ours:
+        assert list(Matrix(tmp_path, ("grpo",), 1, 8, (((key, "1"),), ((key, "2"),))).starts) == ["react"], key
+
+
+def test_no_two_values_share_a_folder(tmp_path: Path) -> None:
+    """A sign is told, and so is a letter of any alphabet; what a path cannot hold becomes a dash. Methods that were
+    compared one after the other in one folder have folders of their own."""
+    values = ("-1", "1", "é", "[1, 2]", "a/../b", "/", "1e-4")
+    names = list(Matrix(tmp_path, ("grpo",), 1, 8, tuple((("beta", value),) for value in values)).arms)
+    told = ("-1", "1", "é", "1-2", "a-..-b", "-", "1e-4")
+    assert names == [f"grpo,beta={value}" for value in told]
+    assert list(Matrix(tmp_path, ("igpo",), 1, 8, ((("beta", "1"),),)).arms) == ["igpo,beta=1"]
 
 
 def test_other_questions_are_not_paired(tmp_path: Path) -> None:
     """Arms that were asked different questions are compared by seed and not by question."""
     matrix = Matrix(tmp_path, ("grpo",), 2, 8, tuple((("hops", value),) for value in ("2", "3")))
     for seed in (0, 1):
-        for name, right in (("hops=2", "10"), ("hops=3", "110")):
+        for name, right in (("grpo,hops=2", "10"), ("grpo,hops=3", "110")):
             write_run(matrix.cell(name, seed), "after", right)
             write_metrics(matrix.cell(name, seed), seed)
-    tests = found(matrix)["minus_baseline"]["greedy"]["hops=3"]
+    tests = found(matrix)["minus_baseline"]["greedy"]["grpo,hops=3"]
     assert tests["questions"] is None and tests["seeds"]["mean"]["value"] == pytest.approx(2 / 3 - 1 / 2)
+
+
+def test_questions_that_changed_between_seeds(tmp_path: Path) -> None:
+    """Where somebody added a question to the file between two runs of an arm there is no test over questions either."""
+    matrix = write_matrix(tmp_path)
+    write_run(matrix.cell("a2tgpo", 1), "after", "11100")
+    tests = found(matrix)["minus_grpo"]["greedy"]["a2tgpo"]
+    assert tests["questions"] is None and tests["seeds"]["p"] is not None
 
 
 def test_depth_by_hand(tmp_path: Path) -> None:

@@ -28,6 +28,12 @@ def test_a_point_is_a_mean_over_seeds_of_neighbouring_batches() -> None:
     assert first.value == 4.0 and first.low == pytest.approx(4 - half) and first.high == pytest.approx(4 + half)
 
 
+def test_a_batch_without_the_metric_is_no_point() -> None:
+    """A number that was not finite is logged as null."""
+    drawn = curve([[{"step": step, "reward": None if step == 2 else step / 1} for step in (1, 2, 3)]], "reward")
+    assert drawn is not None and [point.value for point in drawn.points] == [1.0, 3.0] and drawn.x == [1.0, 3.0]
+
+
 def test_a_metric_nobody_logged_has_no_curve() -> None:
     """A run without updates, or no run at all, draws nothing."""
     assert curve([], "reward") is None

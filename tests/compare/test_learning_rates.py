@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import yaml
@@ -13,7 +15,7 @@ import yaml
 from a2tgpo.cli import main
 from a2tgpo.compare.comparison import Comparison
 from a2tgpo.compare.comparison_table import as_markdown
-from a2tgpo.compare.learning_rates import ChosenRate, choose_rates, pilots_of, read_rates
+from a2tgpo.compare.learning_rates import ChosenRate, check_choice, choose_rates, pilots_of, read_choices, read_rates
 from a2tgpo.compare.matrix import Matrix
 from a2tgpo.compare.measured import AREA, COLLAPSED
 from a2tgpo.compare.primary_tests import run_tests
@@ -49,24 +51,35 @@ def test_each_method_gets_its_own_best_rate(tmp_path: Path) -> None:
             "a2tgpo": {"1e-4": "0000", "3e-4": "1100", "1e-3": "1010"},
         },
     )
-    chosen = choose_rates(pilots, tmp_path / "rates.json")
+    choose_rates(pilots, tmp_path / "rates.json")
+    chosen = read_choices(tmp_path / "rates.json")
     assert {name: choice.rate for name, choice in chosen.items()} == {"grpo": "3e-4", "a2tgpo": "3e-4"}
     assert chosen["grpo"].scores == pytest.approx({"1e-4": 1 / 16, "3e-4": 3 / 16, "1e-3": 0.0})
     assert [*pilots.seeds] == [1000, 1001] and not set(pilots.seeds) & set(Matrix(tmp_path, ("grpo",), 10, 8).seeds)
 
 
-def test_a_choice_stands(tmp_path: Path) -> None:
-    """Once written it is read again, whatever the pilots say later; a method that comes later is chosen for then, and
-    other rates are refused."""
-    rates = {"1e-4": "1000", "3e-4": "0000", "1e-3": "0000"}
-    pilots, path = write_pilots(tmp_path, {"grpo": rates, "mica": rates}), tmp_path / "rates.json"
-    assert choose_rates(pilots, path)["grpo"].rate == "1e-4"
-    write_pilots(tmp_path, {"grpo": rates | {"3e-4": "1111"}, "mica": rates})
-    assert choose_rates(pilots, path)["grpo"].rate == "1e-4"
-    both = write_pilots(tmp_path, {"grpo": rates, "igpo": rates | {"1e-3": "1100"}})
-    assert {name: of.rate for name, of in choose_rates(both, path).items()} == {"grpo": "1e-4", "igpo": "1e-3"}
-    with pytest.raises(RecipeError, match="holds a choice among other learning rates"):
-        choose_rates(pilots_of(replace(pilots, root=tmp_path), RATES[:2], 2), path)
+def test_other_rates_than_those_of_the_choice(tmp_path: Path) -> None:
+    """They are refused for a method that was chosen for; without rates, a method that was not. A method that comes
+    later may try others."""
+    matrix, path = Matrix(tmp_path, ("grpo", "igpo"), 3, 8), tmp_path / "rates.json"
+    check_choice(path, matrix, RATES)
+    choose_rates(write_pilots(tmp_path, {"grpo": dict.fromkeys(RATES, "1000")}), path)
+    check_choice(path, matrix, [*reversed(RATES)])
+    with pytest.raises(RecipeError, match="a choice of grpo's learning rate among 1e-4, 3e-4, 1e-3; give those"):
+        check_choice(path, matrix, RATES[:2])
+    with pytest.raises(RecipeError, match="no learning rate of igpo: give --learning_rates as before"):
+        check_choice(path, matrix, None)
+    check_choice(path, replace(matrix, methods=("igpo",)), RATES[:2])
+    choose_rates(write_pilots(tmp_path, {"igpo": dict.fromkeys(RATES, "1000")}), path)
+    check_choice(path, matrix, None)
+    assert list(read_choices(path)) == ["grpo", "igpo"]
+
+
+def test_methods_with_rates_of_their_own(tmp_path: Path) -> None:
+    """The table has a column for every rate, and no number where a method did not try it."""
+    chosen = {"grpo": ChosenRate.of({"1e-4": 0.5, "3e-4": 0.25}), "igpo": ChosenRate.of({"3e-4": 0.5, "1e-3": 1.0})}
+    text = as_markdown(Comparison.of(Matrix(tmp_path, ("grpo", "igpo"), 1, 8)), chosen)
+    assert "| grpo | 0.500 | 0.250 | – | 1e-4 |" in text and "| igpo | – | 0.500 | 1.000 | 1e-3 |" in text
 
 
 def test_runs_have_their_methods_rate(tmp_path: Path) -> None:
@@ -174,6 +187,43 @@ def test_tasks_one_after_the_other_pilots_first(desk: Path, capsys: pytest.Captu
     assert "primary tests" in capsys.readouterr().out
 
 
+def test_a_choice_stands(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its pilots are not run again, though they are gone; a method that comes later has pilots of its own; other rates
+    are refused before anything runs."""
+    flags = ("--learning_rates", "1e-4,3e-4", "--pilot_seeds", "1")
+    assert compare(desk, *flags) == 0
+    for name in ("one", "two"):
+        shutil.rmtree(desk / "all" / name / "pilots")
+    (desk / "flags").unlink()
+    assert compare(desk, *flags) == 0 and not (desk / "flags").exists()
+    assert compare(desk, *flags, "--methods", "grpo,igpo") == 0
+    lines = (desk / "flags").read_text().splitlines()
+    assert {line.split("--method ")[1].split()[0] for line in lines if "--method" in line} == {"igpo"}
+    (desk / "flags").unlink()
+    assert compare(desk, "--learning_rates", "1e-4,1e-3") == 2
+    assert "choice of grpo's learning rate among 1e-4, 3e-4" in capsys.readouterr().err
+    assert not (desk / "flags").exists()
+
+
+def test_a_methods_pilots_are_its_own(desk: Path) -> None:
+    """Methods compared one at a time in one folder each have pilots, and none is judged by another's."""
+    flags = ("--learning_rates", "1e-4,3e-4", "--pilot_seeds", "1")
+    for method in ("grpo", "igpo"):
+        assert compare(desk, *flags, "--methods", method) == 0
+    started = (desk / "started").read_text().splitlines()
+    rates = [f"learning_rate={rate}" for rate in ("1e-4", "3e-4")]
+    assert {f"{m},{r}/seed_1000" for m in ("grpo", "igpo") for r in rates} <= set(started)
+
+
+def test_runs_made_without_a_choice(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs that have the recipe's own learning rate are not taken for runs with a chosen one."""
+    assert compare(desk) == 0
+    (desk / "flags").unlink()
+    assert compare(desk, "--learning_rates", "1e-4,3e-4") == 2
+    assert "holds runs of grpo with the recipe's own learning rate" in capsys.readouterr().err
+    assert not (desk / "flags").exists()
+
+
 def test_a_failed_pilot_chooses_nothing(desk: Path) -> None:
     """The task's other runs wait for the next command, and the other task is run."""
     (desk / "fail").write_text("grpo,learning_rate=3e-4/seed_1000")
@@ -194,6 +244,7 @@ def test_a_failed_pilot_chooses_nothing(desk: Path) -> None:
             "--learning_rates and --vary cannot be combined",
         ),
         (["--learning_rates", "1e-4,3e-4", "--learning_rate", "1e-4"], "--learning_rates sets it for each run"),
+        (["--learning_rates", "1e-4,3e-4", "--learning-rate=1e-4"], "--learning_rates sets it for each run"),
         (["--learning_rates", "1e-4,3e-4", "--pilot_seeds", "0"], "--pilot_seeds 0: must be at least 1"),
         (["--primary", "a2tgpo-grpo"], "give pairs of methods by commas"),
         (["--primary", "a2tgpo:a2tgpo"], "give pairs of methods by commas"),
@@ -220,5 +271,8 @@ def test_one_recipe_or_several(desk: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_smallest_of_equal_rates() -> None:
-    """As numbers, not as text."""
+    """As numbers, not as text; scores are equal that rounding alone tells apart: one and two right of ten, on two
+    seeds, and none and three."""
     assert ChosenRate.of({"1e-3": 0.5, "3e-4": 0.5, "0.0002": 0.5, "1e-5": 0.4}).rate == "0.0002"
+    one_two, none_three = fmean([0.1, 0.2]), fmean([0.0, 0.3])
+    assert one_two > none_three and ChosenRate.of({"1e-4": none_three, "3e-4": one_two}).rate == "1e-4"

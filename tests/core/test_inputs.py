@@ -222,6 +222,11 @@ def test_ignored_values_may_be_anything():
         (core.OutcomeCredit, {"std": "both"}, "std"),
         (core.TreeCredit, {"std": "both"}, "std"),
         (core.ReleaseCredit, {"alpha": -0.3}, "alpha"),
+        (core.TurnGroupCredit, {"alpha": float("inf")}, "alpha"),
+        (core.ReturnCredit, {"alpha": float("inf")}, "alpha"),
+        (core.ReleaseCredit, {"alpha": float("nan")}, "alpha"),
+        (core.GigpoCredit, {"weight": float("inf")}, "weight"),
+        (core.EntropyCredit, {"weight": float("inf")}, "weight"),
     ],
 )
 def test_rules_check_their_parameters(kind, options, name):

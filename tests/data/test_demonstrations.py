@@ -33,6 +33,12 @@ def test_the_seed_decides_everything() -> None:
     assert [_hops(d) for d in shown[:6]] == [1, 2, 3, 1, 2, 3]
 
 
+def test_no_hop_count_is_refused() -> None:
+    """As `World.chains` refuses it."""
+    with pytest.raises(DataError, match=r"hops=\(\): give one or more positive hop counts"):
+        next(demonstrate_hops(1, hops=()))
+
+
 def test_a_perfect_agent_reads_its_way_to_the_answer() -> None:
     """Without imperfection each search finds the passage that states the next name, and the last states the answer."""
     for shown in demonstrate_hops(60, imperfection=_PERFECT):

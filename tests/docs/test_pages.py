@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import tomllib
 import unicodedata
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 import torch
 
 from a2tgpo.core import TurnBatch, TurnGroupCredit, information_gain
-from a2tgpo.run.recipe_file import load_recipe
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -46,21 +44,6 @@ def test_the_repository_is_named_once() -> None:
     files = [*PAGES, ROOT / "pyproject.toml", *ROOT.glob(".github/**/*.yml"), ROOT / "CITATION.cff"]
     named = {url for path in files for url in re.findall(r"https://github\.com/[\w.-]+/a2tgpo\b", path.read_text())}
     assert named == {urls["Repository"]}
-
-
-COMMANDS = [
-    (page.name, command)
-    for page in (DOCS / "index.md", DOCS / "quick-start.md")
-    for command in re.findall(r"^a2tgpo train .+$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
-]
-
-
-@pytest.mark.parametrize(("page", "command"), COMMANDS)
-def test_the_train_commands_are_recipes(page: str, command: str) -> None:
-    """Recipe and flags of each command are ones that there are."""
-    _, _, recipe, *flags = shlex.split(command)
-    if not recipe.startswith("runs/"):
-        assert load_recipe(recipe, [*flags, "--use_cpu", "true", "--bf16", "false"]).training.output_dir
 
 
 def numbers(row: str) -> list[float | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -20,6 +21,7 @@ from a2tgpo.run.recipe import Recipe
 pytest.importorskip("mkdocs")
 
 ROOT = Path(__file__).parents[2]
+_IMPORT = re.compile(r"^from a2tgpo[\w.]* import (?:\(([^)]*)\)|(.*))$", re.MULTILINE)
 
 
 class Page(HTMLParser):
@@ -84,6 +86,23 @@ def test_the_reference_has_what_a_package_exports(name: str, page: str, site: Pa
     anchors = pages[site / "api" / page / "index.html"].anchors
     for exported in importlib.import_module(f"a2tgpo.{name}").__all__:
         assert f"a2tgpo.{name}.{exported}" in anchors
+
+
+def test_the_reference_has_what_the_pages_import(site: Path, pages: dict[Path, Page]) -> None:
+    """Every name that a page, the README or an example imports from the package has its entry; the command line alone
+    is documented elsewhere."""
+    anchors = {
+        anchor.rpartition(".")[2] for path, page in pages.items() if "api" in path.parts for anchor in page.anchors
+    }
+    texts = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.py")]
+    imported = {
+        name
+        for path in texts
+        for several, one in _IMPORT.findall(path.read_text(encoding="utf-8"))
+        for name in re.split(r"[,\s]+", several or one.split("#")[0])
+        if name
+    }
+    assert "EnvironmentPool" in imported and sorted(imported - anchors) == []
 
 
 def test_the_reference_shows_shapes_units_errors_and_source(site: Path) -> None:

@@ -71,6 +71,24 @@ class Stalls:
 Response = Says | Refuses | Sends | HangsUp | Trickles | Stalls
 
 
+class Slow:
+    """Answers as `respond` does, `seconds` later; `most` is how many requests were on their way at once."""
+
+    def __init__(self, respond: Callable[[Request], Response], seconds: float = 0.2) -> None:
+        self.respond, self.seconds = respond, seconds
+        self.most = self._running = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, request: Request) -> Response:
+        with self._lock:
+            self._running += 1
+            self.most = max(self.most, self._running)
+        time.sleep(self.seconds)
+        with self._lock:
+            self._running -= 1
+        return self.respond(request)
+
+
 def question_of(request: Request) -> str:
     """The user's first message."""
     return next(m["content"] for m in request["messages"] if m["role"] == "user")

@@ -21,6 +21,7 @@ from a2tgpo.evaluate.statistics import (
     pass_at_k,
     percentile_interval,
     resampled_means,
+    subtract,
 )
 
 # --- Wilson's interval of a share -------------------------------------------------------------------------------------
@@ -164,6 +165,25 @@ def test_pairs_matter() -> None:
     difference = Difference.between([11.0, 103.0], [10.0, 100.0])
     assert difference.mean.value == 2.0
     assert difference.p == pytest.approx(1 - 2 * math.atan(2.0) / math.pi)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([0.1 + 0.2, 0.8, 0.9, 0.5], [0.3, 0.1 + 0.7, 0.6 + 0.3, 0.5]),
+        ([0.1 + 0.2, 7.0], [0.3, 7.0 + 1e-15]),
+        ([-0.3, 0.0], [-0.1 - 0.2, 0.0]),
+    ],
+)
+def test_rounding_is_no_difference(first: list[float], second: list[float]) -> None:
+    """Pairs that rounding alone tells apart differ by nothing: no interval, and no p of what is left, 1e-17."""
+    assert Difference.between(first, second) == Difference(Mean(0.0, None, None), None)
+    assert not subtract(np.array([first]), np.array([second])).any()
+
+
+def test_a_small_difference_is_one() -> None:
+    """What is small beside other pairs counts in full."""
+    assert subtract([1e9, 2e-9], [1e9, 1e-9]).tolist() == [0.0, 1e-9]
 
 
 def test_holm() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.evaluate.chat_server import ChatServer
-from tests.integrations.parts import qwen_tokenizer, tiny_llama
+from tests.integrations.parts import qwen_tokenizer
+from tests.run.parts import save_policy
 from tests.signals.test_judge import fair
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -19,11 +20,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random policy with a chat template that has tool calls."""
-    folder = tmp_path_factory.mktemp("policy")
-    tokenizer = qwen_tokenizer()
-    tiny_llama(tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_policy(tmp_path_factory.mktemp("policy"), qwen_tokenizer())
 
 
 def run(name: str, folder: Path, *arguments: str) -> str:

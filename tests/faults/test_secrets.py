@@ -36,6 +36,8 @@ URL = f"http://anna:{PLAIN}@127.0.0.1:9/search"
     [
         (f"{URL} gives no answer", f"http://{HIDDEN}@127.0.0.1:9/search gives no answer"),
         ("https://token@host/x", f"https://{HIDDEN}@host/x"),
+        ("http://anna:p@ss@host/x", f"http://{HIDDEN}@host/x"),
+        ("github_pat_0123456789abcdefghij_x", HIDDEN),
         ("postgresql+psycopg://u:p%40ss@db:5432", f"postgresql+psycopg://{HIDDEN}@db:5432"),
         ("GET /v1?api_key=abc123&k=3", f"GET /v1?api_key={HIDDEN}&k=3"),
         ("Authorization: Bearer abcdefghij.klm", f"Authorization: Bearer {HIDDEN}"),
@@ -57,11 +59,17 @@ def test_a_remembered_value_has_no_shape() -> None:
     assert redact("said tulip-and-oak, about") == f"said {HIDDEN}, about"
 
 
-@pytest.mark.parametrize("name", ["hub_token", "api_key", "WANDB_API_KEY", "password", "OPENAI_API_KEY", "db_secret"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("hub_token", "api_key", "WANDB_API_KEY", "password", "OPENAI_API_KEY", "db_secret"),
+        *("x-api-key", "apiKey", "AWS_SECRET_ACCESS_KEY", "private_key", "Authorization", "ssh_passphrase"),
+    ],
+)
 def test_names_of_secrets(name: str) -> None:
     """The settings' names tell which hold a secret."""
     assert is_secret(name)
-    assert not any(map(is_secret, ("max_turn_tokens", "eos_token", "api_key_env", "passage_tokens", "keyword")))
+    assert not any(map(is_secret, ("max_turn_tokens", "eos_token", "api_key_env", "passage_tokens", "keyword", "key")))
 
 
 @given(st.text(alphabet="abcDEF0123456789-._~!$&*+=", min_size=6))

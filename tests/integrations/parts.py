@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,8 @@ from trl.trainer import utils
 
 from a2tgpo import A2TGPOConfig, A2TGPOTrainer
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.integrations.trl import trainer as trl_trainer
+from a2tgpo.errors import ToolError
+from a2tgpo.integrations.trl import turn_credit_trainer
 from a2tgpo.integrations.trl.plain_head import add_plain_head
 from a2tgpo.integrations.trl.rollout_func import rollout_columns
 from a2tgpo.integrations.trl.trl_contract import why_plain_head
@@ -101,6 +103,18 @@ def questions(n: int = 2) -> Dataset:
     return Dataset.from_list(rows)
 
 
+def failing_once() -> Callable[[list[str]], list[list[Any]]]:
+    """A search that raises at its first call and finds nothing afterwards."""
+    calls = iter([True])
+
+    def search(queries: list[str]) -> list[list[Any]]:
+        if next(calls, False):
+            raise ToolError("down")
+        return [[] for _ in queries]
+
+    return search
+
+
 class ScriptedRollout:
     """A `rollout_func` that plays written turns through our real agent loop, one script per prompt in turn."""
 
@@ -146,14 +160,14 @@ class Recorded(NamedTuple):
 def record_credit(monkeypatch: pytest.MonkeyPatch) -> list[Recorded]:
     """Keep what the trainer hands to `assign_credit`, and its credit."""
     calls: list[Recorded] = []
-    assign = trl_trainer.assign_credit
+    assign = turn_credit_trainer.assign_credit
 
     def recorded(batch: RolloutBatch, signals: TurnSignals, *rest: Any, **options: Any) -> BatchCredit:
         credit = assign(batch, signals, *rest, **options)
         calls.append(Recorded(batch, signals, credit))
         return credit
 
-    monkeypatch.setattr(trl_trainer, "assign_credit", recorded)
+    monkeypatch.setattr(turn_credit_trainer, "assign_credit", recorded)
     return calls
 
 

@@ -14,11 +14,20 @@ from trl import GRPOConfig, GRPOTrainer
 
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.core import information_gain, turn_credit
-from a2tgpo.errors import DataError, ToolError
+from a2tgpo.errors import DataError
 from a2tgpo.rewards import exact_match_reward
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from a2tgpo.signals.answer_likelihood import AnswerScaffold
-from tests.integrations.parts import Recorded, by_turn, config, questions, qwen_tokenizer, scripted_trainer, tiny_llama
+from tests.integrations.parts import (
+    Recorded,
+    by_turn,
+    config,
+    failing_once,
+    questions,
+    qwen_tokenizer,
+    scripted_trainer,
+    tiny_llama,
+)
 
 SEARCH, OTHER = search_turn("find it", "Kelo mentor"), search_turn("so", "kelo founder is it next")
 SCRIPTS = [
@@ -324,18 +333,10 @@ def other_reward(completions: list[str], **_: Any) -> list[float]:
 def test_a_failed_tool_is_left_out_of_every_statistic(tmp_path: Path, reward: Any, iterations: int) -> None:
     """Rollouts the tool failed have no turns to train on, and the others are credited as if they were not there,
     whatever a second reward function says of them."""
-    state = {"calls": 0}
-
-    def flaky(queries: list[str]) -> list[list[Any]]:
-        state["calls"] += 1
-        if state["calls"] == 1:
-            raise ToolError("down")
-        return [[] for _ in queries]
-
     trainer = scripted_trainer(
         tmp_path,
         [[SEARCH, answer_turn("x")], [answer_turn("bora")], [answer_turn("x")]],
-        search=flaky,
+        search=failing_once(),
         reward=reward,
         num_iterations=iterations,
     )

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from transformers import GenerationConfig
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 
@@ -18,17 +17,12 @@ from a2tgpo.integrations.trl.vllm_engine import N_LIKELIEST, TRLTokenEngine
 from a2tgpo.rollout.engine import Continuation, Turn
 from a2tgpo.rollout.lockstep_engine import LockstepEngine, TurnSampling
 from a2tgpo.rollout.protocol import STOP_STRINGS
-from tests.integrations.parts import qwen_tokenizer, tiny_llama
-from tests.rollout.trl_vllm import VLLM
+from tests.rollout.trl_vllm import VLLM, random_policy
 
 
 @pytest.fixture
 def vllm() -> VLLM:
-    tokenizer = qwen_tokenizer()
-    model = tiny_llama(tokenizer, seed=5)
-    model.generation_config.eos_token_id = None
-    config = GenerationConfig(do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=None)
-    return VLLM(model, config)
+    return random_policy()
 
 
 def test_turns_stop_inside_vllm_and_the_callers_settings_return(vllm: VLLM) -> None:

@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from a2tgpo import A2TGPOTrainer
+from a2tgpo.integrations.trl import trainer, turn_credit_trainer
+from a2tgpo.pipeline import microbatches
+from a2tgpo.pipeline.shared_prefix import SharedPrefix
 from a2tgpo.pipeline.update_gain import is_cheaper
 from a2tgpo.rollout.protocol import answer_turn, search_turn
 from tests.integrations.parts import questions, record_credit, scripted_trainer
@@ -45,10 +48,15 @@ class Run:
                 | changes,
             )
             self.forwards: list[bool] = []
-            trainer.model.model.register_forward_pre_hook(lambda *_: self.forwards.append(torch.is_grad_enabled()))
+            self.columns = 0  # of the forwards with gradient
+            trainer.model.model.register_forward_pre_hook(self._note, with_kwargs=True)
             trainer.train()
         self.weights = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
         self.logged = trainer.state.log_history[0]
+
+    def _note(self, module: Any, args: Any, kwargs: Any) -> None:
+        self.forwards.append(torch.is_grad_enabled())
+        self.columns += kwargs["input_ids"].numel() * torch.is_grad_enabled()
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         (path,) = (self.folder / "out/rollouts").glob(name)
@@ -110,9 +118,31 @@ def test_where_a_pass_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_sorting_by_length_may_be_cheaper_than_the_pass() -> None:
-    """Two forwards of two rollouts, 64 columns of prompt. Equal lengths: the pass is spared. Each group of a rollout of
-    64 tokens and one of 960: together they fill 4 · 1024 columns, three times; sorted 2 · 1024 + 2 · 128, three times,
-    and once more for the pass, which is less. One forward for all four: nothing to sort."""
-    assert is_cheaper([640] * 4, 64, rows_per_forward=2, forwards_per_update=2)
-    assert not is_cheaper([64, 960, 64, 960], 64, rows_per_forward=2, forwards_per_update=2)
-    assert is_cheaper([64, 960, 64, 960], 64, rows_per_forward=4, forwards_per_update=1)
+    """Two forwards of two rollouts, 64 columns of prompt. Equal lengths: the pass is spared. Groups of a rollout of 64
+    tokens and one of 960: apart they fill 128 + 1024 columns, and nothing is gained by sorting. Where a forward costs
+    as much as 1,500 columns they stay together, 3 · 2 · (1500 + 2 · 1024) = 21,288; sorted, and once more for the pass,
+    4 · (1500 + 2 · 1024 + 1500 + 2 · 128) = 21,216 is less. One forward for all four: nothing to sort."""
+    mixed = [64, 960, 64, 960]
+    assert is_cheaper([640] * 4, 64, rows_per_forward=2, forwards_per_update=2, price=0)
+    assert is_cheaper(mixed, 64, rows_per_forward=2, forwards_per_update=2, price=10)
+    assert not is_cheaper(mixed, 64, rows_per_forward=2, forwards_per_update=2, price=1500)
+    assert is_cheaper(mixed, 64, rows_per_forward=4, forwards_per_update=1, price=1500)
+
+
+def test_rollouts_of_like_length_share_a_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a price of nothing each length has a forward of its own: fewer columns are run than in whole forwards, and
+    the weights, logged numbers and rollouts are the same."""
+    monkeypatch.setattr(microbatches, "ALIGNMENT", 1)
+    monkeypatch.setattr(SharedPrefix, "find", lambda *_: None)  # packed, the groups would stay together
+    whole = Run(tmp_path / "whole", monkeypatch)
+    for module in (trainer, turn_credit_trainer):
+        monkeypatch.setattr(module, "forward_price", lambda model: 0.0)
+    apart = Run(tmp_path / "apart", monkeypatch)
+    assert apart.forwards.count(True) > whole.forwards.count(True)
+    assert apart.columns < whole.columns
+    for name, weights in apart.weights.items():
+        torch.testing.assert_close(weights, whole.weights[name], atol=1e-6, rtol=1e-5, msg=name)
+    timed = {name for name in apart.logged if "seconds" in name or "time" in name}
+    assert close(*({k: v for k, v in run.logged.items() if k not in timed} for run in (apart, whole)))
+    assert close(apart.lines("step_000000.jsonl"), whole.lines("step_000000.jsonl"))
+    assert close(*(sorted(run.lines("*updates*"), key=lambda line: line["row"]) for run in (apart, whole)))

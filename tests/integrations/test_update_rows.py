@@ -163,7 +163,7 @@ def test_an_update_learns_the_same_from_fewer_columns(
     changes = {"method": method, "num_iterations": 2, "max_steps": 2}
     monkeypatch.setattr(SharedPrefix, "find", lambda *_: None)
     ours, shapes = trained(tmp_path / "ours", **changes)
-    monkeypatch.setattr(trl_trainer, "cheapest_order", lambda micro_batches, *_: micro_batches)
+    monkeypatch.setattr(trl_trainer, "cheapest_order", lambda micro_batches, *_, **__: micro_batches)
     monkeypatch.setattr(trl_trainer, "trim_padding", lambda inputs, multiple_of: inputs)
     monkeypatch.setattr(pipeline_likelihood, "fused_reading", padded_reading)
     theirs, padded = trained(tmp_path / "theirs", **changes)

@@ -12,13 +12,12 @@ import pytest
 import torch
 
 from a2tgpo.data.tokenizer import build_tokenizer
-from a2tgpo.errors import ToolError
 from a2tgpo.methods import METHODS
 from a2tgpo.pipeline import BatchCredit, RolloutBatch, TaskRow
 from a2tgpo.pipeline.metrics import credit_metrics
 from a2tgpo.pipeline.rollout_log import LoggedCall, RolloutLog, RolloutRecord, UpdateRecord, updates_file
 from a2tgpo.rollout.protocol import answer_turn, search_turn
-from tests.integrations.parts import scripted_trainer
+from tests.integrations.parts import failing_once, scripted_trainer
 
 SEARCH = search_turn("find it", "Kelo mentor")
 
@@ -159,16 +158,11 @@ def test_metrics_are_means_over_who_got_there() -> None:
 
 def test_a_batch_whose_searches_all_failed_for_some_trains_on(tmp_path: Path) -> None:
     """Through a whole real step with a tool that fails once, every logged number is a number."""
-    state = {"calls": 0}
-
-    def flaky(queries: list[str]) -> list[list[Any]]:
-        state["calls"] += 1
-        if state["calls"] == 1:
-            raise ToolError("down")
-        return [[] for _ in queries]
-
     trainer = scripted_trainer(
-        tmp_path, [[SEARCH, answer_turn("bora")], [answer_turn("kelo")]], search=flaky, rollouts_dir=str(tmp_path / "r")
+        tmp_path,
+        [[SEARCH, answer_turn("bora")], [answer_turn("kelo")]],
+        search=failing_once(),
+        rollouts_dir=str(tmp_path / "r"),
     )
     trainer.train()
     numbers = {name: value for log in trainer.state.log_history for name, value in log.items()}
@@ -224,7 +218,8 @@ def test_a_batch_taken_again_forgets_its_old_updates(tmp_path: Path) -> None:
 
 
 def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
-    """A line read by the schema is the record that was written, numbers that JSON does not have as NaN."""
+    """A line read by the schema is the record that was written, numbers that JSON does not have as NaN, and halves of
+    surrogate pairs, which an environment may say and no file can hold, as U+FFFD."""
     credit = batch_credit(2, gain=torch.tensor([[float("nan"), 0.0], [0.5, 0.0]]))
     write(log_of(tmp_path), credit, step=0)
     lines = (tmp_path / "step_000000.jsonl").read_text(encoding="utf-8").splitlines()
@@ -235,5 +230,7 @@ def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
     back = RolloutRecord.from_line(called.to_line())
     assert back.calls == [LoggedCall("5", [], 0.25, "guess", True)] and back.success is False
     assert back.to_line() == called.to_line()
+    broken = RolloutRecord.from_line(replace(second, observed="[S]\ud800F", reason="\udfff").to_line())
+    assert (broken.observed, broken.reason) == ("[S]\ufffdF", "\ufffd") and broken.to_line().encode()
     update = UpdateRecord(row=1, step=3, ratio=[1.5], clipped=[True], log_ratio=[0.25, -0.5])
     assert UpdateRecord.from_line(update.to_line()) == update

@@ -10,7 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import DynamicCache, Gemma3TextConfig, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    DynamicCache,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 from trl.trainer.utils import add_fused_lm_head
 
 from a2tgpo.pipeline import likelihood, shared_prefix
@@ -135,8 +143,8 @@ def test_each_token_sees_its_own_rollout_and_nothing_else(rollouts: list[tuple[l
         assert len(starts) == 1 and len(histories) == tree.n_columns
 
 
-def test_rows_stay_apart_where_packing_does_not_pay_or_cannot_be() -> None:
-    """Rows that share little, a model with sliding windows, a single row."""
+def test_rows_stay_apart_where_packing_does_not_pay() -> None:
+    """Rows that share little, a single row."""
     columns = micro_batch(TREE)
     ids = torch.cat([columns["prompt_ids"], columns["completion_ids"]], dim=1)
     mask = torch.cat([columns["prompt_mask"], columns["completion_mask"]], dim=1)
@@ -144,25 +152,65 @@ def test_rows_stay_apart_where_packing_does_not_pay_or_cannot_be() -> None:
     assert SharedPrefix.find(ids[:4], mask[:4], config) is not None
     assert SharedPrefix.find(ids[[0, 6]], mask[[0, 6]], config) is None
     assert SharedPrefix.find(ids[:1], mask[:1], config) is None
-    assert SharedPrefix.find(ids[:4], mask[:4], Gemma3TextConfig()) is None
 
 
-def test_numbers_rounded_in_another_order_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bfloat16 rows are packed where the ratio is to themselves, and not beside old log-probabilities."""
-    model, columns = policy().to(torch.bfloat16), micro_batch(TREE[:4])
-    ids = torch.cat([columns["prompt_ids"], columns["completion_ids"]], dim=1)
-    mask = torch.cat([columns["prompt_mask"], columns["completion_mask"]], dim=1)
+def windowed() -> Any:
+    config = Gemma3TextConfig(
+        vocab_size=40,
+        **SHAPE,
+        num_key_value_heads=1,
+        head_dim=8,
+        sliding_window=8,
+        layer_types=["sliding_attention"] * 2,
+    )
+    model = Gemma3ForCausalLM(config)
+    add_fused_lm_head(model.eval(), outputs=("log_probs", "entropy"))
+    return model
 
-    def packs(policy: Any, **more: Tensor) -> bool:
-        return likelihood._shared_prefix(policy, ids, mask, columns | more, nullcontext) is not None
 
-    old = {"old_per_token_logps": torch.zeros(4, 11)}
-    assert packs(model) and not packs(model, **old) and packs(model.float(), **old)
+@pytest.mark.parametrize(
+    ("made", "more", "options", "reason"),
+    [
+        (lambda: policy().to(torch.bfloat16), {"old_per_token_logps": torch.zeros(4, 11)}, {}, "half precision"),
+        (windowed, {}, {}, "sliding window"),
+        (policy, {}, {"share": False}, "pad_to_multiple_of"),
+    ],
+)
+def test_rows_that_begin_alike_and_are_not_packed_are_named_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, made: Any, more: Any, options: Any, reason: str
+) -> None:
+    """Old log-probabilities in bfloat16, whose rounding the ratio would see; windows; a width that an engine set. The
+    reason is logged at the first micro-batch that would have been packed, not at one that shares nothing nor later."""
+    monkeypatch.setattr(likelihood, "_told", set())
+    model = made()
+
+    def told(rollouts: list[tuple[list[int], list[int]]]) -> list[str]:
+        columns, sizes = micro_batch(rollouts), []
+        caplog.clear()
+        hook = model.base_model.register_forward_pre_hook(
+            lambda module, args, kwargs: sizes.append(kwargs["input_ids"].shape), with_kwargs=True
+        )
+        read_update(model, columns | more, columns["completion_mask"].bool(), nullcontext, **options)
+        hook.remove()
+        assert sizes == [torch.cat([columns["prompt_ids"], columns["completion_ids"]], dim=1).shape]
+        return [record.getMessage() for record in caplog.records]
+
+    assert not told([([5 + i], [9 + i, i]) for i in range(4)])
+    (message,) = told(TREE[:4])
+    assert reason in message
+    assert not told(TREE[:4])
+
+
+def test_half_precision_is_packed_where_the_ratio_is_to_itself() -> None:
+    """A batch that feeds one update has no old log-probabilities."""
+    model = policy().to(torch.bfloat16)
+    assert likelihood.why_not_packed(model, nullcontext, old_logps=False) is None
+    assert likelihood.why_not_packed(model.float(), nullcontext, old_logps=True) is None
 
 
 def test_rows_of_a_prompt_meet_where_that_costs_less() -> None:
     """Two prompts whose rows were shuffled, two forwards of four rows: with long prompts each forward gets one's; where
-    nothing is shared the order is that of the lengths."""
+    nothing is shared, or rows are not packed, the order is that of the lengths."""
     long = [([1] * 60, [2] * n) for n in (4, 1, 3, 2)] + [([3] * 60, [2] * n) for n in (4, 3, 2, 1)]
     shuffled = [long[i] for i in (0, 4, 1, 5, 2, 6, 3, 7)]
     joined = micro_batch(shuffled)
@@ -174,3 +222,5 @@ def test_rows_of_a_prompt_meet_where_that_costs_less() -> None:
     assert all(one["completion_ids"].size(1) == width for one in apart)
     for ours, theirs in zip(cheapest_order(apart, 2, config), sort_by_length(apart, 2), strict=True):
         assert ours["completion_ids"].equal(theirs["completion_ids"])
+    for ours, theirs in zip(cheapest_order(micro, 2, config, packs=False), sort_by_length(micro, 2), strict=True):
+        assert ours["prompt_ids"].equal(theirs["prompt_ids"])

@@ -17,6 +17,7 @@ from a2tgpo.core import clip_scale, information_gain, turn_credit
 from a2tgpo.data.tokenizer import build_tokenizer
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.pipeline.rollout_log import updates_file
+from a2tgpo.report.figures import SECTIONS
 
 HOSTILE = (
     '<script>document.title = "owned"</script> </script><!-- <img src=x onerror="document.title=1"> '
@@ -26,6 +27,10 @@ HOSTILE = (
 """What a model or a passage may say, all of it text."""
 
 RECIPE: dict[str, Any] = {"model_name_or_path": "tiny", "max_steps": 8, "steps_per_generation": 2}
+
+
+FIGURES = [id for ids in SECTIONS.values() for id in ids if id != "solved"]
+"""The figures of a run that has everything but an environment, which alone says what is solved."""
 
 
 @dataclass
@@ -101,6 +106,19 @@ def write_evaluation(path: Path, name: str, correct: Sequence[bool], text: str =
         for number, right in enumerate(correct)
     ]
     _write_lines(path / "eval" / f"{name}.jsonl", [asdict(outcome) for outcome in outcomes])
+
+
+def write_episodes(path: Path, name: str, rewards: Sequence[float], *, solved: bool) -> None:
+    """An evaluation of an episode for each of `rewards`, of an environment that knows no answer; where it says what is
+    `solved`, those with a reward above 0 are."""
+    write_evaluation(path, name, [reward > 0 for reward in rewards])
+    file = path / "eval" / f"{name}.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    for row, reward in zip(rows, rewards, strict=True):
+        row |= {"answer": [], "hops": None, "prediction": None, "termination": "environment_done", "reward": reward}
+        row |= {"question": "Play.", "success": reward > 0 if solved else None, "correct": solved and reward > 0}
+        row |= {"text": "<move> down </move> <result> H </result>", "queries": ["down"]}
+    _write_lines(file, rows)
 
 
 def save_tokenizer(path: Path) -> dict[int, str]:

@@ -147,7 +147,7 @@ def test_filters_order_and_search(tmp_path: Path, open_page: Open) -> None:
     for name, number in (
         ("correct", 8),
         ("wrong", 8),
-        ("malformed", sum(r["termination"] != "answered" for r in records)),
+        ("ended badly", sum(r["termination"] != "answered" for r in records)),
     ):
         press(name)
         shown.page.wait_for_selector(f'#count:text-is("{number} of 16 rollouts")')

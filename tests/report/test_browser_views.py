@@ -284,7 +284,9 @@ def test_the_same_question_at_other_steps_and_side_by_side(tmp_path: Path, open_
     assert shown.texts(".card.ended") == ["Ended before."]
     shown.go("#pair/0/1/0/1/9/9")
     assert "not in the page" in shown.texts("#content")[0]
-    assert "What differs between the recipes" in open_page(*runs).texts("h2")
+    shown = open_page(*runs)
+    assert "What differs between the recipes" in shown.texts("h2")
+    assert shown.texts("table[aria-label='Recipe difference'] th") == ["key", "a", "b", "beta"]
 
 
 def test_evaluations_flip_with_their_p(tmp_path: Path, open_page: Open) -> None:

@@ -19,13 +19,13 @@ from rich.console import Console
 
 from a2tgpo.errors import RecipeError
 from a2tgpo.report.figure_export import write_png
-from a2tgpo.report.figures import SECTIONS, figures_of
+from a2tgpo.report.figures import figures_of
 from a2tgpo.report.logged_rollout import Batch
 from a2tgpo.report.page import choose
 from a2tgpo.report.report_command import add_report_command
 from a2tgpo.report.run_data import read_runs
 from a2tgpo.report.series import Kind, arms_of
-from tests.report.runs import Spoken, save_tokenizer, write_run
+from tests.report.runs import FIGURES, Spoken, save_tokenizer, write_run
 from tests.report.test_figures import rollout
 
 
@@ -46,7 +46,7 @@ def test_json_and_csv_hold_the_same_points(tmp_path: Path) -> None:
     with (tmp_path / "r.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert data["runs"] == [["a", "b"]]
-    assert [figure["id"] for figure in data["figures"]] == [id for ids in SECTIONS.values() for id in ids]
+    assert [figure["id"] for figure in data["figures"]] == FIGURES
     assert len(rows) == sum(len(series["x"]) for figure in data["figures"] for series in figure["series"])
     reward = data["figures"][0]["series"][0]
     first = next(row for row in rows if row["figure"] == "reward")

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from a2tgpo.pipeline.rollout_log import LoggedCall, LoggedSegment
-from a2tgpo.report.figures import SECTIONS, figures_of
+from a2tgpo.report.figures import figures_of
 from a2tgpo.report.logged_rollout import Batch, Rollout
 from a2tgpo.report.run_data import RunData, read_runs
 from a2tgpo.report.series import Figure, arms_of
 from a2tgpo.report.step_figures import every_metric
 from a2tgpo.report.terms import add_terms
 from a2tgpo.report.turn_figures import turn_similarity
-from tests.report.runs import write_run
+from tests.report.runs import FIGURES, write_run
 
 
 def rollout(gain: list[float], ids: list[list[int]], **changes: object) -> Rollout:
@@ -54,7 +54,7 @@ def test_every_figure_of_a_whole_run(tmp_path: Path) -> None:
     """A run with everything has every figure, each in its place."""
     runs = read_runs([write_run(tmp_path / "run")])
     add_terms(runs[0])
-    assert list(figures(runs)) == [id for ids in SECTIONS.values() for id in ids]
+    assert list(figures(runs)) == FIGURES
     assert figures([RunData(tmp_path, "empty")]) == {}
 
 

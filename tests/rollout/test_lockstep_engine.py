@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from transformers import GenerationConfig
 
 from a2tgpo.integrations.trl.vllm_engine import TRLTokenEngine
 from a2tgpo.rollout.decoding import Sampler
@@ -11,18 +10,14 @@ from a2tgpo.rollout.engine import Continuation, Turn
 from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 from a2tgpo.rollout.lockstep_engine import LockstepEngine
 from a2tgpo.rollout.protocol import STOP_STRINGS
-from tests.integrations.parts import qwen_tokenizer, tiny_llama
+from tests.integrations.parts import qwen_tokenizer
 from tests.rollout.test_kv_cache_engine import Conversations
-from tests.rollout.trl_vllm import VLLM
+from tests.rollout.trl_vllm import VLLM, random_policy
 
 
 @pytest.fixture
 def vllm() -> VLLM:
-    tokenizer = qwen_tokenizer()
-    model = tiny_llama(tokenizer, seed=5)
-    model.generation_config.eos_token_id = None
-    config = GenerationConfig(do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=None)
-    return VLLM(model, config)
+    return random_policy()
 
 
 def test_conversations_equal_those_of_the_kv_cache_engine(vllm: VLLM) -> None:

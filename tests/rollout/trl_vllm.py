@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from tests.integrations.parts import qwen_tokenizer, tiny_llama
+
 
 class VLLM:
     """Generates greedily with the settings TRL's `VLLMGeneration` would give vLLM at each call.
@@ -56,3 +58,11 @@ class VLLM:
             return [[row[i]] for row, i in zip(logps, places, strict=True)], [[token] for token in turn]
         n = self.logprobs
         return [[*row[:n], None, -math.inf] for row in logps], [[*row[:n], -1, -2] for row in tokens]
+
+
+def random_policy() -> VLLM:
+    """A random policy that never ends a turn by itself."""
+    tokenizer = qwen_tokenizer()
+    model = tiny_llama(tokenizer, seed=5)
+    model.generation_config.eos_token_id = None
+    return VLLM(model, GenerationConfig(do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=None))

@@ -18,9 +18,9 @@ from a2tgpo.data.tokenizer import build_tokenizer
 from tests.integrations.parts import tiny_llama
 
 
-def save_policy(folder: Path) -> Path:
-    """A random two-layer Llama and its tokenizer, as a model folder."""
-    tokenizer = build_tokenizer()
+def save_policy(folder: Path, tokenizer: Any = None) -> Path:
+    """A random two-layer Llama as a model folder, with `tokenizer`, else with that of the generated world."""
+    tokenizer = tokenizer or build_tokenizer()
     tiny_llama(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -31,15 +31,31 @@ def distinct_tokens(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [float(len(set(ids))) for ids in completion_ids]
 
 
+SMALL: dict[str, Any] = dict(
+    n_train_questions=8,
+    n_eval_questions=6,
+    num_generations=2,
+    per_device_train_batch_size=4,
+    gradient_accumulation_steps=1,
+    max_steps=2,
+    lr_scheduler_type="constant",
+    gradient_checkpointing=False,
+    use_cpu=True,
+    bf16=False,
+    logging_steps=1,
+    save_steps=1,
+    report_to="none",
+)
+"""Two updates on a CPU, two questions in each."""
+
+
 def write_recipe(path: Path, policy: Path | str, **changes: Any) -> Path:
     """A recipe of 2 warm-start steps and 2 updates on the generated world, with `changes`."""
-    recipe: dict[str, Any] = dict(
+    recipe = SMALL | dict(
         model_name_or_path=str(policy),
         output_dir=str(path.parent / "run"),
         world_entities=24,
         hops=[1, 2],
-        n_train_questions=8,
-        n_eval_questions=6,
         max_prompt_tokens=64,
         max_turn_tokens=12,
         max_completion_length=160,
@@ -47,18 +63,7 @@ def write_recipe(path: Path, policy: Path | str, **changes: Any) -> Path:
         max_searches=2,
         warm_start_steps=2,
         warm_start_batch_size=4,
-        num_generations=2,
-        per_device_train_batch_size=4,
-        gradient_accumulation_steps=1,
-        max_steps=2,
         learning_rate="1e-4",
-        lr_scheduler_type="constant",
-        gradient_checkpointing=False,
-        use_cpu=True,
-        bf16=False,
-        logging_steps=1,
-        save_steps=1,
-        report_to="none",
     )
     path.write_text(yaml.safe_dump(recipe | changes), encoding="utf-8")
     return path

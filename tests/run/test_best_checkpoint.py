@@ -58,6 +58,20 @@ def test_the_best_is_chosen(tmp_path: Path, right: dict[int, int], best: int) ->
     assert BestCheckpoint.read(tmp_path / "choice.json") == choice
 
 
+def test_rounding_decides_nothing(tmp_path: Path) -> None:
+    """None and three of ten right, and one and two, are one average over two data sets: the earlier is taken."""
+    right = {5: (0, 3), 10: (1, 2)}
+    for step in right:
+        save_checkpoint(tmp_path, step)
+
+    def evaluate(checkpoint: Path, name: str) -> list[Outcome]:
+        counts = zip("ab", right[int(name.removeprefix("checkpoint-"))], strict=True)
+        return [answered(dataset, n < count, n) for dataset, count in counts for n in range(10)]
+
+    chosen, _ = choose_checkpoint(tmp_path, evaluate)
+    assert chosen.name == "checkpoint-5"
+
+
 def test_train_keeps_the_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run of two updates whose first checkpoint answers all (as its file of outcomes says) ends with the weights of
     that one and says below its table that it was chosen; the same command again changes nothing."""

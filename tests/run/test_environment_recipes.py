@@ -21,9 +21,10 @@ from a2tgpo.rollout.played_demonstration import play_demonstrations
 from a2tgpo.run.directory import RunDirectory
 from a2tgpo.run.environment_task import EnvironmentTask
 from a2tgpo.run.recipe_file import load_recipe
-from tests.integrations.parts import qwen_tokenizer, tiny_llama
+from tests.integrations.parts import qwen_tokenizer
 from tests.rollout.scripted import ScriptedEngine
 from tests.run import environment_module
+from tests.run.parts import SMALL, save_policy
 
 pytest.importorskip("mcp.client.stdio", reason="pip install 'a2tgpo[mcp]'")  # keeps the standard error of its import
 
@@ -34,36 +35,19 @@ SERVER = Path(__file__).parents[1] / "environments" / "mcp_server.py"
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random policy that can spell everything."""
-    folder = tmp_path_factory.mktemp("policy")
-    tokenizer = qwen_tokenizer()
-    tiny_llama(tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_policy(tmp_path_factory.mktemp("policy"), qwen_tokenizer())
 
 
 def recipe(folder: Path, policy: Path | str, **changes: Any) -> Path:
     """A recipe of two updates in `Number`, with `changes`; None takes a key out."""
-    keys: dict[str, Any] = dict(
+    keys = SMALL | dict(
         model_name_or_path=str(policy),
         output_dir=str(folder / "run"),
         environment=f"{HERE}:Number",
-        n_train_questions=8,
-        n_eval_questions=6,
         max_prompt_tokens=256,
         max_turn_tokens=64,
         max_completion_length=512,
         max_searches=4,
-        num_generations=2,
-        per_device_train_batch_size=4,
-        gradient_accumulation_steps=1,
-        max_steps=2,
-        lr_scheduler_type="constant",
-        gradient_checkpointing=False,
-        use_cpu=True,
-        bf16=False,
-        logging_steps=1,
-        save_steps=1,
-        report_to="none",
     )
     path = folder / "recipe.yaml"
     kept = {key: value for key, value in (keys | changes).items() if value is not None}
@@ -212,7 +196,7 @@ def test_train_go_on_and_evaluate(tmp_path: Path, policy: Path, capsys: pytest.C
     assert [outcome.answer for outcome in outcomes] == [[str((8 + i) % 9)] for i in range(6)]
     assert all(outcome.success is False for outcome in outcomes if outcome.termination != "environment_done")
     logged = [json.loads(line) for line in (directory.rollouts / "step_000000.jsonl").open(encoding="utf-8")]
-    assert all(record["answer"] for record in logged)
+    assert all(record["answer"] and record["observed"] == " It is below 9." for record in logged)
     capsys.readouterr()
     flags = ["--model", str(directory.model), "--output_dir", str(tmp_path / "eval")]
     assert main(["eval", str(path), *flags]) == 0

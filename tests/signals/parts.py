@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import (
+    BertConfig,
     LlamaConfig,
     LlamaForSequenceClassification,
     LlamaForTokenClassification,
@@ -38,6 +39,19 @@ def byte_tokenizer(bos: bool = True) -> PreTrainedTokenizerFast:
     if bos:
         tokenizer.bos_token = "<|im_start|>"
     return tokenizer
+
+
+def encoder_config(tokenizer: Any) -> BertConfig:
+    """A one-layer encoder, which reads in both directions, whose scores differ."""
+    return BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.3,
+    )
 
 
 def classifier_config(tokenizer: Any, num_labels: int, **changes: Any) -> LlamaConfig:

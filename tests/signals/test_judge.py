@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,18 @@ import pytest
 
 from a2tgpo.errors import JudgeError
 from a2tgpo.signals import Judge, Scored, Transcript, Unscored, read_signal
-from tests.evaluate.chat_server import ChatServer, HangsUp, Refuses, Request, Response, Says, Sends, Stalls, Trickles
+from tests.evaluate.chat_server import (
+    ChatServer,
+    HangsUp,
+    Refuses,
+    Request,
+    Response,
+    Says,
+    Sends,
+    Slow,
+    Stalls,
+    Trickles,
+)
 from tests.signals.parts import ROLLOUTS, rollout
 from tests.signals.test_verdict import scored
 
@@ -162,23 +172,12 @@ def test_a_cache_that_somebody_else_filled_is_data(tmp_path: Path) -> None:
 
 def test_requests_run_together_and_no_more_than_allowed() -> None:
     """Twelve answers of 0.2 s with six at a time take two rounds; never do seven run."""
-    running, most, lock = 0, 0, threading.Lock()
-
-    def respond(request: Request) -> Response:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        time.sleep(0.2)
-        with lock:
-            running -= 1
-        return fair(request)
-
     rollouts = [rollout(f"question {i}", ("look", " found")) for i in range(12)]
-    with ChatServer(respond) as server:
+    slow = Slow(fair)
+    with ChatServer(slow) as server:
         started = time.monotonic()
         judge(server, concurrency=6, timeout_s=30)(rollouts)
-    assert most == 6 and time.monotonic() - started < 12 * 0.2
+    assert slow.most == 6 and time.monotonic() - started < 12 * 0.2
 
 
 @pytest.mark.parametrize(("status", "said"), [(401, "check the API key"), (404, "the URL and the model's name")])

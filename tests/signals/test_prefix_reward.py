@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
 from a2tgpo.signals import Classifier, PrefixReward, process_reward_model
-from tests.signals.parts import ROLLOUTS, byte_tokenizer, sequence_classifier
+from tests.signals.parts import ROLLOUTS, byte_tokenizer, encoder_config, sequence_classifier
 
 
 @pytest.mark.parametrize("num_labels", [1, 2])
@@ -58,16 +58,7 @@ def test_prefixes_are_encoded_as_trls_reward_trainer_encodes_texts(tmp_path: Pat
 def test_encoders_work() -> None:
     """A sequence classifier may read in both directions: it sees a prefix and nothing after it."""
     tokenizer = byte_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.3,
-    )
-    together = process_reward_model(BertForSequenceClassification(config).eval(), tokenizer)
+    together = process_reward_model(BertForSequenceClassification(encoder_config(tokenizer)).eval(), tokenizer)
     alone = [together([made])[0] for made in ROLLOUTS]
     assert [len(row) for row in alone] == [3, 0, 1, 2]
     for row, expected in zip(together(ROLLOUTS), alone, strict=True):

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForTokenClassification
+from transformers import BertForTokenClassification
 
 from a2tgpo.signals import Classifier, StepReward, process_reward_model
-from tests.signals.parts import ROLLOUTS, byte_tokenizer, rollout, token_classifier
+from tests.signals.parts import ROLLOUTS, byte_tokenizer, encoder_config, rollout, token_classifier
 
 
 def stepwise_row(tokenizer: Any, prompt: str, completions: list[str], labels: list[int]) -> tuple[list[int], list[int]]:
@@ -86,13 +86,5 @@ def test_a_model_trained_on_steps_judges_the_steps_of_rollouts() -> None:
 def test_a_model_that_reads_in_both_directions_is_refused() -> None:
     """A step scored by an encoder would depend on the turns after it: ValueError says what to use."""
     tokenizer = byte_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        pad_token_id=tokenizer.pad_token_id,
-    )
     with pytest.raises(ValueError, match=r"BertForTokenClassification reads in both directions.*causal"):
-        process_reward_model(BertForTokenClassification(config), tokenizer)
+        process_reward_model(BertForTokenClassification(encoder_config(tokenizer)), tokenizer)

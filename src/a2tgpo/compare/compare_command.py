@@ -92,6 +92,8 @@ def run_compare(arguments: argparse.Namespace, overrides: list[str], console: Co
     )
     pairs = read_pairs(arguments.primary, tasks[0].matrix)
     for task in tasks:
+        task.check(tuning)
+    for task in tasks:
         task.plan.begin()
     comparisons, n_failed = {}, 0
     try:
@@ -111,12 +113,13 @@ def _tuning(arguments: argparse.Namespace, overrides: list[str]) -> Tuning | Non
     from a2tgpo.compare.compared_tasks import Tuning
     from a2tgpo.compare.learning_rates import read_rates
     from a2tgpo.errors import RecipeError
+    from a2tgpo.run.recipe_file import flag_keys
 
     if arguments.learning_rates is None:
         return None
     if arguments.vary:
         raise RecipeError("--learning_rates and --vary cannot be combined: give one of them")
-    if any(override.split("=")[0] == "--learning_rate" for override in overrides):
+    if "learning_rate" in flag_keys(overrides):
         raise RecipeError("--learning_rate: --learning_rates sets it for each run; leave it out")
     return Tuning(read_rates(arguments.learning_rates), arguments.pilot_seeds)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from a2tgpo.compare.learning_rates import ChosenRate, choose_rates, pilots_of, read_choice
+from a2tgpo.compare.learning_rates import ChosenRate, check_choice, choose_rates, pilots_of, read_choices
 from a2tgpo.compare.matrix import Cell, Matrix
 from a2tgpo.compare.matrix_plan import Plan, plan_matrix
 from a2tgpo.compare.schedule import run_cells
@@ -38,21 +38,36 @@ class ComparedTask:
             return self.plan.matrix
         return replace(self.plan.matrix, learning_rates={name: choice.rate for name, choice in self.chosen.items()})
 
+    @property
+    def choice(self) -> Path:
+        """Return the file that holds the learning rates chosen so far."""
+        return self.plan.matrix.root / "learning_rates.json"
+
+    def check(self, tuning: Tuning | None) -> None:
+        """Refuse what learning rates chosen earlier, or runs made without, do not go with.
+
+        Raises:
+            RecipeError: see `check_choice`.
+        """
+        check_choice(self.choice, self.plan.matrix, None if tuning is None else tuning.rates)
+
     def run(
         self, tuning: Tuning | None, jobs: int, console: Console, program: Sequence[str]
     ) -> tuple[ComparedTask, list[Cell]]:
         """Run what is missing; return the task with its learning rates, and the runs that failed.
 
-        Where a pilot fails nothing is chosen and nothing else is run. Without `tuning` a choice that stands is kept to.
+        Pilots are run of methods without a learning rate; where one fails nothing is chosen and nothing else is run.
+        Without `tuning` a choice that stands is kept to.
         """
-        path = self.matrix.root / "learning_rates.json"
-        if tuning is None:
-            task = replace(self, chosen=read_choice(path, self.matrix)) if path.exists() else self
-            return task, run_cells(task.matrix, jobs, console, program)
-        pilots = pilots_of(self.matrix, tuning.rates, tuning.n_seeds)
-        if failed := run_cells(pilots, jobs, console, program):
-            return self, failed
-        task = replace(self, chosen=choose_rates(pilots, path))
+        matrix = self.plan.matrix
+        undecided = [name for name in matrix.methods if name not in read_choices(self.choice)]
+        if tuning is not None and undecided:
+            pilots = pilots_of(replace(matrix, methods=tuple(undecided)), tuning.rates, tuning.n_seeds)
+            if failed := run_cells(pilots, jobs, console, program):
+                return self, failed
+            choose_rates(pilots, self.choice)
+        chosen = read_choices(self.choice)
+        task = replace(self, chosen={name: chosen[name] for name in matrix.methods}) if chosen else self
         return task, run_cells(task.matrix, jobs, console, program)
 
 

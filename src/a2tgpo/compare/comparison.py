@@ -9,6 +9,7 @@ from statistics import fmean
 
 from a2tgpo.compare.matrix import BASELINE, Cell, Matrix
 from a2tgpo.compare.measured import AREA, Measured, measure
+from a2tgpo.evaluate.outcome import Key
 from a2tgpo.evaluate.statistics import Difference, Mean, holm
 from a2tgpo.run.directory import MODES
 
@@ -42,8 +43,8 @@ class Against:
         seeds: a pair per seed. Training is what varies from seed to seed, so this is the test of the methods.
         p_holm: its p, adjusted for all comparisons of this measure.
         questions: a pair per question, each the mean over the seeds. It tells these trained policies apart on
-            other questions, and says nothing about other seeds; None where the two were asked different questions, or
-            the measure is not of questions.
+            other questions, and says nothing about other seeds; None where not all runs were asked the same questions,
+            or the measure is not of questions.
     """
 
     baseline: str
@@ -134,14 +135,12 @@ def by_seed(row: Row, measure: str) -> list[float]:
 
 
 def _over_questions(row: Row, baseline: Row, mode: str) -> Difference | None:
-    ours, theirs = _by_question(row, mode), _by_question(baseline, mode)
-    if ours.keys() != theirs.keys():
+    """Pair questions, or episodes, by the mean score over the seeds: the share that answered each right."""
+    ours, theirs = ([run.scores[mode] for run in each.runs.values()] for each in (row, baseline))
+    if any(run.keys() != ours[0].keys() for run in [*ours, *theirs]):
         return None
-    return Difference.between([*ours.values()], [theirs[question] for question in ours])
 
+    def means(runs: list[dict[Key, float]]) -> list[float]:
+        return [fmean(run[question] for run in runs) for question in sorted(ours[0])]
 
-def _by_question(row: Row, mode: str) -> dict[str, float]:
-    """Return by question, or episode, the mean score over the seeds: the share that answered it right."""
-    runs = [run.scores[mode] for run in row.runs.values()]
-    assert all(run.keys() == runs[0].keys() for run in runs), "seeds were evaluated on different questions"
-    return {question: fmean(run[question] for run in runs) for question in sorted(runs[0])}
+    return Difference.between(means(ours), means(theirs))

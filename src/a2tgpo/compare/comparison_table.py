@@ -77,10 +77,12 @@ def _rates(chosen: Chosen | None) -> Iterator[_Part]:
     """Tell what the pilots of each learning rate scored."""
     if chosen:
         rates = sorted({rate for choice in chosen.values() for rate in choice.scores}, key=float)
-        rows = [
-            [name, *(f"{choice.scores[rate]:.3f}" for rate in rates), choice.rate] for name, choice in chosen.items()
-        ]
+        rows = [[name, *(_score(choice, rate) for rate in rates), choice.rate] for name, choice in chosen.items()]
         yield _Part("learning rates: exact match of the pilots, greedy and sampled", ["", *rates, "chosen"], rows)
+
+
+def _score(choice: ChosenRate, rate: str) -> str:
+    return f"{choice.scores[rate]:.3f}" if rate in choice.scores else "–"
 
 
 def _parts(comparison: Comparison, style: Style) -> Iterator[_Part]:

@@ -1,13 +1,12 @@
-"""Measure depth over training: do deeper questions keep their searches and get right answers?"""
+"""Measure depth over training: whether deeper questions keep their searches and get right answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 
 from a2tgpo.gold import read_aliases
-from a2tgpo.pipeline.rollout_log import RolloutRecord
+from a2tgpo.pipeline.rollout_log import read_rollouts
 from a2tgpo.text_match import exact_match
 
 STRETCHES = ("first", "last")
@@ -29,7 +28,7 @@ def depth_measures(rollouts: Path) -> dict[str, float]:
     values: dict[str, float] = {}
     for stretch, chosen in zip(STRETCHES, (files[:n], files[-n:] if n else []), strict=True):
         by_hops: dict[int, list[tuple[bool, int]]] = {}
-        for record in _records(chosen):
+        for record in (record for file in chosen for record in read_rollouts(file)):
             if record.hops is not None:
                 aliases = read_aliases(record.answer, f"rollout {record.id!r}")
                 measured = exact_match(record.prediction, aliases), len(record.calls)
@@ -38,9 +37,3 @@ def depth_measures(rollouts: Path) -> dict[str, float]:
             values[f"training/right/{hops}_hops/{stretch}"] = fmean(right for right, _ in pairs)
             values[f"training/searches/{hops}_hops/{stretch}"] = fmean(searches for _, searches in pairs)
     return values
-
-
-def _records(files: Iterable[Path]) -> Iterable[RolloutRecord]:
-    for file in files:
-        with file.open(encoding="utf-8") as lines:
-            yield from (RolloutRecord.from_line(line) for line in lines)

@@ -37,7 +37,8 @@ def curve(runs: Sequence[Sequence[dict[str, Any]]], metric: str) -> Curve | None
 
     At most `_BINS` points: neighbouring batches of a run are averaged before runs are.
     """
-    series = [[(row["step"], row[metric]) for row in run if metric in row] for run in runs]
+    # A line has null for a number that was not finite.
+    series = [[(row["step"], row[metric]) for row in run if row.get(metric) is not None] for run in runs]
     n = min((len(points) for points in series), default=0)
     if n == 0:
         return None

@@ -32,8 +32,8 @@ class ChosenRate:
 
     @classmethod
     def of(cls, scores: Mapping[str, float]) -> ChosenRate:
-        """Choose among `scores`."""
-        return cls(min(scores, key=lambda rate: (-scores[rate], float(rate))), dict(scores))
+        """Choose among `scores`, of which those that rounding alone tells apart are equal."""
+        return cls(min(scores, key=lambda rate: (-round(scores[rate], 9), float(rate))), dict(scores))
 
 
 def read_rates(listed: str) -> tuple[str, ...]:
@@ -70,43 +70,48 @@ def pilots_of(matrix: Matrix, rates: Sequence[str], n_seeds: int) -> Matrix:
     return pilots
 
 
-def choose_rates(pilots: Matrix, path: Path) -> dict[str, ChosenRate]:
-    """Return the choice for each method, made once: `path` holds it from then on.
+def check_choice(path: Path, matrix: Matrix, rates: Sequence[str] | None) -> None:
+    """Refuse a comparison whose runs would not have the learning rates that they seem to have; nothing has run.
+
+    Args:
+        path: holds the choices made so far.
+        rates: to be tried; None for none.
 
     Raises:
-        RecipeError: methods or rates are not those of the choice that `path` holds.
+        RecipeError: a method was chosen for among other rates; it has runs already that no choice was made for; or,
+            without `rates`, others have a choice and it has none.
     """
-    chosen = _read(path) if path.exists() else {}
-    there = {name: set(choice.scores) for name, choice in chosen.items()}
-    asked: dict[str, set[str]] = {}
-    for arm in pilots.arms.values():
-        asked.setdefault(arm.method, set()).add(dict(arm.values)["learning_rate"])
-    if any(there[name] != asked[name] for name in there.keys() & asked.keys()):
-        raise RecipeError(f"{path} holds a choice among other learning rates; give those, or choose another folder")
-    if missing := asked.keys() - there.keys():
-        scores: dict[str, dict[str, float]] = {name: {} for name in asked if name in missing}
-        for name, arm in pilots.arms.items():
-            if arm.method in missing:
-                scores[arm.method][dict(arm.values)["learning_rate"]] = _score(pilots, name)
-        chosen |= {name: ChosenRate.of(of) for name, of in scores.items()}
-        with new_file(path) as unfinished:
-            unfinished.write_text(json.dumps({name: asdict(of) for name, of in chosen.items()}, indent=1) + "\n")
-    return {name: chosen[name] for name in asked}
+    chosen = read_choices(path)
+    for name in matrix.methods:
+        if name in chosen:
+            if rates is not None and set(rates) != set(chosen[name].scores):
+                raise RecipeError(
+                    f"{path} holds a choice of {name}'s learning rate among {', '.join(chosen[name].scores)}; give "
+                    "those, or choose another folder"
+                )
+        elif rates is None and chosen:
+            raise RecipeError(f"{path} holds no learning rate of {name}: give --learning_rates as before")
+        elif rates is not None and any(matrix.cell(name, seed).directory.config.exists() for seed in matrix.seeds):
+            raise RecipeError(
+                f"{matrix.root} holds runs of {name} with the recipe's own learning rate, and they cannot have another "
+                "now; leave out --learning_rates, or choose another folder"
+            )
 
 
-def read_choice(path: Path, matrix: Matrix) -> dict[str, ChosenRate]:
-    """Return the choice that `path` holds for the methods of a comparison.
-
-    Raises:
-        RecipeError: it holds none for one of them.
-    """
-    chosen = _read(path)
-    if missing := [name for name in matrix.methods if name not in chosen]:
-        raise RecipeError(f"{path} holds no learning rate of {', '.join(missing)}: give --learning_rates as before")
-    return {name: chosen[name] for name in matrix.methods}
+def choose_rates(pilots: Matrix, path: Path) -> None:
+    """Choose for every method of `pilots`, once: `path` holds the choices from then on."""
+    scores: dict[str, dict[str, float]] = {name: {} for name in pilots.methods}
+    for name, arm in pilots.arms.items():
+        scores[arm.method][dict(arm.values)["learning_rate"]] = _score(pilots, name)
+    chosen = read_choices(path) | {name: ChosenRate.of(of) for name, of in scores.items()}
+    with new_file(path) as unfinished:
+        unfinished.write_text(json.dumps({name: asdict(of) for name, of in chosen.items()}, indent=1) + "\n")
 
 
-def _read(path: Path) -> dict[str, ChosenRate]:
+def read_choices(path: Path) -> dict[str, ChosenRate]:
+    """Return the choices that `path` holds, by method; none where it is not there."""
+    if not path.exists():
+        return {}
     return {name: ChosenRate(**of) for name, of in json.loads(path.read_text(encoding="utf-8")).items()}
 
 

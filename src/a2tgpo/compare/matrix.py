@@ -57,8 +57,11 @@ REACT, BASELINE = "react", "grpo"
 
 _ONLY_UPDATES = {
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "max_steps"),
-    *("num_generations", "steps_per_generation", "num_iterations", "beta", "epsilon", "epsilon_high", "clip_beta"),
-    *("gain_alpha", "turn_gamma", "std_floor", "state_similarity", "likelihood", "process_signal", "answer_scaffold"),
+    *("num_generations", "steps_per_generation", "num_iterations", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "loss_type", "beta", "epsilon", "epsilon_high", "clip_beta", "gain_alpha"),
+    *("turn_gamma", "turn_baseline", "std_floor", "state_similarity", "likelihood", "process_signal"),
+    *("process_reward_model", "step_separator", "turn_signal", "judge", "answer_scaffold", "answer_alias"),
+    *("gain_method", "cut_last_result", "tool_loop_kv_cache", "disable_dropout", "reward", "reward_weights"),
 }
 """Keys that neither the warm start nor an evaluation before the updates reads: runs that differ in them share both."""
 
@@ -70,7 +73,7 @@ Values = tuple[tuple[str, str], ...]
 class Arm:
     """Hold what the runs of one row have in common: a method, and the values of the varied keys.
 
-    `name` is the folder and the row: "grpo", "clip_beta=0.1", or "grpo,clip_beta=0.1".
+    `name` is the folder and the row: "grpo", or "grpo,clip_beta=0.1".
     """
 
     name: str
@@ -115,7 +118,7 @@ class Matrix:
     def arms(self) -> dict[str, Arm]:
         """Return the arms by name, method by method."""
         arms = [
-            Arm(",".join([method] * (len(self.methods) > 1 or not values) + _told(values)), method, values)
+            Arm(",".join([method, *_told(values)]), method, values)
             for method in self.methods
             for values in self.variations
         ]
@@ -163,9 +166,12 @@ class Matrix:
         return RunDirectory(self.root / name / f"seed_{seed}")
 
 
+_KEPT = re.compile(r"(?:[^\W_]|[.+-])+")
+
+
 def _told(values: Values) -> list[str]:
-    """Return the values as parts of a folder's name."""
-    return [f"{key}={re.sub(r'[^A-Za-z0-9.+-]+', '-', value).strip('-') or value}" for key, value in values]
+    """Return the values as parts of a folder's name: letters, digits and `.+-`, with a dash for what else there is."""
+    return [f"{key}={'-'.join(_KEPT.findall(value)) or '-'}" for key, value in values]
 
 
 def as_flags(values: Values) -> list[str]:

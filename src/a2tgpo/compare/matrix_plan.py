@@ -12,15 +12,19 @@ from typing import Any
 
 import yaml
 
-from a2tgpo.compare.matrix import Matrix, Values, as_flags
+from a2tgpo.compare.matrix import REACT, Matrix, Values, as_flags
 from a2tgpo.errors import RecipeError
 from a2tgpo.files import new_file
 from a2tgpo.methods import METHODS
 from a2tgpo.redact import secrets_in
-from a2tgpo.run.recipe_file import import_plugins, load_recipe, read_recipe
+from a2tgpo.run.recipe_file import flag_keys, import_plugins, load_recipe, read_recipe
 
 _OURS = {"method": "--methods", "seed": "--seeds", "output_dir": "--output_dir", "resume_from_checkpoint": None}
 """Recipe keys a comparison sets itself, and the flag to use instead."""
+
+
+_FOLDERS = frozenset({REACT, "warm_start", "pilots"})
+"""Names that no method may have here."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def _sweep(text: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
     if len(set(values)) < len(values):
         raise RecipeError(f"--vary {text!r}: a value is given twice")
     _refuse_ours([f"--{key}"])
-    if key in {override.removeprefix("--").split("=")[0].replace("-", "_") for override in overrides}:
+    if key in flag_keys(overrides):
         raise RecipeError(f"--{key}: --vary sets it for each run; leave it out")
     return key, values
 
@@ -101,22 +105,23 @@ def _names(methods: str) -> tuple[str, ...]:
     names = tuple(METHODS) if methods == "all" else tuple(name.strip() for name in methods.split(","))
     for name in names:
         if name not in METHODS:
-            nearest = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.0)[0]
+            nearest = difflib.get_close_matches(name.lower(), METHODS, n=1, cutoff=0.0)[0]
             raise RecipeError(
                 f"--methods: unknown method {name!r}: did you mean {nearest!r}? ReAct, the policy before its updates, "
                 "always has a row"
             )
+    if taken := sorted(_FOLDERS & set(names)):
+        raise RecipeError(f"--methods: {taken[0]!r} is a folder or a row of every comparison; register another name")
     if repeated := {name for name in names if names.count(name) > 1}:
         raise RecipeError(f"--methods: {', '.join(sorted(repeated))} is given twice")
     return names
 
 
 def _refuse_ours(overrides: Sequence[str]) -> None:
-    for override in overrides:
-        key = override.removeprefix("--").split("=")[0].replace("-", "_")
-        if override.startswith("--") and key in _OURS:
+    for key in flag_keys(overrides):
+        if key in _OURS:
             instead = f"use {_OURS[key]}" if _OURS[key] else "the same command again goes on by itself"
-            raise RecipeError(f"{override.split('=')[0]}: a comparison sets it for each run; {instead}")
+            raise RecipeError(f"--{key}: a comparison sets it for each run; {instead}")
 
 
 def _begin(matrix: Matrix, common: dict[str, Any]) -> None:

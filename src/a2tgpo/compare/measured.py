@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from a2tgpo.compare.depth import depth_measures
-from a2tgpo.evaluate.outcome import Measure, Outcome, measure_of, read_outcomes
+from a2tgpo.evaluate.outcome import Key, Measure, Outcome, measure_of, read_outcomes
 from a2tgpo.run.directory import MODES, RunDirectory
 
 SECONDS, GAIN_SHARE = "seconds_per_step", "gain_share_of_seconds"
@@ -33,19 +34,19 @@ class Measured:
     """
 
     values: dict[str, float]
-    scores: dict[str, dict[str, float]]
+    scores: dict[str, dict[Key, float]]
     measure: Measure = "exact_match"
 
 
 def measure(directory: RunDirectory, when: str) -> Measured:
     """Read a finished run's evaluation `when` ("before" or "after" its updates), and what its updates took."""
     values: dict[str, float] = {}
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[Key, float]] = {}
     measures: set[Measure] = set()
     for mode in MODES:
         outcomes = read_outcomes(directory.evaluation(f"{when}_{mode}"))
         values |= {f"{mode}/{name}": value for name, value in _of_outcomes(outcomes).items()}
-        scores[mode] = {outcome.id: outcome.score for outcome in outcomes}
+        scores[mode] = _by_question(outcomes)
         measures.add(measure_of(outcomes))
     told: Measure = next((name for name in _MOST_TELLING if name in measures), "exact_match")
     if when == "after":
@@ -61,8 +62,21 @@ _MOST_TELLING: tuple[Measure, ...] = ("success", "reward", "exact_match")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a finished run's `metrics.jsonl`."""
+    """Read the lines of a finished run's `metrics.jsonl`; none where it logged nothing, as with few steps."""
+    if not path.exists():
+        return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _by_question(outcomes: Sequence[Outcome]) -> dict[Key, float]:
+    """Return the scores; data sets may number their questions alike, and one id that repeats counts as samples."""
+    seen: Counter[tuple[str, str]] = Counter()
+    scores: dict[Key, float] = {}
+    for outcome in outcomes:
+        name = outcome.dataset, outcome.id
+        scores[*name, seen[name]] = outcome.score
+        seen[name] += 1
+    return scores
 
 
 def _of_outcomes(outcomes: Sequence[Outcome]) -> dict[str, float]:
@@ -77,13 +91,18 @@ def _of_outcomes(outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 
 def _of_updates(metrics: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return seconds: `step_time` is a mean over the steps since the last line, `seconds/gain` their sum."""
-    ends = [row["step"] for row in metrics]
-    steps = [end - start for start, end in zip([0, *ends], ends, strict=False)]
-    seconds = sum(row["step_time"] * n for row, n in zip(metrics, steps, strict=True))
-    rewards = [row["reward"] for row in metrics if "reward" in row]
-    return {
-        SECONDS: seconds / ends[-1],
-        GAIN_SHARE: sum(row.get("seconds/gain", 0.0) for row in metrics) / seconds,
-        **({AREA: fmean(rewards)} if rewards else {}),
-    }
+    """Return seconds, where steps were timed, and the area under the learning curve, where rewards were logged.
+
+    `step_time` is a mean over the steps since the last line that has one, `seconds/gain` their sum. A number that was
+    not finite is null.
+    """
+    values: dict[str, float] = {}
+    if timed := [row for row in metrics if row.get("step_time") is not None]:
+        ends = [row["step"] for row in timed]
+        steps = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+        seconds = sum(row["step_time"] * n for row, n in zip(timed, steps, strict=True))
+        gain = sum(row.get("seconds/gain") or 0.0 for row in timed)
+        values = {SECONDS: seconds / ends[-1], GAIN_SHARE: gain / seconds}
+    if rewards := [row["reward"] for row in metrics if row.get("reward") is not None]:
+        values[AREA] = fmean(rewards)
+    return values

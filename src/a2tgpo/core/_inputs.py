@@ -8,6 +8,7 @@ takes CUDA's path, which is how a machine without a GPU can prove that nothing h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,12 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
     """Raise ValueError unless `low` ≤ `value` ≤ `high`."""
     if not low <= value <= high:
         raise ValueError(f"{name} is {value}; pass a number between {low} and {high}")
+
+
+def check_weight(name: str, value: float) -> None:
+    """Raise ValueError unless `value` is a finite number of at least 0."""
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"{name} is {value}; pass a finite number of at least 0")
 
 
 def check_values(name: str, tensor: Tensor, holds: Bool[Tensor, "*any"], rule: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from a2tgpo.core._inputs import check_choice, check_range, check_values, full_precision
+from a2tgpo.core._inputs import check_choice, check_range, check_values, check_weight, full_precision
 from a2tgpo.core.gain import accumulate
 from a2tgpo.core.groups import normalize_outcome, normalize_turn_groups, standard_scores
 from a2tgpo.core.turn_batch import TurnBatch, TurnCredit, plain_credit
@@ -113,7 +113,7 @@ class ReturnCredit:
     adds_outcome: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_range("alpha", self.alpha, 0.0, float("inf"))
+        check_weight("alpha", self.alpha)
         check_range("gamma", self.gamma, 0.0, 1.0)
 
     def __call__(self, batch: TurnBatch) -> TurnCredit:

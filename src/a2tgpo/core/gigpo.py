@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from a2tgpo.core._inputs import check_choice, check_range, check_values, full_precision
+from a2tgpo.core._inputs import check_choice, check_range, check_values, check_weight, full_precision
 from a2tgpo.core.groups import Std, centred, dense_cells, normalize_outcome, standard_scores
 from a2tgpo.core.turn_batch import TurnBatch, TurnCredit, plain_credit
 
@@ -41,7 +41,7 @@ class GigpoCredit:
     reads: ClassVar[frozenset[str]] = frozenset({"state"})
 
     def __post_init__(self) -> None:
-        check_range("weight", self.weight, 0.0, float("inf"))
+        check_weight("weight", self.weight)
         check_range("gamma", self.gamma, 0.0, 1.0)
         check_choice("norm", self.norm, get_args(Norm))
         check_choice("std", self.std, get_args(Std))

@@ -179,7 +179,7 @@ def _share(
     if turn_weight is not None:
         check_shapes(advantage=(advantage, "float B T"), turn_weight=(turn_weight, "float B T"))
         rule = "a turn counts in no rollout or in some; 0 leaves it out"
-        check_values("turn_weight", turn_weight, turn_weight >= 0, rule)
+        check_values("turn_weight", turn_weight, (turn_weight >= 0) & turn_weight.isfinite(), rule)
         share = full_precision(turn_weight).detach() * (1 if share is None else share)
     return share
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, get_args
 import torch
 from torch import Tensor
 
-from a2tgpo.core._inputs import check_choice, check_range, check_shapes, check_values, full_precision
+from a2tgpo.core._inputs import check_choice, check_range, check_shapes, check_values, check_weight, full_precision
 from a2tgpo.core.groups import Std, dense_cells, normalize_outcome, standard_scores
 from a2tgpo.core.turn_batch import TurnBatch, TurnCredit, plain_credit
 
@@ -88,7 +88,7 @@ class EntropyCredit:
     adds_outcome: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_range("weight", self.weight, 0.0, float("inf"))
+        check_weight("weight", self.weight)
         check_choice("std", self.std, get_args(Std))
 
     def __call__(self, batch: TurnBatch) -> TurnCredit:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from a2tgpo.core._inputs import check_range, check_values, full_precision
+from a2tgpo.core._inputs import check_range, check_values, check_weight, full_precision
 from a2tgpo.core.clip import clip_scale
 from a2tgpo.core.gain import accumulate
 from a2tgpo.core.groups import check_groups, normalize_outcome, standard_scores, turn_cells
@@ -52,7 +52,7 @@ class ReleaseCredit:
     reads: ClassVar[frozenset[str]] = frozenset({"gain"})
 
     def __post_init__(self) -> None:
-        check_range("alpha", self.alpha, 0.0, float("inf"))
+        check_weight("alpha", self.alpha)
         check_range("gamma", self.gamma, 0.0, 1.0)
         check_range("beta", self.beta, 0.0, 1.0)
 

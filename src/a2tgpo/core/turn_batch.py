@@ -137,6 +137,20 @@ def plain_credit(
     return TurnCredit(advantage, torch.ones_like(advantage), gain)
 
 
+def check_credit(credit: TurnCredit, batch: TurnBatch) -> None:
+    """Check what a rule gave `batch`, for rules of a user's.
+
+    Raises:
+        ValueError: a tensor of another shape than the batch's turns, or a turn learned from whose number is not finite.
+    """
+    layout = {name: (values, "float B T") for name, values in credit._asdict().items()}
+    check_shapes(is_process=(batch.is_process, "bool B T"), **layout)
+    learned = batch.learned
+    for name, values in credit._asdict().items():
+        rule = "a credit rule gives every turn a finite number; look for a division by 0 in it"
+        check_values(name, values, values.isfinite() | ~learned, rule)
+
+
 def turn_mask(n_turns: Int[Tensor, " B"], is_process: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
     """Mark the turns that a rollout has.
 

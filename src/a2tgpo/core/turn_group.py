@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, get_args
 import torch
 from torch import Tensor
 
-from a2tgpo.core._inputs import check_choice, check_range, check_shapes, full_precision
+from a2tgpo.core._inputs import check_choice, check_range, check_shapes, check_weight, full_precision
 from a2tgpo.core.clip import clip_scale
 from a2tgpo.core.gain import accumulate
 from a2tgpo.core.groups import Baseline, Pool, compared_turns, normalize_outcome, normalize_turn_groups
@@ -38,7 +38,7 @@ def turn_credit(
 ) -> TurnCredit:
     """Give Â_t = α·D_t/√n_t + R̂ on process turns and R̂ on a rollout's other turns (A²TGPO, arXiv 2605.06200).
 
-    With `baseline="absorbing"` a rollout has a gain of 0 at every depth past its last process turn, with "active" at
+    With `baseline="absorbing"` a rollout has a gain of 0 at every depth past its last counted gain, with "active" at
     the first: D also sums these, normalised, and the turns that stopped have process credit.
 
     Args:
@@ -54,8 +54,9 @@ def turn_credit(
         rescale: divide the process credit by √n.
         std_floor: what is added to the standard deviation of a turn group; the paper's 1e-6 does no more than
             avoid a division by 0, 0.05 keeps gains that hardly differ from becoming advantages of ±1.
-        counted: process turns that have a gain at all, by default all of them. A turn left out enters no
-            turn group and no sum and keeps clip scale 1, but still receives the credit of the turns after it.
+        counted: process turns that have a gain at all, by default all of them. A turn left out has none: it keeps
+            clip scale 1, enters no sum, and no turn group but as a 0 of the baseline above. It still receives the
+            credit of the turns after it.
         valid: rollouts to learn from. The others (a tool failed under them) enter no statistics, get
             advantage 0 and clip scale 1, and may hold NaN.
         normalized_outcome: R̂ of each rollout, in place of `outcome` normalised in the prompt's group.
@@ -78,6 +79,7 @@ def turn_credit(
         counted=(counted, "bool B T"),
         valid=(valid, "bool B"),
     )
+    check_weight("alpha", alpha)
     check_range("std_floor", std_floor, 1e-12, float("inf"))
     is_turn = turn_mask(n_turns, is_process)
     is_process = is_process & valid[:, None]
@@ -117,7 +119,7 @@ class TurnGroupCredit:
         check_choice("pool", self.pool, get_args(Pool))
         check_choice("baseline", self.baseline, get_args(Baseline))
         check_range("gamma", self.gamma, 0.0, 1.0)
-        check_range("alpha", self.alpha, 0.0, float("inf"))
+        check_weight("alpha", self.alpha)
         check_range("beta", self.beta, 0.0, 1.0)
         check_range("std_floor", self.std_floor, 1e-12, float("inf"))
 

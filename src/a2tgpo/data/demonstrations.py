@@ -59,8 +59,10 @@ def demonstrate_hops(
     is above 0 (see `World`).
 
     Raises:
-        DataError: a hop count below 1 or too long for a small world.
+        DataError: no hop count, or one below 1 or too long for a small world.
     """
+    if not hops:
+        raise DataError(f"hops={tuple(hops)}: give one or more positive hop counts")
     rng = random.Random(seed)
     for first in range(0, n, _DEMONSTRATIONS_PER_WORLD):
         size = _REGIONS_PER_WORLD * REGION_SIZE if correlation else _ENTITIES_PER_WORLD

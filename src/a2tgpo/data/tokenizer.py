@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Iterable
 
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
@@ -57,8 +58,13 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     backend.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    return wrap_tokenizer(backend, PROTOCOL_TOKENS)
+
+
+def wrap_tokenizer(backend: Tokenizer, whole: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Give a tokenizer this module's special tokens and chat template; each text of `whole` becomes one token."""
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in (PAD, EOS, UNKNOWN, *ROLE_TOKENS)])
-    backend.add_tokens([AddedToken(token, normalized=False) for token in PROTOCOL_TOKENS])
+    backend.add_tokens([AddedToken(token, normalized=False) for token in whole])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=PAD,

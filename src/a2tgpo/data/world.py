@@ -180,7 +180,8 @@ class World:
                     break
             else:
                 raise DataError(
-                    f"n={n}: only {index} different questions found in {split!r}; ask for fewer or enlarge it"
+                    f"n={n}: only {index} different questions found in {split!r}, no other of {wanted} hops; ask for "
+                    "fewer questions, for fewer hops, or enlarge the world"
                 )
             seen.add(chain.question)
             yield chain

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from a2tgpo.errors import DataError
 from a2tgpo.evaluate.outcome import Outcome
 from a2tgpo.evaluate.scores import Estimates, PerQuestion, Scores, by_benchmark, fewest_samples, in_order, passes_up_to
+from a2tgpo.evaluate.statistics import subtract
 
 _Key = tuple[str, str]
 
@@ -58,7 +59,7 @@ def compare(first: Sequence[Outcome], second: Sequence[Outcome]) -> PairedCompar
     return PairedComparison(
         Scores.of(runs[0]),
         Scores.of(runs[1]),
-        Estimates.of({name: one.values - two.values for name, (one, two) in tables.items()}, measures),
+        Estimates.of({name: subtract(one.values, two.values) for name, (one, two) in tables.items()}, measures),
         _counted(keys - shared),
         _counted(other_keys - shared),
     )

@@ -47,15 +47,29 @@ class Difference:
     @classmethod
     def between(cls, first: Sequence[float], second: Sequence[float]) -> Difference:
         """Test `first` minus `second`, pair by pair."""
-        differences = np.subtract(first, second).tolist()
+        differences = subtract(first, second).tolist()
         p = None if spread(differences) == 0.0 else float(stats.ttest_1samp(differences, 0.0).pvalue)
         return cls(Mean.of(differences), p)
+
+
+_ROUNDING = 1e-12
+"""Share of a number by which rounding may change it."""
+
+
+def subtract(first: ArrayLike, second: ArrayLike) -> ndarray:
+    """Return `first` minus `second`, 0 where rounding alone tells the two apart.
+
+    A t test or a bootstrap of what rounding left would find it reliable.
+    """
+    difference = np.subtract(first, second)
+    scale = np.maximum(np.abs(first), np.abs(second))
+    return np.where(np.abs(difference) <= _ROUNDING * scale, 0.0, difference)
 
 
 def spread(values: ArrayLike) -> float:
     """Return largest minus smallest, 0 where rounding alone tells values apart."""
     distance = float(np.ptp(values))
-    return 0.0 if distance <= 1e-12 * float(np.max(np.abs(values))) else distance
+    return 0.0 if distance <= _ROUNDING * float(np.max(np.abs(values))) else distance
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -1,5 +1,5 @@
-"""From rollouts to the loss, for any engine: torch, `core`, `methods`, `signals` and records of `rollout`, never trl,
-accelerate or verl.
+"""Lead from rollouts to the loss, for any engine: torch, `core`, `methods`, `signals` and records of `rollout`, never
+trl, accelerate or verl.
 
     RolloutBatch ── collect_signals ── TurnSignals ── assign_credit ── BatchCredit ── LossInputs.of ── turn_loss
 

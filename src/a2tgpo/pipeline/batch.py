@@ -1,4 +1,4 @@
-"""The rollouts of one batch, as every step from scoring to the loss reads them."""
+"""Hold the rollouts of one batch, as every step from scoring to the loss reads them."""
 
 from __future__ import annotations
 
@@ -136,10 +136,13 @@ class RolloutBatch:
             either.to(written.device),
         )
 
-    def rows(self, start: int, stop: int) -> RolloutBatch:
-        """Return rollouts `start` to `stop`, exclusive, with the batch's columns."""
-        cut = {name: getattr(self, name)[start:stop] for name in _OF_ROWS}
-        return replace(self, **cut, boundaries=self.boundaries.take(range(start, stop)))
+    def rows(self, rows: Sequence[int]) -> RolloutBatch:
+        """Return these rollouts, with the batch's columns."""
+        index, cut = list(rows), dict[str, Any]()
+        for name in _OF_ROWS:
+            of_all = getattr(self, name)
+            cut[name] = of_all[index] if isinstance(of_all, Tensor) else [of_all[row] for row in index]
+        return replace(self, **cut, boundaries=self.boundaries.take(index))
 
     @property
     def ids(self) -> Int[Tensor, "B S"]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from a2tgpo.core import SharedCredit, TurnBatch, information_gain, overlong_penalty, share_turns
+from a2tgpo.core.turn_batch import check_credit
 from a2tgpo.methods import Method
 from a2tgpo.pipeline.anchor_states import number_states
 from a2tgpo.pipeline.batch import RolloutBatch
@@ -99,6 +100,9 @@ def assign_credit(
 
     Returns:
         The credit of the joined batch; `local` of it has this process's rows.
+
+    Raises:
+        ValueError: a rule of a user's gave a turn no finite number, or tensors of another shape.
     """
     boundaries = batch.boundaries
     outcome = collective.gather(rewards)
@@ -124,6 +128,7 @@ def assign_credit(
         normalized_outcome=None if normalized_outcome is None else collective.gather(normalized_outcome),
     )
     credit, shared = method.credit(turns), None
+    check_credit(credit, turns)
     if signals.node is not None:
         node = renumber_nodes(collective.gather(signals.node, padding=-1))
         n_tokens = collective.gather(batch.model_mask.sum(dim=1))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,11 +15,14 @@ from a2tgpo.pipeline.batch import RolloutBatch, concat_prompt_completion
 from a2tgpo.pipeline.shared_prefix import SharedPrefix
 from a2tgpo.signals.answer_likelihood import AnswerScorer, LabelLogps, Scores, fused_reading, policy_logps
 from a2tgpo.signals.answer_likelihood.forward import causal_model
+from a2tgpo.signals.answer_likelihood.model_support import why_not_by_mask
 from a2tgpo.signals.answer_likelihood.trajectories import IGNORED, Trajectories
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float
     from transformers import Cache
+
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -40,15 +44,9 @@ def score_answers(
     return scorer.score(
         forward,
         model_config,
-        batch.prompt_ids,
-        batch.prompt_mask,
-        batch.completion_ids,
-        batch.completion_mask,
-        batch.model_mask,
-        _answers(batch),
+        **_scored(batch),
         old_logps=old_logps,
         tokens_per_batch=rows_per_forward * batch.ids.size(1),
-        boundaries=batch.boundaries,
     )
 
 
@@ -61,41 +59,32 @@ def score_answers_from(
     The keys are those of all columns of the prompts, and of the completions' at least as far as their last boundary.
     The answers' own keys are appended; a graph behind the others stays as it is.
     """
-    return scorer.score_from(
-        cache,
-        forward,
-        model_config,
-        batch.prompt_ids,
-        batch.prompt_mask,
-        batch.completion_ids,
-        batch.completion_mask,
-        batch.model_mask,
-        _answers(batch),
-        boundaries=batch.boundaries,
-    )
+    return scorer.score_from(cache, forward, model_config, **_scored(batch))
 
 
 @torch.no_grad()
 def score_policy(batch: RolloutBatch, forward: LabelLogps, *, rows_per_forward: int) -> Float[Tensor, "B L"]:
     """Return the log-probability of every token the policy wrote, 0 elsewhere, where no answer is scored beside."""
-    rows = Trajectories.join(
-        batch.prompt_ids.cpu(),
-        batch.prompt_mask.cpu(),
-        batch.completion_ids.cpu(),
-        batch.completion_mask.cpu(),
-        batch.model_mask.cpu(),
-        count_padding=True,
-    )
+    rows = Trajectories.join(**_parts(batch), count_padding=True)
     device, n_columns = batch.completion_ids.device, batch.completion_ids.size(1)
     found = policy_logps(forward, rows, device, tokens_per_batch=rows_per_forward * batch.ids.size(1))
     return found[:, -n_columns:]
 
 
-def _answers(batch: RolloutBatch) -> list[Sequence[str]]:
-    """Return the gold answers of each rollout; one that failed before its environment revealed an answer is scored by
-    another's, and never read."""
+def _parts(batch: RolloutBatch) -> dict[str, Tensor]:
+    """Name the tensors of a batch as scoring does."""
+    names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "model_mask")
+    return {name: getattr(batch, name) for name in names}
+
+
+def _scored(batch: RolloutBatch) -> dict[str, Any]:
+    """Return the tensors of a batch, the gold answers of each rollout, and where they are read.
+
+    A rollout that failed before its environment revealed an answer is scored by another's, and never read.
+    """
     stand_in = next((task.answers for task in batch.tasks if task.answers), ["0"])
-    return [task.answers or stand_in for task in batch.tasks]
+    answers = [task.answers or stand_in for task in batch.tasks]
+    return {**_parts(batch), "answers": answers, "boundaries": batch.boundaries}
 
 
 class UpdateReading(NamedTuple):
@@ -136,10 +125,14 @@ def read_update(
     n_prompt = columns["prompt_ids"].size(1)
     labels = ids.masked_fill(~pad(written, (n_prompt, 0)), IGNORED)
     options: dict[str, Any] = {"attention_mask": mask}
-    # A load-balancing loss counts each rollout's tokens.
-    shared = None if aux_loss or not share else _shared_prefix(model, ids, mask, columns, autocast)
+    policy = causal_model(model)
+    obstacle = why_not_packed(
+        policy, autocast, old_logps=columns.get("old_per_token_logps") is not None, aux_loss=aux_loss, share=share
+    )
+    if obstacle is not None:
+        _tell_once(obstacle, ids, mask, policy.config)
+    shared = SharedPrefix.find(ids, mask, policy.config) if obstacle is None else None
     if shared is not None:
-        policy = causal_model(model)
         mask = shared.attention_mask(policy.config, policy.dtype)
         options = {"attention_mask": mask, "position_ids": shared.position_ids, "locate": shared.locate}
         ids = shared.input_ids
@@ -152,21 +145,46 @@ def read_update(
     return UpdateReading(reading.logps[:, n_prompt:], reading.entropies[:, n_prompt:], reading.aux_loss)
 
 
-def _shared_prefix(
+def why_not_packed(
     model: Any,
-    ids: Int[Tensor, "B S"],
-    mask: Int[Tensor, "B S"],
-    columns: Mapping[str, Tensor],
     autocast: Callable[[], AbstractContextManager[Any]],
-) -> SharedPrefix | None:
-    """Pack a micro-batch whose rows share enough tokens.
+    *,
+    old_logps: bool,
+    aux_loss: bool = False,
+    share: bool = True,
+) -> str | None:
+    """Say why updates of this model leave rows that begin alike as they are, or None when they pack them where it pays.
 
-    In half precision only where the policy that wrote the rollouts is the one that learns. Otherwise their ratio would
-    be one of numbers rounded in different orders, which turns of a few thousandths of clip range see.
+    Args:
+        old_logps: the ratio is to log-probabilities of another pass. In half precision rows are then not packed: the
+            ratio would be one of numbers rounded in different orders, which turns of a few thousandths of clip range
+            see.
+        aux_loss, share: see `read_update`.
     """
     policy = causal_model(model)
-    if columns.get("old_per_token_logps") is not None:
-        with autocast():
-            if policy.dtype != torch.float32 or torch.is_autocast_enabled(ids.device.type):
-                return None
-    return SharedPrefix.find(ids, mask, policy.config)
+    if not share:
+        return "pad_to_multiple_of sets the width of a row"
+    if aux_loss:
+        return "a load-balancing loss counts the tokens of each rollout"
+    if (obstacle := why_not_by_mask(policy.config, policy)) is not None:
+        return obstacle
+    with autocast():
+        half = policy.dtype != torch.float32 or torch.is_autocast_enabled(policy.device.type)
+    if old_logps and half:
+        return "in half precision their ratio to old log-probabilities would be one of different roundings"
+    return None
+
+
+_told: set[str] = set()
+
+
+def _tell_once(obstacle: str, ids: Tensor, mask: Tensor, config: Any) -> None:
+    """Name what keeps rows from being packed, the first time that packing them would have paid."""
+    if obstacle in _told or SharedPrefix.find(ids, mask, config) is None:
+        return
+    _told.add(obstacle)
+    logger.warning(
+        "Rollouts of an update begin alike, and each is computed as a row of its own, because %s. Computing the tokens "
+        "they share once would save a fifth of the update or more.",
+        obstacle,
+    )

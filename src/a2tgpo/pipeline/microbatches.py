@@ -13,6 +13,7 @@ from a2tgpo.pipeline.batch import concat_prompt_completion
 from a2tgpo.pipeline.collective import Collective
 from a2tgpo.pipeline.shared_prefix import cost_of
 from a2tgpo.pipeline.turn_loss import TOKEN_COLUMNS, LossInputs, tokens_per_process
+from a2tgpo.rollout.rows import cheapest_readings
 from a2tgpo.signals.answer_likelihood.trajectories import ALIGNMENT
 
 if TYPE_CHECKING:
@@ -59,15 +60,50 @@ def sort_by_prefix(micro_batches: Sequence[Columns], per_update: int) -> list[Co
     return sorted_batches
 
 
-def cheapest_order(micro_batches: Sequence[Columns], per_update: int, model_config: Any) -> list[Columns]:
+def cheapest_order(
+    micro_batches: Sequence[Columns], per_update: int, model_config: Any, *, packs: bool = True
+) -> list[Columns]:
     """Sort the rollouts of each update by length, or by prefix where a model of `model_config` computes those once and
-    that costs less."""
+    that costs less.
+
+    Args:
+        packs: whether the update packs rows that begin alike at all, see `likelihood.why_not_packed`.
+    """
     by_length = sort_by_length(micro_batches, per_update)
-    if per_update == 1:
+    if per_update == 1 or not packs:
         return by_length
     by_prefix = sort_by_prefix(micro_batches, per_update)
     costs = [sum(_cost(one, model_config) for one in order) for order in (by_length, by_prefix)]
     return by_prefix if costs[1] < costs[0] else by_length
+
+
+def cheapest_forwards(micro_batch: Columns, model_config: Any, *, price: float, packs: bool) -> list[list[int]]:
+    """Return the rows of each forward over a micro-batch: all of them in one, or those of like length together.
+
+    Args:
+        price: of a forward, in columns.
+        packs: whether rows that begin alike are packed, which may cost less than forwards of like length.
+    """
+    n_prompt, rows = micro_batch["prompt_ids"].size(1), range(len(micro_batch["completion_mask"]))
+    columns = [n_prompt + -(-n // ALIGNMENT) * ALIGNMENT for n in _n_columns(micro_batch).tolist()]
+    forwards = forwards_by_length(columns, price)
+    if packs and len(forwards) > 1:
+        apart = sum(_cost(take_rows(micro_batch, one), model_config) for one in forwards)
+        if _cost(micro_batch, model_config) <= apart:
+            return [[*rows]]
+    return forwards
+
+
+def forwards_by_length(columns: Sequence[int], price: float) -> list[list[int]]:
+    """Cut the rows of a forward, of so many `columns` each, into forwards of like length where that costs less, see
+    `cheapest_readings`."""
+    return [sorted(rows) for rows in cheapest_readings(columns, len(columns) * max(columns), price)]
+
+
+def take_rows(micro_batch: Columns, rows: Sequence[int]) -> Columns:
+    """Return these rollouts of a micro-batch."""
+    index = torch.tensor(rows)
+    return {name: _take(value, index) for name, value in micro_batch.items()}
 
 
 def _cost(micro_batch: Columns, model_config: Any) -> float:

@@ -1,4 +1,4 @@
-"""The rollout log: one schema, written here and read by `a2tgpo report`.
+"""Write the rollout log, and read it: one schema, also that of `a2tgpo report`.
 
     rollouts/step_000012.jsonl        a RolloutRecord per rollout generated after 12 updates
     rollouts/updates_000012.jsonl     an UpdateRecord per rollout and update that learned from it
@@ -11,8 +11,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from a2tgpo.core import turn_mean
+from a2tgpo.files import whole_text
 from a2tgpo.methods import Method
 from a2tgpo.pipeline.batch import RolloutBatch, TaskRow
 from a2tgpo.pipeline.collective import Collective
@@ -68,6 +69,7 @@ class RolloutRecord:
         hops: facts that the answer rests on, where the data set says.
         termination, reason, prediction, calls: from our agent loop; None and empty for another loop's rollouts.
         call_seconds: of each call, from the turn's end to its answer; apart from the rest, which a seeded run repeats.
+        observed: what the environment said first, at the end of the prompt; None where it said nothing.
         success: whether the environment calls the episode solved; None where it does not say.
         reward: None where no reward applied.
         valid: false where the rollout was excluded from the loss.
@@ -97,6 +99,7 @@ class RolloutRecord:
     prediction: str | None = None
     calls: list[LoggedCall] = field(default_factory=list)
     call_seconds: list[float] | None = None
+    observed: str | None = None
     success: bool | None = None
     likelihood: list[float] | None = None
     gain: list[float] | None = None
@@ -107,10 +110,11 @@ class RolloutRecord:
 
     def to_line(self) -> str:
         """Return the record as a line of JSON, without its end; what is None is left out."""
-        written = asdict(self)
+        calls = [dict(vars(call)) for call in self.calls]
         if self.call_seconds is not None:
-            for call in written["calls"]:
+            for call in calls:
                 del call["seconds"]
+        written = vars(self) | {"segments": [vars(segment) for segment in self.segments], "calls": calls}
         return _json({name: value for name, value in written.items() if value is not None or name in _ALWAYS})
 
     @classmethod
@@ -166,7 +170,7 @@ class UpdateRecord:
 
     def to_line(self) -> str:
         """Return the record as a line of JSON, without its end."""
-        return _json(asdict(self))
+        return _json(vars(self))
 
     @classmethod
     def from_line(cls, line: str) -> UpdateRecord:
@@ -179,6 +183,16 @@ class UpdateRecord:
         log_ratio = _floats(found.get("log_ratio") or ())
         clipped = [bool(clipped) for clipped in found["clipped"]]
         return cls(int(found["row"]), int(found["step"]), _floats(found["ratio"]), clipped, log_ratio)
+
+
+def read_rollouts(path: Path) -> Iterator[RolloutRecord]:
+    """Yield the rollouts of a file that is whole.
+
+    Raises:
+        ValueError, KeyError, TypeError: a line is none.
+    """
+    with path.open(encoding="utf-8") as lines:
+        yield from map(RolloutRecord.from_line, lines)
 
 
 def updates_file(rollouts: Path) -> Path:
@@ -288,6 +302,7 @@ def _ending(record: Rollout | None) -> dict[str, Any]:
             LoggedCall(call.query, list(call.passage_ids), None, call.tool, call.refused) for call in record.calls
         ],
         "call_seconds": [round(call.seconds, 4) for call in record.calls],
+        "observed": record.observed or None,
         "success": record.success,
     }
 
@@ -320,7 +335,15 @@ def _said(signals: TurnSignals | None, i: int) -> dict[str, Any]:
 
 
 def _json(record: Mapping[str, Any]) -> str:
-    return json.dumps(_strict(record), ensure_ascii=False, allow_nan=False, default=str)
+    try:
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=_plain)
+    except (ValueError, TypeError):  # a number or a key that JSON does not have: looked for only then
+        line = json.dumps(_strict(record), ensure_ascii=False, allow_nan=False, default=str)
+    return whole_text(line)  # an environment may say what no file can hold
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else str(value)
 
 
 def _strict(value: Any) -> Any:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from a2tgpo.signals.answer_likelihood.model_support import needs_additive_mask, needs_check
+from a2tgpo.signals.answer_likelihood.model_support import needs_additive_mask
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -52,9 +52,9 @@ class SharedPrefix:
 
     @classmethod
     def find(cls, ids: Int[Tensor, "B S"], mask: Int[Tensor, "B S"], config: PreTrainedConfig) -> SharedPrefix | None:
-        """Pack rows, padded on both sides, of a model of `config`; None where that would not pay, or the tests have not
-        seen the model take a mask of ours in all layers."""
-        if len(ids) < 2 or needs_check(config):
+        """Pack rows, padded on both sides, of a model of `config`, if it takes a mask of ours in all layers; None where
+        that would not pay."""
+        if len(ids) < 2:
             return None
         alike = _shared_tokens(ids.cpu(), mask.cpu().bool())
         first, n_tokens = mask.int().argmax(1).tolist(), mask.sum(1).tolist()

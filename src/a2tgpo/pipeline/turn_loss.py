@@ -1,4 +1,4 @@
-"""The loss of one micro-batch, from the credit its turns were given when they were generated.
+"""Compute the loss of one micro-batch from the credit that its turns were given when they were generated.
 
 BatchCredit ── LossInputs.of ── [B, L] per token ── shuffled, packed, sharded by the engine ── turn_loss
 """
@@ -119,7 +119,7 @@ def tokens_per_process(inputs: Sequence[LossInputs], collective: Collective) -> 
 
 
 class TurnLoss(NamedTuple):
-    """The loss of a micro-batch with its gradient, and what is logged of it.
+    """Hold the loss of a micro-batch with its gradient, and what is logged of it.
 
     A method that averages over rollouts gives the mean over the micro-batch's; one that averages over tokens gives the
     sum divided by `LossInputs.n_tokens`, so that micro-batches of an update add up.

@@ -132,7 +132,10 @@ def _transcripts(batch: RolloutBatch, tokenizer: PreTrainedTokenizerBase) -> lis
 
 
 def _before_each_turn(segments: list[Segment], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return the observation before each turn, nothing before the first."""
-    turns = [segment for segment in segments if segment.turn >= 0]
-    observed = [tokenizer.decode(segment.ids) for segment in segments if segment.turn < 0]
-    return ["", *observed][: len(turns)]
+    """Return the observation right before each turn; nothing before a turn that the completion begins with."""
+    before = [None, *segments]
+    return [
+        tokenizer.decode(earlier.ids) if earlier is not None else ""
+        for earlier, segment in zip(before, segments, strict=False)
+        if segment.turn >= 0
+    ]

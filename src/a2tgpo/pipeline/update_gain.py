@@ -2,21 +2,25 @@
 
 Where a batch feeds one update, each of whose forwards holds whole groups, nothing that a forward needs is known only
 after another: it fills a cache, the answers are read from it, its groups get their credit, and it goes backward. There
-is then no pass over the trajectories beside the update.
+is then no pass over the trajectories beside the update. A forward whose rollouts differ in length is made in several,
+of like length, whose graphs wait for the credit together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from a2tgpo.core import turn_ids
 from a2tgpo.pipeline.batch import RolloutBatch
 from a2tgpo.pipeline.credit import BatchCredit
+from a2tgpo.pipeline.likelihood import UpdateReading
+from a2tgpo.pipeline.microbatches import forwards_by_length
 from a2tgpo.pipeline.turn_loss import LossInputs
 from a2tgpo.pipeline.turn_signals import TurnSignals
 from a2tgpo.signals.answer_likelihood.trajectories import ALIGNMENT
@@ -72,26 +76,53 @@ class UpdateGain:
         return sum(len(one.outcome) for one in self.done)
 
 
-def is_cheaper(lengths: Sequence[int], n_prompt: int, rows_per_forward: int, forwards_per_update: int) -> bool:
+def is_cheaper(
+    lengths: Sequence[int], n_prompt: int, rows_per_forward: int, forwards_per_update: int, price: float
+) -> bool:
     """Tell whether an update that keeps groups together and reads gains itself reads fewer columns than one that
     sorts its rollouts by length after a pass over their trajectories.
 
-    A forward and its backward count three times its columns, the pass once; every row has its forward's longest.
+    A forward and its backward count three times its columns, the pass once; every row has its forward's longest. The
+    first cuts what a forward would hold into several of like length (`forwards_by_length`).
 
     Args:
         lengths: tokens of each completion, in the order of the batch.
         n_prompt: columns of the prompts.
         forwards_per_update: consecutive forwards between which `sort_by_length` exchanges rollouts.
+        price: of a forward, in columns.
     """
+    rows = [n_prompt + -(-length // ALIGNMENT) * ALIGNMENT for length in lengths]
 
-    def columns(order: Sequence[int]) -> int:
-        forwards = (order[first : first + rows_per_forward] for first in range(0, len(order), rows_per_forward))
-        return sum(len(one) * (n_prompt + -(-max(one) // ALIGNMENT) * ALIGNMENT) for one in forwards)
+    def cost(forwards: Iterable[Sequence[int]]) -> float:
+        return sum(price + len(one) * max(one) for one in forwards)
 
-    per_update = rows_per_forward * forwards_per_update
-    by_length = [
-        length
-        for first in range(0, len(lengths), per_update)
-        for length in sorted(lengths[first : first + per_update], reverse=True)
-    ]
-    return 3 * columns(lengths) < 3 * columns(by_length) + columns(sorted(lengths))
+    held = _cut(rows, rows_per_forward)
+    together = [[one[row] for row in forward] for one in held for forward in forwards_by_length(one, price)]
+    updates = [sorted(one, reverse=True) for one in _cut(rows, rows_per_forward * forwards_per_update)]
+    by_length = [forward for one in updates for forward in _cut(one, rows_per_forward)]
+    return 3 * cost(together) < 3 * cost(by_length) + cost(_cut(sorted(rows), rows_per_forward))
+
+
+def join_readings(
+    found: Sequence[tuple[UpdateReading, Float[Tensor, "b T+1"]]], forwards: Sequence[Sequence[int]], n_columns: int
+) -> tuple[UpdateReading, Float[Tensor, "B T+1"]]:
+    """Join what each of `forwards` found of its rows, log-probabilities and likelihoods, in the order of the rows.
+
+    Args:
+        n_columns: of the completions of all rows; a forward may have fewer.
+    """
+    back = torch.tensor([row for rows in forwards for row in rows]).argsort()
+
+    def joined(parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([pad(part, (0, n_columns - part.size(1))) for part in parts])[back.to(parts[0].device)]
+
+    readings, likelihoods = zip(*found, strict=True)
+    likelihood = torch.cat(likelihoods)[back.to(likelihoods[0].device)]
+    if len(found) == 1:
+        return readings[0], likelihood
+    logps, entropies = (joined([getattr(one, name) for one in readings]) for name in ("logps", "entropies"))
+    return UpdateReading(logps, entropies, None), likelihood
+
+
+def _cut(rows: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [rows[first : first + size] for first in range(0, len(rows), size)]

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from a2tgpo.report.logged_rollout import Rollout
+from a2tgpo.report.logged_rollout import ENDED_WELL, Rollout
 from a2tgpo.report.run_data import RunData
 from a2tgpo.report.turn_groups import NOISE, turn_groups
 
@@ -83,7 +83,7 @@ def _endings(rollouts: list[Rollout]) -> list[Finding]:
         found.append(Finding("bad", f"the tool failed in {_of(len(failed), n, 'rollout')}{why}"))
     known = Counter(rollout.termination for rollout in rollouts if rollout.termination is not None)
     for ending, count in known.most_common():
-        if ending not in ("answered", "tool_failed", "ended") and count > _ENDED_BADLY * n:
+        if ending not in (*ENDED_WELL, "tool_failed") and count > _ENDED_BADLY * n:
             found.append(Finding("bad", f"{_of(count, n, 'rollout')} ended {ending.replace('_', ' ')}"))
     return found
 

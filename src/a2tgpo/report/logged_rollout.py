@@ -7,9 +7,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from a2tgpo.evaluate.outcome import Measure
 from a2tgpo.gold import read_aliases
 from a2tgpo.pipeline.rollout_log import LoggedCall, LoggedSegment, RolloutRecord, UpdateRecord
 from a2tgpo.text_match import exact_match
+
+ENDED_WELL = ("answered", "environment_done")
+"""Endings that need no explanation: the policy answered, or the environment said that the episode is over."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +28,9 @@ class Terms:
 class Rollout:
     """Hold what was said and what each turn earned; lists are per turn, those of the gains per process turn.
 
-    A method without gains logs none, and a signal other than information gain no likelihoods. `notes` are a judge's
-    words on each process turn, `unscored` says why it had none. `clip_low` and `clip_high` bound the ratio. `file`
-    (below the run) and `line` (from 1) say where the record stands.
+    A method without gains logs none, and a signal other than information gain no likelihoods. `observed` is what the
+    environment said first. `notes` are a judge's words on each process turn, `unscored` says why it had none.
+    `clip_low` and `clip_high` bound the ratio. `file` (below the run) and `line` (from 1) say where the record stands.
     """
 
     group: int
@@ -48,6 +52,7 @@ class Rollout:
     clip_high: list[float]
     hops: int | None = None
     success: bool | None = None
+    observed: str = ""
     notes: list[str] = field(default_factory=list)
     unscored: str | None = None
     file: str = field(default="", compare=False)
@@ -82,6 +87,7 @@ class Rollout:
             clip_high=record.clip_high,
             hops=None if record.hops is None else int(record.hops),
             success=None if record.success is None else bool(record.success),
+            observed=str(record.observed or ""),
             notes=record.notes or [],
             unscored=None if record.unscored is None else str(record.unscored),
             file=file,
@@ -93,14 +99,21 @@ class Rollout:
         return len(self.gain)
 
     @property
-    def correct(self) -> bool:
-        """Return the environment's word where there is one; else exact match where there is a gold answer and our loop
-        read the rollout's; else a reward above 0."""
+    def measure(self) -> Measure:
+        """Name what says how good the rollout is: the environment's word where there is one; else exact match where
+        there is a gold answer and our loop read the rollout's; else the reward, as where an environment ended the
+        episode before an answer."""
         if self.success is not None:
-            return self.success
-        if self.termination is None or not self.answer:
-            return self.reward is not None and self.reward > 0
-        return exact_match(self.prediction, self.answer)
+            return "success"
+        unread = self.termination is None or (self.termination == "environment_done" and self.prediction is None)
+        return "reward" if unread or not self.answer else "exact_match"
+
+    @property
+    def correct(self) -> bool:
+        """Tell whether the rollout is right by its measure; a reward is where it is above 0."""
+        if self.measure == "exact_match":
+            return exact_match(self.prediction, self.answer)
+        return self.success if self.success is not None else self.reward is not None and self.reward > 0
 
     @property
     def finite(self) -> bool:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from a2tgpo.report.logged_rollout import Batch, Rollout
+from a2tgpo.report.logged_rollout import ENDED_WELL, Batch, Rollout
 from a2tgpo.report.turn_groups import TurnGroup, turn_groups
 
 _FEW = 3
 """Rollouts of a turn group whose mean and spread are worth telling."""
+
+
+_RIGHT = {"exact_match": "right", "success": "solved", "reward": "rewarded"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def choose_opening(batches: list[Batch]) -> Opening | None:
 def _failure(rollouts: list[tuple[int, int, Rollout]]) -> Opening | None:
     endings = Counter(rollout.termination for *_, rollout in rollouts if rollout.termination is not None)
     ending, count = endings.most_common(1)[0] if endings else ("answered", 0)
-    if ending in ("answered", "ended") or count <= len(rollouts) / 2:
+    if ending in ENDED_WELL or count <= len(rollouts) / 2:
         return None
     step, row, shown = next(place for place in rollouts if place[2].termination == ending)
     why = [f"{count:,} of {len(rollouts):,} rollouts ended {ending.replace('_', ' ')}: this is one of them."]
@@ -65,12 +68,12 @@ def _score(rollout: Rollout, groups: list[TurnGroup], members: list[Rollout]) ->
         score += min(2.0, 2 * (max(gains) - min(gains))) * (len(gains) > 1)
         score += 1.0 * (min(rollout.advantage, default=0.0) < -0.1 < 0.1 < max(rollout.advantage, default=0.0))
         score -= 2.0 * ((rise > 0.1) != rollout.correct)
-    return score - 1.0 * (rollout.termination not in (None, "answered"))
+    return score - 1.0 * (rollout.termination not in (None, *ENDED_WELL))
 
 
 def _why(rollout: Rollout, groups: list[TurnGroup], members: list[Rollout]) -> list[str]:
     right = sum(member.correct for member in members)
-    kind = "right" if rollout.answer else "rewarded"
+    kind = _RIGHT[rollout.measure]
     outcome = (
         f"{right} of the question's {len(members)} rollouts are {kind}; this one is{'' if rollout.correct else ' not'}."
     )
@@ -102,5 +105,5 @@ def _turn(rollout: Rollout, groups: list[TurnGroup], turn: int) -> str:
     if at.noise:
         told += f", like the {at.n} rollouts at this depth (σ {at.std:.4f}: what normalisation leaves is noise)"
     elif at.n > 1:
-        told += f"; the {at.n} rollouts at this depth gained {at.mean:+.2f} ± {at.std:.2f}"
+        told += f"; the {at.n} rollouts at this depth gained {round(at.mean, 2) + 0.0:+.2f} ± {at.std:.2f}"
     return f"{told}. Its advantage is {rollout.advantage[turn]:+.2f}.".replace("-", "−")

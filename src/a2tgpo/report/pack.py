@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from a2tgpo.evaluate.outcome import Outcome
+from a2tgpo.evaluate.outcome import Outcome, measure_of
 from a2tgpo.evaluate.questions import Summary
 from a2tgpo.evaluate.statistics import Difference
 from a2tgpo.files import whole_text
@@ -89,6 +89,7 @@ def _numbers(rollout: Rollout) -> dict[str, Any]:
         "group": rollout.group,
         "id": rollout.id,
         "question": rollout.question,
+        "observed": rollout.observed,
         "answer": rollout.answer,
         "hops": rollout.hops,
         "termination": rollout.termination,
@@ -97,11 +98,14 @@ def _numbers(rollout: Rollout) -> dict[str, Any]:
         "reward": rollout.reward,
         "valid": rollout.valid,
         "unscored": rollout.unscored,
+        "success": rollout.success,
+        "measure": rollout.measure,
         "correct": rollout.correct,
         "finite": rollout.finite,
         "disagrees": rollout.valid and (rise < -DISAGREE if rollout.correct else rise > DISAGREE),
         "tokens": [rollout.n_policy_tokens, rollout.n_tokens],
         "calls": len(rollout.calls),
+        "last_call": f"{rollout.calls[-1].tool} {rollout.calls[-1].query}" if rollout.calls else None,
         "likelihood": rollout.likelihood,
         "gain": rollout.gain,
         "normalized": rollout.normalized_gain,
@@ -134,19 +138,24 @@ def pack_evaluation(outcomes: list[Outcome], name: str, blocks: Blocks, *, texts
     """Pack outcomes, with or without the texts of their rollouts, and return their summary."""
     left_out = {} if texts else {"text": "The texts of all evaluated questions would make this page too large."}
     blocks.add(name, [asdict(outcome) | left_out for outcome in outcomes])
+    summary = Summary.of(outcomes)
     return {
         "block": name,
         "n": len(outcomes),
         "gold": any(o.answer for o in outcomes),
-        **Summary.of(outcomes).as_json(),
+        "measure": summary.measure,
+        **summary.as_json(),
     }
 
 
 def flips(first: list[Outcome], second: list[Outcome]) -> dict[str, Any] | None:
-    """Compare two evaluations on the questions of both: their difference, and the p of the paired t test."""
-    theirs = {(outcome.dataset, outcome.id, outcome.sample): outcome.correct for outcome in second}
+    """Compare two evaluations on the questions of both: the difference of their scores, and the p of the paired t test;
+    None where they share no question, or no measure."""
+    if measure_of(first) != measure_of(second):
+        return None
+    theirs = {(outcome.dataset, outcome.id, outcome.sample): outcome.score for outcome in second}
     pairs = [
-        (float(theirs[key]), float(outcome.correct))
+        (theirs[key], outcome.score)
         for outcome in first
         if (key := (outcome.dataset, outcome.id, outcome.sample)) in theirs
     ]

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import a2tgpo
 from a2tgpo.report.figures import SECTIONS, figures_of
 from a2tgpo.report.health import Finding, endings, findings
-from a2tgpo.report.logged_rollout import Batch
+from a2tgpo.report.logged_rollout import ENDED_WELL, Batch
 from a2tgpo.report.opening import choose_opening
 from a2tgpo.report.pack import DISAGREE, Blocks, flips, pack_evaluation, pack_rollouts, plain
 from a2tgpo.report.run_data import RunData
@@ -44,6 +44,7 @@ def render_page(runs: list[RunData], max_rollouts: int, *, stamp: str | None = N
     report = {
         "disagree": DISAGREE,
         "noise": NOISE,
+        "ended_well": ENDED_WELL,
         "arms": [{"name": arm.name, "runs": [run.name for run in arm.runs]} for arm in arms],
         "runs": [_run(*parts) for parts in zip(runs, evaluations, shown, strict=True)],
         "flips": _flips(runs),

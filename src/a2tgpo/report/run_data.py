@@ -7,6 +7,7 @@ what a run has not written yet.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -155,6 +156,8 @@ def _outcome(line: str, _: int) -> Outcome:
     numbers = [outcome.searches, outcome.policy_tokens, outcome.total_tokens, outcome.sample]
     numbers += [] if outcome.hops is None else [outcome.hops]
     right = isinstance(outcome.correct, bool) and isinstance(outcome.answer, list)
+    right = right and (outcome.success is None or isinstance(outcome.success, bool))
+    right = right and (outcome.reward is None or math.isfinite(outcome.reward))
     if not (right and all(isinstance(text, str) for text in texts) and all(type(number) is int for number in numbers)):
         raise TypeError("not an outcome")
     return outcome

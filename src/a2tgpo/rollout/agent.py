@@ -142,8 +142,10 @@ class Agent:
                 if error is not None:
                     failed[number] = error
             groups = RolloutGroups(prompt_ids, expansion)
-            for rollout in groups.rollouts:
+            for number, rollout in enumerate(groups.rollouts):
                 rollout.opened = opens_thought(self.tokenizer, rollout.prompt_ids)
+                if isinstance(observed := shown[number], str) and number not in failed:
+                    rollout.observed = observed
             play = Play(self.protocol, self.limits, self.tokenizer.eos_token_id, episodes, groups)
             engine(play.start(failed), play, expansion.n_entropies)
         finally:

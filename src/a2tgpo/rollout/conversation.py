@@ -16,7 +16,7 @@ from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.rollout.decoding import Sampler, TurnEnd
 from a2tgpo.rollout.engine import Continuation, Turn, evaluating
 from a2tgpo.rollout.prompt_lookup import MOST_GUESSES
-from a2tgpo.rollout.rows import Row, cheapest_readings
+from a2tgpo.rollout.rows import FORWARD_PRICE, FORWARD_PRICE_ON_CPU, Row, cheapest_readings, forward_price
 from a2tgpo.rollout.slot_cache import Chunk, SlotCache
 from a2tgpo.signals.answer_likelihood.forward import no_router_logits
 from a2tgpo.signals.answer_likelihood.model_support import layers_of
@@ -25,26 +25,14 @@ from a2tgpo.signals.answer_likelihood.output_head import LOGITS_AT_ONCE
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-FORWARD_PRICE, FORWARD_PRICE_ON_CPU = 2048, 64
-"""Price of a forward however few its tokens, in tokens that could be read in that time. The CPU's was measured, on
-0.7 M parameters; the other waits for a GPU."""
-
 TOKENS_PER_READING = 8192
 """Padded tokens of prompts and observations read in one forward."""
 
 
 def spare_tokens(model: PreTrainedModel) -> int:
-    """Return how many more tokens a forward of a few may read in about the time that it takes anyhow, with logits of
-    `LOGITS_AT_ONCE` numbers at most.
-
-    On the CPU what a forward takes grows with the layers and what a token takes with the parameters: as many tokens as
-    `FORWARD_PRICE_ON_CPU` for the 4 layers and 0.7 M parameters that it was measured on, 7 for SmolLM2-135M.
-    """
-    config = model.config.get_text_config(decoder=True)
-    price = float(FORWARD_PRICE)
-    if model.device.type == "cpu":
-        price = FORWARD_PRICE_ON_CPU * (config.num_hidden_layers / 4) / (model.num_parameters() / 0.7e6) + 5
-    return int(min(price, LOGITS_AT_ONCE / config.vocab_size))
+    """Return how many more tokens a forward of a few may read in about the time that it takes anyhow (`forward_price`),
+    with logits of `LOGITS_AT_ONCE` numbers at most."""
+    return int(min(forward_price(model), LOGITS_AT_ONCE / model.config.get_text_config(decoder=True).vocab_size))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from a2tgpo.messages import warn_once
 from a2tgpo.rollout.decoding import Sampler
 from a2tgpo.rollout.engine import Continuation, TakeTurns, Turn, evaluating, ready
 from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
+from a2tgpo.rollout.reuse_check import why_not_reused
 from a2tgpo.signals.answer_likelihood.model_support import why_not_keys_alone
 
 logger = logging.getLogger(__name__)
@@ -155,4 +156,4 @@ def why_no_cache_reuse(model: PreTrainedModel, sampler: Sampler) -> str | None:
         return f"{type(model).__name__}.forward takes no logits_to_keep"
     if len(devices := {str(parameter.device) for parameter in model.parameters()}) > 1:
         return f"its layers lie on several devices ({', '.join(sorted(devices))})"
-    return None
+    return why_not_reused(model)

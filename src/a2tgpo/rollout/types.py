@@ -67,7 +67,7 @@ class Rollout:
     `turn_rewards[t]` is what the environment gave for turn t, None where it gave nothing; `outcome` is its reward for
     the whole episode, `revealed_answer` the gold answer where only the environment knows it, and `success` whether the
     environment calls the episode solved, None where it does not say. `opened` says that the prompt ends inside a
-    thought, in which the policy's first turn begins.
+    thought, in which the policy's first turn begins; `observed` is what the environment said first, in the prompt.
 
     `logps` has, where an engine apart from the policy generates, the log-probability it gave each token of
     `completion_ids`, 0 for the environment's; elsewhere it is empty.
@@ -91,6 +91,7 @@ class Rollout:
     revealed_answer: str | list[str] | None = None
     success: bool | None = None
     opened: bool = False
+    observed: str = ""
     turn_texts: list[str] = field(default_factory=list)
     environment: Any = field(default=None, repr=False, compare=False)
 
@@ -108,6 +109,7 @@ class Rollout:
             tree=tree,
             turn_rewards=self.turn_rewards[:turn],
             opened=self.opened,
+            observed=self.observed,
             turn_texts=self.turn_texts[:turn],
         )
 

@@ -66,5 +66,6 @@ def choose_checkpoint(folder: Path, evaluate: Callable[[Path, str], Sequence[Out
     whole = processes.on_main(lambda: [each for each in checkpoints_in(folder) if fault_of(each) is None])
     assert whole, "a run saves a checkpoint after its last update"
     scores = {step_of(checkpoint): average_score(evaluate(checkpoint, checkpoint.name)) for checkpoint in whole}
-    best = max(whole, key=lambda checkpoint: (scores[step_of(checkpoint)], -step_of(checkpoint)))
+    # Averages that rounding alone tells apart are equal.
+    best = max(whole, key=lambda checkpoint: (round(scores[step_of(checkpoint)], 9), -step_of(checkpoint)))
     return best, BestCheckpoint(step_of(best), scores)

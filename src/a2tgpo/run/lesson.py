@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from a2tgpo.evaluate.questions import Summary
 from a2tgpo.evaluate.statistics import Proportion
 from a2tgpo.gold import read_aliases
-from a2tgpo.pipeline.rollout_log import RolloutRecord
+from a2tgpo.pipeline.rollout_log import read_rollouts
 from a2tgpo.run.directory import MODES
 from a2tgpo.text_match import exact_match
 
@@ -84,13 +84,8 @@ def _label(hops: int) -> str:
 def _right_by_hops(path: Path) -> dict[int, list[bool]]:
     """Return which rollouts of a batch were right, by hops; under 0 where the data do not say."""
     right: dict[int, list[bool]] = defaultdict(list)
-    for record in _records(path):
+    for record in read_rollouts(path):
         if record.answer is not None:
             aliases = read_aliases(record.answer, f"rollout {record.id!r}")
             right[int(record.hops or 0)].append(exact_match(record.prediction, aliases))
     return right
-
-
-def _records(path: Path) -> Iterator[RolloutRecord]:
-    with path.open(encoding="utf-8") as lines:
-        yield from map(RolloutRecord.from_line, lines)

@@ -7,6 +7,7 @@ arguments and ours) and TRL's `ModelConfig` (model, precision, LoRA).
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -161,6 +162,7 @@ class Recipe(EnvironmentKeys):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise RecipeError(f"{name}={value}: must be at least {least}")
+        self._check_numbers()
         micro = self.warm_start_micro_batch_size
         if micro is not None and (micro < 1 or self.warm_start_batch_size % micro):
             raise RecipeError(
@@ -173,6 +175,17 @@ class Recipe(EnvironmentKeys):
             self._check_rows()
         else:
             self._check_search()
+
+    def _check_numbers(self) -> None:
+        for name in ("world_correlation", "stops_early", "wrong_hop"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise RecipeError(f"{name}={value}: must be from 0 to 1")
+        for name in ("search_timeout_s", "warm_start_learning_rate"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise RecipeError(f"{name}={value}: must be above 0")
+        for name in ("hops", "warm_start_hops"):
+            if not (values := getattr(self, name)) or min(values) < 1:
+                raise RecipeError(f"{name}={values}: give one or more hop counts, from 1")
 
     def _check_judge(self) -> None:
         if isinstance(self.judge, str):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Action, ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     path = find_recipe(name)
     given = _read(path)
     overrides = import_plugins(given, overrides)
-    flags = [flag[2:].split("=")[0].replace("-", "_") for flag in overrides if flag.startswith("--")]
+    flags = flag_keys(overrides)
     check_keys([*map(str, given), *flags])
     remember_secrets([*secrets_in(given), *_secret_flags(overrides)])
     try:
@@ -50,6 +52,11 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     refuse_other_keys([*given, *flags], recipe)
     overridden = [flag if flag in values else flag.removeprefix("no_") for flag in flags]
     return RunConfig(recipe, training, model, given | {key: values[key] for key in overridden})
+
+
+def flag_keys(overrides: Sequence[str]) -> list[str]:
+    """Return the keys that flags name: `learning_rate` of `--learning-rate=1e-4`."""
+    return [flag[2:].split("=")[0].replace("-", "_") for flag in overrides if flag.startswith("--")]
 
 
 def import_plugins(given: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
@@ -138,19 +145,25 @@ def find_launcher(name: str) -> Path:
 
 
 def describe_recipes() -> Iterator[str]:
-    """Yield a line for every recipe of the package: its name and its first comment."""
+    """Yield a line for every recipe of the package: its name and what its first comment says."""
     yield from _describe_files(packaged_recipes())
 
 
 def describe_launchers() -> Iterator[str]:
-    """Yield a line for every configuration for `accelerate launch`: its name and its first comment."""
+    """Yield a line for every configuration for `accelerate launch`: its name and what its first comment
+    says."""
     yield from _describe_files(_packaged("launch"))
 
 
 def _describe_files(named: Mapping[str, Path]) -> Iterator[str]:
+    width = max(map(len, named), default=0) + 2
     for name, path in named.items():
-        first = path.read_text(encoding="utf-8").splitlines()[0]
-        yield f"{name:<24}{first.removeprefix('#').strip()}"
+        lines = (line.removeprefix("#").strip() for line in path.read_text(encoding="utf-8").splitlines())
+        first, *others = takewhile(bool, lines)
+        comment = " ".join([first, *others])
+        # The sentence that the first line ends in; one that ends in ":" leads on to code.
+        end = re.compile(r"\.(?= |$)").search(comment, len(first) - 1)
+        yield f"{name:<{width}}{comment[: end.end() if end else comment.rfind('.') + 1] or comment}"
 
 
 def describe_keys() -> str:
@@ -182,9 +195,22 @@ def _describe(key: Field[Any]) -> str:
     return f"{key.name}: {shown}".ljust(36) + f"  {meaning}"
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuse a key that stands twice in a mapping, as YAML does; the base class would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise yaml.YAMLError(f"the key {name!r} stands in lines {lines[name]} and {line}; give it once")
+            lines[name] = line
+        return super().construct_mapping(node, deep)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {str(path)!r} is not YAML: {error}") from error
     if not isinstance(content, dict):

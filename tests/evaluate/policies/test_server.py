@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +27,7 @@ from tests.evaluate.chat_server import (
     Response,
     Says,
     Sends,
+    Slow,
     Stalls,
     Trickles,
     question_of,
@@ -158,21 +158,10 @@ def test_samples_differ_by_seed_and_are_the_same_in_every_run() -> None:
 
 def test_conversations_run_side_by_side_and_no_more_than_asked_for() -> None:
     """Eight questions of 0.2 s, four at a time, take two rounds."""
-    running, most, lock = 0, 0, threading.Lock()
-
-    def respond(request: Request) -> Response:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        time.sleep(0.2)
-        with lock:
-            running -= 1
-        return ANSWER
-
-    with ChatServer(respond) as server:
+    slow = Slow(lambda _: ANSWER)
+    with ChatServer(slow) as server:
         assert all(o.correct for o in outcomes_of(policy(server, concurrency=4), asked(8)))
-    assert most == 4
+    assert slow.most == 4
 
 
 # --- one question fails ----------------------------------------------------------------------------------------------

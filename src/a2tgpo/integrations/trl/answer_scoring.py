@@ -17,6 +17,7 @@ from a2tgpo.pipeline.likelihood import score_answers, score_answers_from
 from a2tgpo.rollout.answer_reader import AnswerReader
 from a2tgpo.signals import FrozenReference, ProcessSignal, Transcript, process_reward_model
 from a2tgpo.signals.answer_likelihood import AnswerScaffold, AnswerScorer, Scores, fused_forward
+from a2tgpo.signals.answer_likelihood.forward import causal_model
 from a2tgpo.signals.answer_likelihood.model_support import (
     layers_of,
     needs_additive_mask,
@@ -124,12 +125,12 @@ class AnswerScoring:
             layers=layers_of(model.config),
         )
 
-    def from_own_keys(self, config: Any) -> bool:
+    def from_own_keys(self, policy: PreTrainedModel) -> bool:
         """Tell whether answers can be read from the keys that a forward of the policy's update leaves: the policy
-        scores them, rollouts are rows of their own, and the model, of `config`, is one that the tests have seen scored
-        so and that keeps every token's keys."""
+        scores them, rollouts are rows of their own, and the tests have seen the model scored so and it keeps every
+        token's keys."""
         own_rows = self.by_policy and not self.shares_turns
-        return own_rows and self.scorer.method != "rows" and not needs_check(config)
+        return own_rows and self.scorer.method != "rows" and not needs_check(policy.config, causal_model(policy))
 
     def score_from(self, cache: Cache, batch: RolloutBatch, policy: PreTrainedModel) -> Tensor:
         """Return the answers' likelihood at every boundary, from the keys of `batch` in `cache`."""

@@ -59,7 +59,7 @@ class A2TGPOConfig(GRPOConfig):
         metadata={"help": "Weight α of the accumulated gain; none = the method's, 1. The authors' code uses 0.3."},
     )
     clip_beta: float | None = field(
-        default=None, metadata={"help": "Width β of the adaptive clip scale, in [0, 1); none = the method's."}
+        default=None, metadata={"help": "Width β of the adaptive clip scale, in [0, 1]; none = the method's."}
     )
     turn_baseline: Baseline | None = field(
         default=None,

@@ -19,7 +19,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from a2tgpo.integrations.trl.accelerate_collective import sharded_by
 from a2tgpo.integrations.trl.trl_contract import why_plain_head
+from a2tgpo.rollout.engine import evaluating
+from a2tgpo.signals.answer_likelihood.model_support import TESTED, own_part
 from a2tgpo.signals.answer_likelihood.output_head import LOGITS_AT_ONCE
 from a2tgpo.signals.answer_likelihood.trajectories import IGNORED
 
@@ -31,15 +34,38 @@ logger = logging.getLogger(__name__)
 
 
 def give_head(trainer: GRPOTrainer) -> None:
-    """Add this head to a trainer's policy and reference where TRL's cannot be used."""
+    """Add this head to a trainer's policy and reference where TRL's cannot be used, or differs from their logits."""
+    policy = trainer.model.get_base_model() if is_peft_model(trainer.model) else trainer.model
     reason = why_plain_head(trainer.accelerator.device.type)
+    if reason is not None:
+        logger.info("trl %s: %s; log-probabilities are read from the model's own logits", version("trl"), reason)
+    elif sharded_by(trainer.accelerator) is None and (reason := why_own_logits(policy, trainer.temperature)):
+        logger.warning("%s; log-probabilities are read from the model's own logits", reason)
     if reason is None:
         return
-    logger.info("trl %s: %s; log-probabilities are read from the model's own logits", version("trl"), reason)
-    policy = trainer.model.get_base_model() if is_peft_model(trainer.model) else trainer.model
     add_plain_head(policy, trainer.temperature)
     if trainer.ref_model is not None:
         add_plain_head(trainer.accelerator.unwrap_model(trainer.ref_model), trainer.temperature)
+
+
+@torch.no_grad()
+def why_own_logits(model: PreTrainedModel, temperature: float = 1.0) -> str | None:
+    """Say how TRL's head, which this model has, differs from the model's own logits on two tokens; None where it does
+    not, nor for a family that the tests have seen, in transformers' own code.
+
+    TRL's reads scales and soft caps by the names that transformers' configurations have for them.
+    """
+    if model.config.get_text_config().model_type in TESTED and own_part(model) is None:
+        return None
+    ids = torch.tensor([[0, 1]], device=model.device)
+    with evaluating(model):
+        logits = model(input_ids=ids, use_cache=False).logits.float() / temperature
+        found = model(input_ids=ids, labels=ids, fused_lm_head=True).log_probs.float()
+    expected = logits.log_softmax(-1)[0, 0, 1]
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
+    if (found[0, 0].to(expected.device) - expected).abs() <= tolerance * expected.abs().clamp(min=1):
+        return None
+    return f"{type(model).__name__} makes its logits otherwise than TRL's fused output head does"
 
 
 @dataclass

@@ -1,6 +1,6 @@
 // Boxes by turn and histograms: SVG with axes of their own. A box or a bar leads to its rollouts.
 
-const FRAME = { height: 226, left: 56, right: 8, top: 8, bottom: 36 };
+const FRAME = { height: 226, left: 66, right: 8, top: 8, bottom: 36 };
 
 function svgText(text, attributes) {
   const element = svg("text", attributes);

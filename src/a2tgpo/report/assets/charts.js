@@ -97,6 +97,13 @@ function legend(figure) {
   return labels.map((label, i) => el("span", {}, key(i), label));
 }
 
+// A scale around values that are all the same is as wide as a tenth of them, and from 0 to 1 around 0.
+function valueRange(_, low, high) {
+  if (low === null) return [null, null];
+  if (low !== high) return uPlot.rangeNum(low, high, 0.1, true);
+  return low === 0 ? [0, 1] : [low - Math.abs(low) / 10, low + Math.abs(low) / 10];
+}
+
 function smooth(values, window) {
   if (window <= 1 || !values) return values;
   const half = Math.floor(window / 2);
@@ -160,7 +167,7 @@ function lines(figure, arms, body, show, smoothing) {
       series,
       bands,
       legend: { show: false },
-      scales: { x: { time: false }, y: { distr: log ? 3 : 1 } },
+      scales: { x: { time: false }, y: log ? { distr: 3 } : { range: valueRange } },
       cursor: { y: false, points: { size: 7 }, drag: { x: true, y: false, setScale: true }, sync: { key: "steps" } },
       axes: [
         { ...axis, size: 24, space: 60, label: figure.x },

@@ -1,13 +1,34 @@
-// Evaluated questions, and two evaluations of the same questions side by side.
+// Evaluated questions or episodes, and two evaluations of the same ones side by side.
 
-const KINDS = {
-  all: ["all", () => true],
-  fixed: ["wrong → right", (a, b) => !a.correct && b.correct],
-  broken: ["right → wrong", (a, b) => a.correct && !b.correct],
-  right: ["both right", (a, b) => a.correct && b.correct],
-  wrong: ["both wrong", (a, b) => !a.correct && !b.correct],
-};
-const SINGLE = { all: ["all", () => true], right: ["right", (a) => a.correct], wrong: ["wrong", (a) => !a.correct] };
+const MEASURES = { exact_match: "exact match", success: "success", reward: "reward" };
+const RIGHT = { exact_match: ["right", "wrong"], success: ["solved", "failed"] };
+
+const measuresOf = (some) =>
+  [...new Set(some.filter((one) => one.gold || one.measure !== "exact_match").map((one) => one.measure))];
+const nameOf = (measure, n) => `${measure === "exact_match" ? "question" : "episode"}${n === 1 ? "" : "s"}`;
+
+// What may become of a question: a name and a test of its one outcome, or of its two.
+function kindsOf(measure, two) {
+  const all = ["all", () => true];
+  if (measure === "reward") {
+    const [a, b] = two
+      ? [(x, y) => y.reward > x.reward, (x, y) => y.reward < x.reward]
+      : [(x) => x.reward > 0, (x) => !(x.reward > 0)];
+    return two
+      ? { all, fixed: ["better", a], broken: ["worse", b], equal: ["equal", (x, y) => !a(x, y) && !b(x, y)] }
+      : { all, right: ["reward above 0", a], wrong: ["not above 0", b] };
+  }
+  const [right, wrong] = RIGHT[measure];
+  if (!two) return { all, right: [right, (a) => a.correct], wrong: [wrong, (a) => !a.correct] };
+  return {
+    all,
+    fixed: [`${wrong} → ${right}`, (a, b) => !a.correct && b.correct],
+    broken: [`${right} → ${wrong}`, (a, b) => a.correct && !b.correct],
+    right: [`both ${right}`, (a, b) => a.correct && b.correct],
+    wrong: [`both ${wrong}`, (a, b) => !a.correct && !b.correct],
+  };
+}
+
 const questions = { kind: "all", query: "", shown: PAGE_ROWS };
 
 const evaluations = () =>
@@ -22,19 +43,24 @@ const evaluations = () =>
 function evaluationTable() {
   const all = evaluations();
   if (!all.length) return null;
-  const gold = all.some((one) => one.gold);
-  const hops = !gold ? [] : [...new Set(all.flatMap((one) => Object.keys(one.by_hops)))].sort();
+  const measures = measuresOf(all).filter((measure) => measure !== "reward");
+  const hops = measures.length ? [...new Set(all.flatMap((one) => Object.keys(one.by_hops)))].sort() : [];
+  const rewarded = all.some((one) => one.reward);
+  // Where environments end the episodes nobody gives an answer, and no form is kept.
+  const formed = all.some((one) => one.terminations.answered || !one.terminations.environment_done);
+  const episodes = rewarded || measures.includes("success");
   const names = [
     "evaluation",
-    "questions",
-    ...(gold ? ["exact match"] : []),
+    episodes ? "episodes" : "questions",
+    ...measures.map((measure) => MEASURES[measure]),
     ...hops.map((hop) => `${hop} hop${hop === "1" ? "" : "s"}`),
-    "searches",
-    "format",
+    ...(rewarded ? ["reward"] : []),
+    episodes ? "calls" : "searches",
+    ...(formed ? ["format"] : []),
   ];
   const head = names.map((name, i) => el("th", { scope: "col", class: i ? "num" : null }, name));
-  const share = (one) =>
-    one ? [fixed(one.value, 3), el("small", {}, ` ${fixed(one.low, 2)}–${fixed(one.high, 2)}`)] : "–";
+  const interval = ({ low, high }) => isNumber(low) && el("small", {}, ` ${fixed(low, 2)}–${fixed(high, 2)}`);
+  const share = (one) => (one ? [fixed(one.value, 3), interval(one) || []] : "–");
   const rows = all.map((one) =>
     el(
       "tr",
@@ -42,10 +68,11 @@ function evaluationTable() {
       el("th", { scope: "row" }, el("a", { href: `#evaluation/${one.key}` }, one.label)),
       [
         count(one.n),
-        ...(gold ? [share(one.exact_match)] : []),
+        ...measures.map((measure) => share(one.measure === measure && one[measure])),
         ...hops.map((hop) => share(one.by_hops[hop])),
+        ...(rewarded ? [share(one.reward)] : []),
         fixed(one.searches),
-        fixed(one.format_rate, 3),
+        ...(formed ? [fixed(one.format_rate, 3)] : []),
       ].map((cell) => el("td", { class: "num" }, cell)),
     ),
   );
@@ -64,7 +91,8 @@ async function showEvaluation(first, second) {
   const b = all.find((one) => one.key === against) ?? null;
   const pairs = await paired(a, b);
   const results = el("div", { id: "questions" });
-  const kinds = b ? KINDS : SINGLE;
+  const measure = !b || a.measure === b.measure ? a.measure : "exact_match";
+  const kinds = kindsOf(measure, b);
   if (!(questions.kind in kinds)) questions.kind = "all";
   const options = all.map((one) => [one.key, one.label]);
   const search = el("input", {
@@ -84,7 +112,7 @@ async function showEvaluation(first, second) {
   );
   const redraw = (changes) => {
     Object.assign(questions, { shown: PAGE_ROWS }, changes);
-    results.replaceChildren(...questionRows(pairs, kinds, b, a, redraw));
+    results.replaceChildren(...questionRows(pairs, kinds, measure, b, a, redraw));
   };
   $view.replaceChildren(
     el(
@@ -131,9 +159,9 @@ function flipLine(a, b) {
   return el(
     "p",
     { class: "flips" },
-    el("b", {}, `${signed(found.value, 3)} exact match`),
-    ` from ${a.label} to ${b.label} on ${count(found.n)} questions${interval}, ${p} by the paired t test over questions. `,
-    el("span", { class: "hint" }, "It is about these policies and other questions; other seeds may differ more."),
+    el("b", {}, `${signed(found.value, 3)} ${MEASURES[a.measure]}`),
+    ` from ${a.label} to ${b.label} on ${count(found.n)} ${nameOf(a.measure, found.n)}${interval}, ${p} by the paired t test over ${nameOf(a.measure)}. `,
+    el("span", { class: "hint" }, `It is about these policies and other ${nameOf(a.measure)}; other seeds may differ more.`),
   );
 }
 
@@ -146,7 +174,8 @@ async function paired(a, b) {
   return left.filter((one) => right.has(key(one))).map((one) => [one, right.get(key(one))]);
 }
 
-function questionRows(pairs, kinds, b, a, redraw) {
+function questionRows(pairs, kinds, measure, b, a, redraw) {
+  if (!pairs.length) return [el("p", { class: "empty" }, `${a.label} and ${b.label} have no question in common.`)];
   marking = patternOf(questions.query);
   const test = kinds[questions.kind][1];
   const texts = (pair) =>
@@ -155,13 +184,9 @@ function questionRows(pairs, kinds, b, a, redraw) {
       .map((one) => `${one.id}\n${one.question}\n${one.answer.join("\n")}\n${one.text}`)
       .join("\n");
   const found = pairs.filter((pair) => test(...pair) && (!marking || texts(pair).search(marking) >= 0));
-  const said = (one) =>
-    el(
-      "span",
-      { class: "verdict" },
-      el("span", { class: one.correct ? "mark-correct" : "mark-wrong" }, one.correct ? "✓" : "✗"),
-      el("span", { dir: "auto" }, " ", shown(one.prediction ?? ended(one))),
-    );
+  const golden = pairs.some(([one]) => one.answer.length);
+  const alike = new Set(pairs.map(([one]) => one.question)).size < pairs.length;
+  const layout = `${b ? "two" : "one"}${golden ? "" : " bare"}`;
   const rows = found.slice(0, questions.shown).map((pair) => {
     const [one] = pair;
     const detail = el(
@@ -172,18 +197,20 @@ function questionRows(pairs, kinds, b, a, redraw) {
       },
       el(
         "summary",
-        { class: b ? "two" : "one" },
-        el("span", { dir: "auto" }, shown(one.question)),
-        el("span", { class: "gold", dir: "auto" }, shown(one.answer.join(" / "))),
-        pair.filter(Boolean).map(said),
+        { class: layout },
+        el("span", { dir: "auto" }, shown(one.question), alike && el("small", { class: "hint" }, " ", shown(one.id))),
+        golden && el("span", { class: "gold", dir: "auto" }, shown(one.answer.join(" / "))),
+        pair.filter(Boolean).map(verdict),
       ),
     );
     return detail;
   });
   const head = el(
     "div",
-    { class: `asked-head ${b ? "two" : "one"}`, "aria-hidden": "true" },
-    ["question", "gold answer", a.label, ...(b ? [b.label] : [])].map((name) => el("span", {}, name)),
+    { class: `asked-head ${layout}`, "aria-hidden": "true" },
+    [nameOf(measure, 1), ...(golden ? ["gold answer"] : []), a.label, ...(b ? [b.label] : [])].map((name) =>
+      el("span", {}, name),
+    ),
   );
   const more =
     found.length > rows.length &&
@@ -196,12 +223,28 @@ function questionRows(pairs, kinds, b, a, redraw) {
     el(
       "output",
       { class: "hint", "aria-live": "polite" },
-      `${count(found.length)} of ${count(pairs.length)} questions`,
+      `${count(found.length)} of ${count(pairs.length)} ${nameOf(measure, pairs.length)}`,
     ),
     head,
     ...rows,
     more,
   ].filter(Boolean);
+}
+
+// What became of one: whether it is right, where somebody says so, what was answered, and what it earned.
+function verdict(one) {
+  const judged = one.success !== null || one.answer.length > 0;
+  const byEnvironment = one.termination === "environment_done" && one.prediction === null;
+  const solved = byEnvironment && one.success !== null && RIGHT.success[one.success ? 0 : 1];
+  const last = byEnvironment ? one.queries.at(-1) : undefined;
+  return el(
+    "span",
+    { class: "verdict" },
+    judged && el("span", { class: one.correct ? "mark-correct" : "mark-wrong" }, one.correct ? "✓ " : "✗ "),
+    el("span", { dir: "auto" }, shown(one.prediction ?? (solved || ended(one)))),
+    last !== undefined && el("small", { class: "hint", dir: "auto" }, " · last call ", shown(last)),
+    isNumber(one.reward) && el("small", { class: "hint" }, ` · reward ${short(one.reward)}`),
+  );
 }
 
 // The rollouts of a question as cards, or as they were written.
@@ -226,10 +269,11 @@ function texted(pair, a, b) {
       el(
         "p",
         { class: "hint" },
-        `${label} · ${one.searches} ${one.searches === 1 ? "search" : "searches"} · ${ended(one)}`,
+        `${label} · ${one.searches} ${one.searches === 1 ? "call" : "calls"} · ${ended(one)}`,
         one.reason ? [": ", visible(one.reason)] : null,
         " ",
         button,
+        " ",
         el(
           "button",
           { type: "button", class: "small", onclick: (event) => copyText(event.target, JSON.stringify(one, null, 1)) },

@@ -93,8 +93,12 @@ function controls(rollouts) {
 }
 
 function quickFilters(rollouts) {
-  const useful = Object.entries(FILTERS).filter(([key, [, test]]) => key !== "broken" || rollouts.some(test));
-  const chips = useful.map(([key, [name, , title]]) => {
+  const rare = ["badly", "clipped", "disagree", "broken"];
+  const useful = Object.entries(FILTERS).filter(([key, [, test]]) => !rare.includes(key) || rollouts.some(test));
+  const measures = new Set(rollouts.map((one) => one.measure));
+  const words = measures.size === 1 ? WORDS[[...measures][0]] : WORDS.exact_match;
+  const chips = useful.map(([key, [usual, , title]]) => {
+    const name = { correct: words[0], wrong: words[1] }[key] ?? usual;
     const press = () => {
       list.filters.has(key) ? list.filters.delete(key) : list.filters.add(key);
       chip.setAttribute("aria-pressed", String(list.filters.has(key)));

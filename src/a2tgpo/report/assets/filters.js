@@ -1,12 +1,20 @@
 // Which rollouts the list shows: quick filters, ranges, order, and what a search looks through.
 
+// What a rollout is called that its measure finds right, or not.
+const WORDS = {
+  exact_match: ["correct", "wrong"],
+  success: ["solved", "not solved"],
+  reward: ["reward above 0", "reward not above 0"],
+};
+const wordOf = (rollout) => WORDS[rollout.measure][rollout.correct ? 0 : 1];
+
 const FILTERS = {
-  correct: ["correct", (r) => r.correct, () => "The answer matches a gold alias"],
-  wrong: ["wrong", (r) => !r.correct, () => "No answer, or another one"],
-  malformed: [
-    "malformed",
-    (r) => r.termination !== null && r.termination !== "answered",
-    () => "Ended in any way but with an answer",
+  correct: ["correct", (r) => r.correct, () => "By exact match, the environment's word, or a reward above 0"],
+  wrong: ["wrong", (r) => !r.correct, () => "All others"],
+  badly: [
+    "ended badly",
+    (r) => r.termination !== null && !report.ended_well.includes(r.termination),
+    () => "Ended in any way but with an answer, or by the environment",
   ],
   clipped: [
     "clipped",
@@ -50,10 +58,10 @@ const RANGES = {
 };
 
 const SCOPES = {
-  all: ["all texts", (r, s) => [r.question, r.id, ...r.answer, ...s.map((one) => one.text)]],
+  all: ["all texts", (r, s) => [r.question, r.id, ...r.answer, r.observed, ...s.map((one) => one.text)]],
   question: ["questions", (r) => [r.question, r.id, ...r.answer]],
   policy: ["what the policy wrote", (_, s) => s.filter((one) => one.turn >= 0).map((one) => one.text)],
-  read: ["what it read", (_, s) => s.filter((one) => one.turn < 0).map((one) => one.text)],
+  read: ["what it read", (r, s) => [r.observed, ...s.filter((one) => one.turn < 0).map((one) => one.text)]],
   answers: ["answers given", (r) => [r.prediction ?? ""]],
 };
 

@@ -28,7 +28,9 @@ async function groupView(run, step, group, depth) {
       members[0].answer.length ? ["Gold answer: ", shown(members[0].answer.join(" / ")), ". "] : null,
       `${members.length} rollouts, step ${step}.`,
     ),
-    el("div", { class: "group-head" }, strip(run, members, stats, turn), statistics(run, stats, turn, members)),
+    stats.length
+      ? el("div", { class: "group-head" }, strip(run, members, stats, turn), statistics(run, stats, turn, members))
+      : el("p", { class: "hint" }, "No turn was judged by itself here: a turn's advantage is all there is to compare."),
     el("nav", { class: "chips depths", "aria-label": "Depth" }, tabs),
     el("div", { class: "cards" }, cards),
   );
@@ -42,7 +44,7 @@ function statistics(run, stats, turn, members) {
         [`mean ${report.runs[run].signal}`, signed(at.mean, 4)],
         ["standard deviation σ", [fixed(at.std, 4), at.noise && el("b", { class: "flag" }, "noise")]],
       ]
-    : [["in the turn group", "none: no search at this depth"]];
+    : [["in the turn group", "none: no turn was judged at this depth"]];
   return el(
     "dl",
     { class: "facts stacked" },
@@ -69,7 +71,7 @@ async function card(run, rollout, turn) {
       "header",
       {},
       el("a", { href: rolloutLink(run, rollout) }, `Rollout ${rollout.number}`),
-      el("span", { class: rollout.correct ? "mark-correct" : "mark-wrong" }, rollout.correct ? "✓ correct" : "✗ wrong"),
+      el("span", { class: rollout.correct ? "mark-correct" : "mark-wrong" }, `${rollout.correct ? "✓" : "✗"} ${wordOf(rollout)}`),
       el("b", { class: "advantage", title: "Advantage" }, at < 0 ? "–" : numeral(rollout.advantage[turn], signed, 2)),
     ),
     at < 0

@@ -47,7 +47,12 @@ function questionRow(rollout) {
   );
 }
 
-const saidLast = (rollout) => rollout.prediction ?? ended(rollout) ?? "not logged";
+// The answer; where the environment ended the episode, the call it ended with; else how it ended.
+const saidLast = (rollout) =>
+  rollout.prediction ??
+  (rollout.termination === "environment_done" ? rollout.last_call : null) ??
+  ended(rollout) ??
+  "not logged";
 
 function rolloutRow(rollout) {
   const link = rolloutLink(list.run, rollout);
@@ -57,7 +62,8 @@ function rolloutRow(rollout) {
     return el("i", { class: name, style }, advantage > 0.005 ? "+" : advantage < -0.005 ? "−" : "0");
   });
   const mark = !rollout.valid || !rollout.finite ? "!" : rollout.correct ? "✓" : "✗";
-  const state = mark === "!" ? "broken" : rollout.correct ? "correct" : "wrong";
+  const shade = mark === "!" ? "broken" : rollout.correct ? "correct" : "wrong";
+  const state = mark === "!" ? "broken" : wordOf(rollout);
   return el(
     "a",
     {
@@ -65,7 +71,7 @@ function rolloutRow(rollout) {
       href: link,
       "aria-label": `${state}, ${saidLast(rollout)}, advantages ${rollout.advantage.map((a) => signed(a, 1)).join(", ")}`,
     },
-    el("span", { class: `mark-${state}`, "aria-hidden": "true" }, mark),
+    el("span", { class: `mark-${shade}`, "aria-hidden": "true" }, mark),
     el("span", { class: "said", dir: "auto" }, shown(saidLast(rollout))),
     el("span", { class: "strip", "aria-hidden": "true" }, cells),
   );

@@ -1,4 +1,4 @@
-// A rollout as JSON, as its record stands in the log but for what the page rounds and hides.
+// A rollout as JSON: what the page holds of its record in the log, rounded, secrets hidden.
 
 async function recordOf(run, rollout) {
   const texts = await batchTexts(run, rollout.step);
@@ -19,6 +19,8 @@ async function recordOf(run, rollout) {
     reason: rollout.reason,
     prediction: rollout.prediction,
     calls: texts.calls[rollout.row],
+    observed: rollout.observed || null,
+    success: rollout.success,
     reward: rollout.reward,
     valid: rollout.valid,
     unscored: rollout.unscored,

@@ -59,13 +59,10 @@ function facts(run, rollout, files) {
   const mark = rollout.correct ? "✓" : "✗";
   const pairs = [
     rollout.answer.length && ["gold answer", shown(rollout.answer.join(" / "))],
-    ["answered", rollout.prediction === null ? "–" : shown(rollout.prediction)],
-    [
-      "outcome",
-      rollout.answer.length
-        ? `${mark} ${rollout.correct ? "correct" : "wrong"}`
-        : `${mark} reward ${rollout.correct ? "above 0" : "not above 0"}`,
-    ],
+    rollout.prediction === null && rollout.termination === "environment_done"
+      ? ["last call", shown(rollout.last_call ?? "–")]
+      : ["answered", rollout.prediction === null ? "–" : shown(rollout.prediction)],
+    ["outcome", `${mark} ${wordOf(rollout)}`],
     ["reward", rollout.reward === null ? (rollout.finite ? "none" : numeral(null)) : signed(rollout.reward, 2)],
     ["ended", ending === null ? "not logged" : rollout.reason ? [`${ending}: `, shown(rollout.reason)] : ending],
     isNumber(rollout.hops) && ["hops", String(rollout.hops)],
@@ -109,7 +106,8 @@ async function conversation(run, rollout, segments) {
     const last = !segments.slice(i + 1).some((one) => one.turn >= 0) && turn >= rollout.gain.length;
     return resultBlock(content, last ? "closing" : "result");
   });
-  return tokens ? [tokenLegend(rollout, run), ...blocks] : blocks;
+  const first = rollout.observed ? [resultBlock([partCard({ kind: "result", text: rollout.observed }, { inBlock: true })], "start")] : [];
+  return tokens ? [tokenLegend(rollout, run), ...first, ...blocks] : [...first, ...blocks];
 }
 
 const plainText = (text) => el("div", { class: "text", dir: "auto" }, tagged(text));

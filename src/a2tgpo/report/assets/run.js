@@ -22,18 +22,19 @@ async function showRun() {
 }
 
 function runTable() {
-  const gold = report.runs.some((run) => Object.values(run.evaluations).some((one) => one.gold));
+  const measures = measuresOf(evaluations());
+  const held = measures.length > 0 && `held-out ${measures.map((measure) => MEASURES[measure]).join(", ")}`;
   const names = [
     "run",
     "state",
     "method",
     "policy",
     "seed",
-    gold && "held-out exact match",
+    held,
     "rollouts",
     "in this page",
   ];
-  const numeric = ["seed", "held-out exact match", "rollouts", "in this page"];
+  const numeric = ["seed", held, "rollouts", "in this page"];
   const head = names
     .filter(Boolean)
     .map((name) => el("th", { scope: "col", class: numeric.includes(name) ? "num" : null }, name));
@@ -59,7 +60,7 @@ function runTable() {
       el("td", {}, run.method || "–"),
       el("td", {}, run.model || "–"),
       el("td", { class: "num" }, run.seed === null ? "–" : String(run.seed)),
-      gold && el("td", { class: "num" }, heldOut(run)),
+      held && el("td", { class: "num" }, heldOut(run)),
       el("td", { class: "num" }, count(run.n_rollouts)),
       el("td", { class: run.n_shown < run.n_rollouts ? "num fewer" : "num" }, run.n_rollouts ? page : "–"),
     );
@@ -67,10 +68,12 @@ function runTable() {
   return table(head, rows, { class: "list", "aria-label": "Runs" });
 }
 
-// Greedy exact match, before and after the updates where both are known.
+// Greedy exact match, success or reward, before and after the updates where both are known.
 function heldOut(run) {
-  const greedy = Object.entries(run.evaluations).filter(([name, one]) => name.endsWith("greedy") && one.gold);
-  return greedy.map(([, one]) => fixed(one.exact_match.value, 3)).join(" → ") || "–";
+  const greedy = Object.entries(run.evaluations).filter(
+    ([name, one]) => name.endsWith("greedy") && measuresOf([one]).length,
+  );
+  return greedy.map(([, one]) => fixed(one[one.measure]?.value, 3)).join(" → ") || "–";
 }
 
 function toolbar(container) {

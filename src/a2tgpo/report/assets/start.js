@@ -36,7 +36,7 @@ async function openingCard() {
   );
 }
 
-const SHADES = { answered: "var(--arm-0)", "not logged": "var(--arm-4)", ended: "var(--arm-2)" };
+const SHADES = { answered: "var(--arm-0)", "not logged": "var(--arm-4)", environment_done: "var(--arm-2)" };
 const OTHER_SHADES = ["var(--arm-1)", "var(--arm-5)", "var(--arm-3)", "var(--down)"];
 
 // How the rollouts ended, as one bar a run.
@@ -104,7 +104,8 @@ function recipes() {
         configs.map((config) => el("td", { dir: "auto" }, visible(value(config, key)))),
       ),
     );
-  const head = ["key", ...report.runs.map((run) => run.name)].map((name) => el("th", { scope: "col" }, name));
+  const head = (names) => names.map((name) => el("th", { scope: "col" }, name));
+  const heads = ["key", ...report.runs.map((run) => run.name)];
   const several = configs.length > 1;
   return el(
     "section",
@@ -112,7 +113,7 @@ function recipes() {
     several && differing.length
       ? [
           el("h2", {}, "What differs between the recipes"),
-          table(head, rows(differing), { class: "list", "aria-label": "Recipe difference" }),
+          table(head(heads), rows(differing), { class: "list", "aria-label": "Recipe difference" }),
         ]
       : recipeLine(report.runs[0]),
     alike.length || !several
@@ -124,7 +125,7 @@ function recipes() {
             {},
             several ? `The ${alike.length} keys they have in common` : `The whole recipe, ${keys.length} keys`,
           ),
-          table(several ? head : head.slice(0, 2), rows(several ? alike : keys), {
+          table(head(several ? heads : heads.slice(0, 2)), rows(several ? alike : keys), {
             class: "list",
             "aria-label": several ? "Recipes" : "Recipe",
           }),
@@ -134,6 +135,7 @@ function recipes() {
 }
 
 const SAID_FIRST = [
+  "environment",
   "model_name_or_path",
   "dataset",
   "learning_rate",

@@ -12,7 +12,7 @@ from torch import distributed
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries
 from a2tgpo.signals.answer_likelihood.forward import LabelLogps, ModelForward, model_of
 from a2tgpo.signals.answer_likelihood.kv_cache import CacheNotFilledError
-from a2tgpo.signals.answer_likelihood.model_support import needs_check
+from a2tgpo.signals.answer_likelihood.model_support import needs_check, own_part
 from a2tgpo.signals.answer_likelihood.passes import Reading, read_logps
 from a2tgpo.signals.answer_likelihood.scaffold import SuffixBatch
 from a2tgpo.signals.answer_likelihood.token_budget import MicroBatch
@@ -26,7 +26,7 @@ _TOLERANCE, _LOW_PRECISION_TOLERANCE = 1e-3, 0.1
 ways is far below, and a boundary, a window or a state that is off by one is far above in float32. Half precision shows
 no more than gross faults; the tests compare every family in float32."""
 
-_found: dict[tuple[str, str | None], str | None] = {}
+_found: dict[tuple[str, str | None, str | None], str | None] = {}
 
 
 def why_not_trusted(
@@ -41,23 +41,36 @@ def why_not_trusted(
     """Say how the cache and rows of their own disagree about the shortest rollout, or None when they agree.
 
     It is asked once for each configuration in this process, and not at all of families that the tests have seen agree
-    and whose layers keep all keys. Under torch.distributed, call it in every process: all answer alike.
+    and whose layers keep all keys. A batch without a boundary behind its prompts shows little, and is asked again.
+    Under torch.distributed, call it in every process: all answer alike.
 
     Raises:
         CacheNotFilledError: the model dropped the cache, which is no fault of its kind.
     """
-    if not needs_check(model_config):
+    model = model_of(forward)
+    if not needs_check(model_config, model):
         return None
-    key = model_config.to_json_string(), model_config.get_text_config(decoder=True)._attn_implementation
-    if key not in _found:
-        length = trajectories.attention_mask.sum(1) + 10**9 * (boundaries.exists.sum(1) < 2)
-        row = int(length.argmin())
-        part = MicroBatch((row,), slice(0, trajectories.input_ids.shape[1]))
-        batch = trajectories.take(part), boundaries.take([row]), suffixes.take([row])
-        with _evaluating(model_of(forward)):
-            reason = _difference(forward, model_config, batch, device, tokens_per_batch)
-        _found[key] = _anywhere(reason, device)
-    return _found[key]
+    own = None if model is None else own_part(model)
+    key = model_config.to_json_string(), model_config.get_text_config(decoder=True)._attn_implementation, own
+    if key in _found:
+        return _found[key]
+    row = _telling_row(trajectories, boundaries)
+    part = MicroBatch((row,), slice(0, trajectories.input_ids.shape[1]))
+    batch = trajectories.take(part), boundaries.take([row]), suffixes.take([row])
+    with _evaluating(model):
+        reason = _difference(forward, model_config, batch, device, tokens_per_batch)
+    reason = _anywhere(reason, device)
+    says_little = _in_any_process(int(boundaries.exists[row].sum()) < 2, device)
+    if reason is not None or not says_little:
+        _found[key] = reason
+    return reason
+
+
+def _telling_row(trajectories: Trajectories, boundaries: Boundaries) -> int:
+    """Choose the shortest rollout with a boundary behind its prompt, and padding before it where there is one."""
+    length = trajectories.attention_mask.sum(1)
+    says_little = boundaries.exists.sum(1) < 2
+    return int((length + 10**9 * says_little + 10**8 * trajectories.attention_mask[:, 0]).argmin())
 
 
 def _difference(
@@ -119,8 +132,13 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 def _anywhere(reason: str | None, device: torch.device) -> str | None:
     """Make one process's reason everybody's."""
+    differs = _in_any_process(reason is not None, device)
+    return reason or ("another process saw its cache and its rows differ" if differs else None)
+
+
+def _in_any_process(holds: bool, device: torch.device) -> bool:
     if not (distributed.is_available() and distributed.is_initialized()):
-        return reason
-    differs = torch.tensor(int(reason is not None), device=device)
-    distributed.all_reduce(differs, distributed.ReduceOp.MAX)
-    return reason or ("another process saw its cache and its rows differ" if int(differs) else None)
+        return holds
+    found = torch.tensor(int(holds), device=device)
+    distributed.all_reduce(found, distributed.ReduceOp.MAX)
+    return bool(found)

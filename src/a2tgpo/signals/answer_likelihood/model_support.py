@@ -27,6 +27,7 @@ _REFUSED = {
     **dict.fromkeys(("big_bird", "bigbird_pegasus", "doge", "minimax_m3_vl_text"), _CHOOSES_KEYS),
     **dict.fromkeys(("inkling_text", "inkling2_text", "zaya"), "has convolutions inside its attention"),
 }
+_LIBRARIES = ("transformers.", "torch.", "trl.", "peft.", "accelerate.", "bitsandbytes.", "deepspeed.")
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 _FULL, _SLIDING, _NOTHING = "DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"
@@ -120,11 +121,31 @@ def why_not_cached(model_config: PreTrainedConfig) -> str | None:
     return None
 
 
-def needs_check(model_config: PreTrainedConfig) -> bool:
-    """Tell whether one rollout must be scored both ways first: for a family the tests have not seen, and wherever more
-    than a mask cuts the text at a boundary, since kernels differ between machines."""
+def needs_check(model_config: PreTrainedConfig, model: Any = None) -> bool:
+    """Tell whether one rollout must be scored both ways first: for a family the tests have not seen, a `model` with
+    parts of somebody's own, and wherever more than a mask cuts the text at a boundary, since kernels differ between
+    machines."""
+    return why_not_by_mask(model_config, model) is not None
+
+
+def why_not_by_mask(model_config: PreTrainedConfig, model: Any = None) -> str | None:
+    """Say why a mask of ours in all layers is not known to cut this model's rows, or None when the tests have seen it:
+    full attention in a tested family, by transformers' own code."""
     config = model_config.get_text_config(decoder=True)
-    return config.model_type not in TESTED or why_not_full_attention(config) is not None
+    if config.model_type not in TESTED:
+        return f"the tests have not seen model type {config.model_type!r}"
+    if model is not None and (part := own_part(model)) is not None:
+        return f"{part} is not transformers' own {config.model_type!r}"
+    return why_not_full_attention(config)
+
+
+def own_part(model: Any) -> str | None:
+    """Name a module of the model whose code is somebody's own, such as the Hub's, whatever its `model_type` says; None
+    where there is none."""
+    for module in model.modules():
+        if not type(module).__module__.startswith(_LIBRARIES):
+            return type(module).__qualname__
+    return None
 
 
 def why_not_full_attention(model_config: PreTrainedConfig) -> str | None:

@@ -112,18 +112,11 @@ class AnswerScorer:
         Raises `ValueError` for answers that are missing, blank or tokenise to nothing, for shapes that
         disagree, for a budget below 1, and when `method="cached"` meets a model whose cache cannot be cut.
         """
-        device = prompt_ids.device
-        tensors = (prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask)
-        prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask = (x.cpu() for x in tensors)
+        device, parts = prompt_ids.device, (prompt_mask, completion_ids, completion_mask, model_mask)
         if boundaries is None:
             eos = self.tokenizer.eos_token_id
             boundaries = find_boundaries(
-                prompt_mask,
-                completion_ids,
-                completion_mask,
-                model_mask,
-                end_ids=() if eos is None else (eos,),
-                cut_last_result=self.cut_last_result,
+                *parts, end_ids=() if eos is None else (eos,), cut_last_result=self.cut_last_result
             )
         boundaries = boundaries.to(torch.device("cpu"))
         if len(answers) != len(prompt_ids):
@@ -131,9 +124,7 @@ class AnswerScorer:
                 f"answers has {len(answers)} entries for {len(prompt_ids)} rollouts; pass one list per rollout."
             )
         suffixes = self._suffix_batch(prompt_ids, prompt_mask, answers)
-        trajectories = Trajectories.join(
-            prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask, self.count_padding
-        )
+        trajectories = Trajectories.join(prompt_ids, *parts, self.count_padding)
         if not old_logps:
             trajectories = trajectories.for_keys(boundaries.columns.amax(1))
         cached = self.method != "rows" and self._use_cache(
@@ -177,25 +168,24 @@ class AnswerScorer:
         The model is one for which `why_not_full_attention` is None. The cache may lack the last columns, where no
         boundary ends.
         """
-        device = prompt_ids.device
-        tensors = (prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask)
-        prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask = (x.cpu() for x in tensors)
+        every_row = MicroBatch(tuple(range(len(prompt_ids))), slice(0, cache.get_seq_length()))
         rows = Trajectories.join(
             prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask, self.count_padding
-        ).take(MicroBatch(tuple(range(len(prompt_ids))), slice(0, cache.get_seq_length())))
+        ).take(every_row)
         answer_logps = cached_answer_logps(
             forward,
             rows,
             boundaries.to(torch.device("cpu")),
             self._suffix_batch(prompt_ids, prompt_mask, answers),
-            device,
+            prompt_ids.device,
             cache,
             additive_mask=needs_additive_mask(model_config),
         )
         return self.likelihood_of(answer_logps.amax(-1), boundaries)
 
     def _suffix_batch(self, prompt_ids: Tensor, prompt_mask: Tensor, answers: Sequence[Sequence[str]]) -> SuffixBatch:
-        prompts = (ids[mask.bool()].tolist() for ids, mask in zip(prompt_ids, prompt_mask, strict=True))
+        rows = zip(prompt_ids.cpu(), prompt_mask.cpu().bool(), strict=True)
+        prompts = (ids[mask].tolist() for ids, mask in rows)
         return SuffixBatch.stack(self.suffixes(answers, [self.opens_thought(prompt) for prompt in prompts]))
 
     def _use_cache(self, forward: LabelLogps, model_config: PreTrainedConfig, *batch: Any) -> bool:

@@ -53,7 +53,10 @@ class Trajectories:
         model_mask: Bool[Tensor, "B L"],
         count_padding: bool = False,
     ) -> Trajectories:
-        """Join the parts; `count_padding` lets positions count left padding."""
+        """Join the parts, from any device; `count_padding` lets positions count left padding."""
+        prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask = (
+            part.cpu() for part in (prompt_ids, prompt_mask, completion_ids, completion_mask, model_mask)
+        )
         written = model_mask.bool() & completion_mask.bool()
         attended = torch.cat([prompt_mask.bool(), completion_mask.bool()], dim=1)
         counted = torch.ones_like(attended) if count_padding else attended

@@ -1,0 +1,79 @@
+"""See that a model nobody has tested writes the same with KV-cache reuse before it is trusted to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from a2tgpo.rollout.engine import evaluating
+from a2tgpo.rollout.slot_cache import Chunk, SlotCache
+from a2tgpo.signals.answer_likelihood.forward import no_router_logits
+from a2tgpo.signals.answer_likelihood.model_support import TESTED, layers_of, own_part
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_TOLERANCE, _LOW_PRECISION_TOLERANCE = 1e-3, 0.1
+"""Nats by which a next token's log-probability may differ, relative where it is below −1."""
+
+_ROWS = (9, 5)
+"""Tokens of the rows that are read both ways; the last `_LATER` of each in a second forward."""
+_LATER = (3, 1)
+
+_found: dict[tuple[type, str, str], str | None] = {}
+
+
+def why_not_reused(model: PreTrainedModel) -> str | None:
+    """Say how a reading in two forwards from a `SlotCache`, as `KVCacheEngine` reads, differs from one without a cache.
+
+    None where the two agree. Asked once for each configuration in this process, and not of the families that the tests
+    have seen, in transformers' own code.
+    """
+    config = model.config.get_text_config(decoder=True)
+    if config.model_type in TESTED and own_part(model) is None:
+        return None
+    key = type(model), config.to_json_string(), str(config._attn_implementation)
+    if key not in _found:
+        try:
+            worst = _difference(model)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever an architecture nobody has seen makes of a cache and a mask
+            _found[key] = f"reading from a KV cache raised {type(error).__name__}: {str(error)[:200]}"
+        else:
+            low = torch.is_autocast_enabled(model.device.type) or model.dtype not in (torch.float32, torch.float64)
+            agrees = worst <= (_LOW_PRECISION_TOLERANCE if low else _TOLERANCE)
+            reason = f"with KV-cache reuse {type(model).__name__} gives other log-probabilities, by {worst:.1e}"
+            _found[key] = None if agrees else reason
+    return _found[key]
+
+
+@torch.no_grad()
+def _difference(model: PreTrainedModel) -> float:
+    config, device = model.config.get_text_config(decoder=True), model.device
+    ids = torch.randint(min(config.vocab_size, 1000), (sum(_ROWS),), generator=torch.Generator().manual_seed(0))
+    rows = [row.tolist() for row in ids.split(_ROWS)]
+    first = [len(row) - later for row, later in zip(rows, _LATER, strict=True)]
+    extra: dict[str, Any] = no_router_logits(model)
+    with evaluating(model):
+        cache = SlotCache(config.num_hidden_layers)
+        for parts, stored in (
+            ([row[:n] for row, n in zip(rows, first, strict=True)], [0, 0]),
+            ([row[n:] for row, n in zip(rows, first, strict=True)], first),
+        ):
+            cache.placement = chunk = Chunk.pack(parts, stored, [0, 1], device)
+            reused = model(
+                input_ids=chunk.input_ids,
+                attention_mask=chunk.attention_mask(model.dtype, layers_of(config)),
+                position_ids=chunk.position_ids,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+                **extra,
+            ).logits[:, -1]
+        alone = [
+            model(input_ids=torch.tensor([row], device=device), use_cache=False, **extra).logits[:, -1] for row in rows
+        ]
+    ours, theirs = (logits.float().log_softmax(-1) for logits in (reused, torch.cat(alone)))
+    return float(((ours - theirs).abs() / theirs.abs().clamp(min=1)).max())
