@@ -15,8 +15,9 @@ from a2tgpo.files import new_folder
 UNTRAINED = "a2tgpo:untrained"
 """Its name in recipes: for an environment of one's own, on a CPU, without a download."""
 
-_VERSION = 1
-_TAGS = tuple(f"<{slash}{tag}>" for tag in ("think", "result", "answer") for slash in ("", "/"))
+_VERSION = 2
+_NAMES = ("think", "result", "answer", "search", "act", "move", "guess", "query")
+_TAGS = tuple(f"<{slash}{name}>" for name in _NAMES for slash in ("", "/"))
 _ROLES = ("system", "user", "assistant")
 _TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
@@ -38,7 +39,7 @@ def untrained_policy() -> str:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer of one token for each byte, role and tag that every environment has."""
+    """Return a tokenizer of one token for each byte and role, and for each tag of the protocol and of our tools."""
     pad, eos = "<|pad|>", "<|end|>"
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(BPE({letter: index for index, letter in enumerate(alphabet)}, []))

@@ -249,7 +249,6 @@ def test_ctrl_c_says_how_to_go_on(played: Matrix, tmp_path: Path, capfd: pytest.
         (["--method=grpo"], "--method: a comparison sets it for each run; use --methods"),
         (["--resume_from_checkpoint", "true"], "the same command again goes on by itself"),
         (["--max_steps", "0"], "max_steps=0: nothing would be trained"),
-        (["--gain_alpha", "0.3"], "method 'grpo' has no such parameter"),
         (["--max_serches", "3"], "unknown recipe key 'max_serches': did you mean 'max_searches'?"),
     ],
 )

@@ -11,6 +11,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 
 server = MCPServer("numbers", log_level="CRITICAL")
+calls: list[str] = []
 
 
 @server.tool()
@@ -44,6 +45,15 @@ def die(text: str) -> str:
 
 
 @server.tool()
+def guess(text: str) -> str:
+    """Answer a guess; the call of this process whose number is `DIES_AT` ends it."""
+    calls.append(text)
+    if len(calls) == int(os.environ.get("DIES_AT", "0")):
+        os._exit(3)
+    return "higher"
+
+
+@server.tool()
 def sleep(seconds: float) -> str:
     """Sleep."""
     time.sleep(seconds)
@@ -54,5 +64,5 @@ if __name__ == "__main__":
     if mark := os.environ.get("STARTED"):
         with Path(mark).open("a") as file:
             file.write(f"{os.getpid()}\n")
-    options = {"port": int(sys.argv[2])} if len(sys.argv) > 2 else {}
+    options = {"port": int(sys.argv[-1])} if sys.argv[-1].isdigit() else {}
     server.run(sys.argv[1], **options)  # type: ignore[call-overload]

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from a2tgpo.environments import CallLimits, EnvironmentPool, StepResult
+from a2tgpo.environments import CallLimits, EnvironmentPool, StepResult, Tool
+from a2tgpo.environments.episodes import BatchedEpisodes
+from a2tgpo.errors import ToolError
 from a2tgpo.retrieval.corpus import Passage
 from a2tgpo.rollout import branching
 from a2tgpo.rollout.agent import Agent, RolloutLimits
@@ -226,3 +228,36 @@ def test_a_class_that_is_no_environment_is_named() -> None:
 
     with pytest.raises(TypeError, match=r"Tools has no method reset.*ToolEnvironment\.from_class"):
         EnvironmentPool(Tools)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("does", "says"),
+    [
+        (lambda actions: None, "step_all returned NoneType None"),
+        (lambda actions: [StepResult("x")], "return an answer to each of the actions"),
+        (lambda actions: "xy", "step_all returned str 'xy'"),
+        (lambda actions: [StepResult("x"), b"x"], "returned bytes b'x'; return a StepResult"),
+        (lambda actions: [ToolError("gone"), StepResult("x")], "gone"),
+        (lambda actions: 1 / 0, "step_all: ZeroDivisionError"),
+    ],
+)
+def test_what_answers_all_rollouts_fails_those_it_does_not_answer(does: Any, says: str) -> None:
+    """Whatever its one call comes to, no exception leaves the loop, and an answer that is fine is used."""
+
+    class Batched:
+        tools = (Tool("act"),)
+
+        def step_all(self, actions: Any) -> Any:
+            return does(actions)
+
+    class Source:
+        tools = Batched.tools
+
+        def open(self, *, branching: bool) -> BatchedEpisodes:
+            return BatchedEpisodes(Batched())
+
+    scripts = [[call("act", "x"), answer_turn("y")]] * 2
+    rollouts = Agent(TOKENIZER, Source(), RolloutLimits()).run(["Q?"] * 2, ScriptedEngine(TOKENIZER, scripts))
+    failed = [rollout for rollout in rollouts if rollout.termination is Termination.TOOL_FAILED]
+    assert failed and says in failed[0].reason
+    assert all(rollout in failed or rollout.termination is Termination.ANSWERED for rollout in rollouts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import trl
 from datasets import Dataset
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 from trl.trainer import utils
 
@@ -29,11 +30,13 @@ from a2tgpo.rollout.agent import RolloutLimits, SearchAgent
 from tests.rollout.scripted import ScriptedEngine
 
 
-def qwen_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte, Qwen3's special tokens, and the Qwen3 chat template as TRL ships it."""
+def qwen_tokenizer(texts: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """One token per byte, and per word of `texts`, Qwen3's special tokens, and its chat template as TRL ships it."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(BPE({character: i for i, character in enumerate(alphabet)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if texts:
+        backend.train_from_iterator(texts, BpeTrainer(initial_alphabet=alphabet, show_progress=False))
     backend.decoder = decoders.ByteLevel()
     special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in special])

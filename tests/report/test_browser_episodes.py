@@ -54,6 +54,16 @@ def test_an_episode_reads_like_one(tmp_path: Path, open_page: Open) -> None:
     assert "are solved; this one is" in shown.texts(".opening p")[0]
 
 
+def test_a_group_whose_turns_nobody_judged(tmp_path: Path, open_page: Open) -> None:
+    """Where a method reads outcomes alone, the cards of a question's rollouts hold what was said and read at a depth,
+    and no row of dashes."""
+    run = play(tmp_path / "run", gain=None, normalized_gain=None)
+    shown = open_page(run, address="#group/0/1/0/1")
+    assert "No turn was judged by itself" in shown.texts(".group")[0]
+    assert shown.page.locator(".card dl, .strip-plot").count() == 0
+    assert set(shown.texts(".card .result-text")) == {"<result>\nF[F]\n</result>"}
+
+
 def test_a_failed_environment_is_seen(tmp_path: Path, open_page: Open) -> None:
     """A rollout that the environment failed says why, is marked in the list and is not called solved."""
     run = play(tmp_path / "run", termination="tool_failed", reason="no <b>board</b>", valid=False, success=None)

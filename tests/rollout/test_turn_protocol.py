@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import trl
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from trl.chat_template_utils import add_response_schema
 
 from a2tgpo.environments import Action, CallLimits, EnvironmentPool, Tool, ToolEnvironment
@@ -69,6 +71,32 @@ def test_a_turn_is_read_as_its_template_writes_it(template: str) -> None:
     shown = protocol.show([(Action("look", ""), "a key")], prompt)
     assert render(answered, generate=True)[-len(shown) :] == shown
     assert "a key" in tokenizer.decode(shown)
+
+
+@pytest.mark.parametrize("template", [*FAMILIES, "qwen3"])
+def test_a_turn_in_tags_becomes_the_template_s_call(template: str) -> None:
+    """What a demonstration writes in the paper's tags is read back as the same call, with arguments of their types, and
+    as the same answer; it ends with the end of sequence, once."""
+    tokenizer = tokenizer_with(template)
+    protocol = ToolCallProtocol(tokenizer, [LOOK, Tool("guess")])
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "x"}],
+        tools=protocol.tool_schemas,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=False,
+    )
+    for text, expected in (
+        ('<look> {"at": "door", "times": "2"} </look>', {"at": "door", "times": 2}),
+        ("<think> so </think> <guess> 7 </guess>", {"text": "7"}),
+    ):
+        ids = protocol.write(text)
+        (action,) = protocol.read(ids, prompt)  # type: ignore[misc]
+        assert action.arguments == expected and ids.count(tokenizer.eos_token_id) == 1
+    if str(tokenizer.eos_token) not in str(tokenizer.chat_template):
+        return  # its messages end with another token than this tokenizer's
+    read = protocol.read(protocol.write("<think> so </think> <answer> \\boxed{Bora} </answer>"), prompt)
+    assert read == Answer("Bora")
 
 
 def test_a_template_that_drops_thoughts_gets_conversations_that_keep_them() -> None:
@@ -169,6 +197,22 @@ def test_tags_are_named_after_the_tools(turn: str, read: Any) -> None:
     assert protocol.stop_strings == ("</look>", "</add>", "</answer>")
     found = protocol.read(tokenizer(turn, add_special_tokens=False)["input_ids"], [])
     assert isinstance(found, Malformed) if read is Malformed else found == read
+
+
+def test_a_tokenizer_that_cannot_write_a_tag() -> None:
+    """One that knows a few words, or that writes in capitals, is refused with the tag, what becomes of it, and what to
+    do; the same with the tags added is taken."""
+    backend = Tokenizer(WordLevel({word: i for i, word in enumerate(["?", "<think>", "</think>", "left"])}, "?"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?")
+    with pytest.raises(ValueError, match=r"cannot write <look>, </look>, <result>.*: it makes '\?' of <look>.*Rename"):
+        TagProtocol(words, [LOOK])
+    words.add_tokens([f"<{slash}{name}>" for name in ("look", "result", "answer") for slash in ("", "/")])
+    assert TagProtocol(words, [LOOK]).tools == ("look",)
+    shouting = qwen_tokenizer()
+    shouting.backend_tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(ValueError, match="cannot write <Look>, </Look>: it makes '<look>'"):
+        TagProtocol(shouting, [Tool("Look")])
 
 
 def test_names_of_the_protocol_are_taken() -> None:

@@ -37,6 +37,14 @@ class Number:
         return StepResult("higher" if int(action.said) < int(self.answer or 0) else "lower", -0.1)
 
 
+class Locked(Number):
+    """Opens with a password."""
+
+    def __init__(self, password: str) -> None:
+        super().__init__()
+        assert password == "hazel-and-ash"
+
+
 class Counter:
     """A class as TRL's `environment_factory` takes it: public methods are tools."""
 

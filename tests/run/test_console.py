@@ -54,5 +54,5 @@ def test_the_bar_shows_names_and_known_metrics(capsys: pytest.CaptureFixture[str
     progress.on_log(None, state, TrainerControl(), logs={"train_runtime": 3.0})
     progress.on_train_end(None, state, TrainerControl())
     shown = capsys.readouterr().err
-    assert "updates" in shown and "reward=0.25, searches=1.50" in shown
+    assert "updates" in shown and "reward=0.25, calls=1.50" in shown
     assert "loss" not in shown and "train_runtime" not in shown

@@ -12,9 +12,11 @@ import pytest
 import yaml
 
 from a2tgpo.cli import main
+from a2tgpo.compare.matrix_plan import plan_matrix
 from a2tgpo.environments import CallLimits, EnvironmentPool
 from a2tgpo.errors import DataError, RecipeError
 from a2tgpo.evaluate.outcome import read_outcomes
+from a2tgpo.pipeline.rollout_log import RolloutRecord
 from a2tgpo.rewards import environment_reward, exact_match_reward
 from a2tgpo.rollout.agent import Agent, RolloutLimits
 from a2tgpo.rollout.played_demonstration import play_demonstrations
@@ -24,7 +26,7 @@ from a2tgpo.run.recipe_file import load_recipe
 from tests.integrations.parts import qwen_tokenizer
 from tests.rollout.scripted import ScriptedEngine
 from tests.run import environment_module
-from tests.run.parts import SMALL, save_policy
+from tests.run.parts import SMALL, save_policy, write_recipe
 
 pytest.importorskip("mcp.client.stdio", reason="pip install 'a2tgpo[mcp]'")  # keeps the standard error of its import
 
@@ -278,6 +280,124 @@ def test_a_server_plays_in_a_recipe_s_environment(tmp_path: Path, capsys: pytest
             pytest.approx(1.0 - 0.1 * (outcome.searches - 1)) for outcome in outcomes
         ]
         assert all(outcome.success and outcome.termination == "environment_done" for outcome in outcomes)
+
+
+@pytest.fixture(scope="module")
+def speller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random policy with a token for each word of Qwen3's template, so that a prompt with tools is short."""
+    folder = tmp_path_factory.mktemp("speller")
+    call = {"type": "function", "function": {"name": "guess", "arguments": {"text": "1"}}}
+    talk = [
+        {"role": "user", "content": "Game 1. It is below 3."},
+        {"role": "assistant", "content": "<think> between 0 and 2 </think>", "tool_calls": [call]},
+        {"role": "tool", "name": "guess", "content": "higher lower right"},
+    ]
+    tools = [tool.schema for tool in environment_module.Number.tools]
+    tokenizer = qwen_tokenizer([str(qwen_tokenizer().apply_chat_template(talk, tools=tools, tokenize=False))] * 2)
+    return save_policy(folder, tokenizer)
+
+
+def test_a_run_with_native_tool_calls(tmp_path: Path, speller: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Through Qwen3's chat template, from end to end: the player's tags become the template's calls, of which the warm
+    start makes a policy that calls; the environment answers in the template's words; evaluation, `a2tgpo eval` and the
+    report show the calls."""
+    keys = dict(protocol="tools", demonstrations=f"{HERE}:halve", environment_args={"most": 3}, max_prompt_tokens=2048)
+    keys |= dict(warm_start_steps=120, warm_start_batch_size=8, warm_start_learning_rate=1e-2, max_steps=1)
+    path = recipe(tmp_path, speller, **keys, max_turn_tokens=96, max_completion_length=1024, num_generations=4)
+    assert main(["train", str(path)]) == 0
+    directory = RunDirectory(tmp_path / "run")
+    lines = (directory.rollouts / "step_000000.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [RolloutRecord.from_line(line) for line in lines]
+    called = [record for record in records if record.calls]
+    assert called
+    for record in called:
+        first, shown = record.segments[0], record.segments[1]
+        assert first.turn == 0 and '<tool_call>\n{"name": "guess"' in first.text
+        assert shown.turn == -1 and "<tool_response>\n" in shown.text
+        assert record.calls[0].tool == "guess" and record.gain is not None
+    told = json.loads(directory.summary.read_text(encoding="utf-8"))["after, greedy"]
+    assert told["success"]["hits"] >= 4 and told["searches"] >= 1
+    capsys.readouterr()
+    flags = ["--model", str(directory.model), "--output_dir", str(tmp_path / "eval")]
+    assert main(["eval", str(path), *flags]) == 0
+    assert "success" in capsys.readouterr().out
+    again = read_outcomes(RunDirectory(tmp_path / "eval").evaluation("eval_greedy"))
+    assert [o.text for o in again] == [o.text for o in read_outcomes(directory.evaluation("after_greedy"))]
+    assert main(["report", str(directory.root), "-o", str(tmp_path / "report.html")]) == 0
+    assert "guess" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_evaluation_during_training(tmp_path: Path, policy: Path) -> None:
+    """`eval_strategy` plays the held-out rows between the updates; its numbers stand in metrics.jsonl, no rollout of
+    theirs is logged as trained on, a run that goes on makes none of them twice, and search does the same."""
+    keys = {"eval_strategy": "steps", "eval_steps": 1, "num_generations_eval": 1, "per_device_eval_batch_size": 3}
+    path = recipe(tmp_path, policy, **keys)
+    assert main(["train", str(path), "--max_steps", "1"]) == 0
+    assert main(["train", str(path), "--resume_from_checkpoint", "true"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    evaluated = [line for line in lines if "eval_reward" in line]
+    assert [line["step"] for line in evaluated] == [1, 2] and len(lines) == 4
+    assert all(line["eval_rollout/invalid"] == 0 for line in evaluated)
+    logged = (tmp_path / "run" / "rollouts" / "step_000001.jsonl").read_text("utf-8").splitlines()
+    assert len(logged) == 4
+    searching = write_recipe(tmp_path / "search.yaml", save_policy(tmp_path / "searcher"), **keys, max_steps=1)
+    assert main(["train", str(searching), "--output_dir", str(tmp_path / "searched")]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "searched" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert any("eval_reward" in line for line in lines)
+
+
+def test_methods_without_a_turn_signal_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What only some methods read (the turns' signal, its weight) is passed on to those, from the file or as a flag;
+    the runs of the others do without, and the start that they share."""
+    path = recipe(tmp_path, "none", process_signal="environment", gain_alpha=0.3)
+    plan = plan_matrix(str(path), "grpo,a2tgpo,gigpo", 1, tmp_path / "all", ["--clip_beta", "0.2"])
+    assert not {"process_signal", "gain_alpha", "clip_beta"} & plan.common.keys()
+    plan.begin()
+    for method, keys in (("grpo", None), ("gigpo", None), ("a2tgpo", ("environment", 0.3, 0.2))):
+        (_, name, *flags) = plan.matrix.cell(method, 0).arguments(plan.matrix.recipe)
+        training = load_recipe(name, flags).training
+        assert training.method == method
+        found = (training.process_signal, training.gain_alpha, training.clip_beta)
+        assert found == keys if keys else found[:2] == ("policy", None)
+    load_recipe(str(plan.matrix.recipe), [*plan.matrix.start(0).flags, "--output_dir", str(tmp_path / "start")])
+    with pytest.raises(RecipeError, match="method 'grpo' has no such parameter"):
+        load_recipe(str(path), ["--method", "grpo"])
+    judged = recipe(tmp_path, "none", turn_signal="judge", judge={"url": "http://127.0.0.1:9/v1", "model": "m"})
+    plan = plan_matrix(str(judged), "grpo,a2tgpo", 1, tmp_path / "judged", [])
+    plan.begin()
+    (_, name, *flags) = plan.matrix.cell("a2tgpo", 0).arguments(plan.matrix.recipe)
+    assert load_recipe(name, flags).recipe.judge == {"url": "http://127.0.0.1:9/v1", "model": "m"}
+    (_, name, *flags) = plan.matrix.cell("grpo", 0).arguments(plan.matrix.recipe)
+    assert load_recipe(name, flags).recipe.turn_signal is None
+
+
+def test_a_run_s_recipe_is_asked_for_its_secrets(
+    tmp_path: Path, policy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The configuration of a run has `***` where a secret stood, in whatever form it was given. The recipe that began
+    the run goes on with it; its own configuration is refused, with the place and the remedy, and taken with the secret
+    given again. Variables by name are no secret."""
+    monkeypatch.setenv("SERVICE_KEY", "key-of-the-service")
+    served = {"mcp": [sys.executable, str(SERVER), "stdio", "--api-key", "tulips-and-oaks"], "only": ["add"]}
+    served["environment"] = {"API_TOKEN": "birch-and-elm"}
+    changes = {"tools": [served], "environment_args": {"password": "hazel-and-ash"}, "max_steps": 1}
+    path = recipe(tmp_path, policy, **changes, environment=f"{HERE}:Locked")
+    assert main(["train", str(path)]) == 0
+    written = RunDirectory(tmp_path / "run").config
+    text = written.read_text(encoding="utf-8")
+    assert not any(secret in text for secret in ("tulips", "birch", "hazel")) and text.count("***") == 3
+    assert main(["train", str(path), "--max_steps", "2", "--resume_from_checkpoint", "true"]) == 0
+    capsys.readouterr()
+    command = ["eval", str(written), "--model", str(policy), "--output_dir", str(tmp_path / "eval")]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "environment_args.password, tools.0.environment.API_TOKEN, tools.0.mcp.4 held a secret" in said
+    assert "--environment_args and --tools" in said
+    again = ["--tools", yaml.safe_dump({**served, "environment": ["SERVICE_KEY"]}, default_flow_style=True, width=999)]
+    again += ["--environment_args", "{password: hazel-and-ash}"]
+    assert main([*command, *again]) == 0
+    text = RunDirectory(tmp_path / "eval").config.read_text(encoding="utf-8")
+    assert "SERVICE_KEY" in text and "hazel" not in text and "tulips" not in text
 
 
 class Copied(environment_module.Number):

@@ -163,7 +163,7 @@ def test_a_run_with_a_judge(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "run")
     (step,) = [json.loads(line) for line in directory.metrics.open(encoding="utf-8")]
     assert step["judge/calls"] == len(server.requests) - 1 and "judge/cached_share" in step
-    assert json.loads(yaml.safe_load(directory.config.read_text())["judge"]) == judge
+    assert yaml.safe_load(directory.config.read_text())["judge"] == judge
 
 
 def test_train_and_report_from_the_command_line(tmp_path: Path, module: str) -> None:

@@ -139,13 +139,19 @@ def test_the_untrained_policy_is_always_the_same() -> None:
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-@pytest.mark.parametrize("method", ["a2tgpo", "tree-grpo", "aepo", "dapo"])
-def test_guess_the_number(tmp_path: Path, method: str) -> None:
-    """The shipped policy really guesses: gains are read of the secret that the game reveals, trees and entropy branches
+@pytest.mark.parametrize(
+    ("recipe", "method"),
+    [
+        *(("guess_the_number", method) for method in ("a2tgpo", "tree-grpo", "aepo", "dapo")),
+        ("mastermind", "a2tgpo"),
+    ],
+)
+def test_guessing_games(tmp_path: Path, recipe: str, method: str) -> None:
+    """The shipped policies really guess: gains are read of the secret that the game reveals, trees and entropy branches
     go on from copies of the game, groups of equal rewards are replaced; the log names the tool and its seconds."""
     pytest.importorskip("textarena", reason="pip install 'a2tgpo[games]'")
     small = SMALL | {"num_generations": 8, "per_device_train_batch_size": 8, "method": method}
-    assert main(["train", "guess_the_number", *flags(**small, output_dir=tmp_path / "run")]) == 0
+    assert main(["train", recipe, *flags(**small, output_dir=tmp_path / "run")]) == 0
     directory = RunDirectory(tmp_path / "run")
     summary = json.loads(directory.summary.read_text(encoding="utf-8"))
     assert summary["after, greedy"]["success"]["total"] == 4 and summary["after, greedy"]["searches"] > 1

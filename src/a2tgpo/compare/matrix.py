@@ -90,6 +90,7 @@ class Matrix:
         max_steps: updates of the longest run.
         variations: values of the varied keys, a tuple for each combination.
         learning_rates: method -> its learning rate as a flag has it, where it is not the recipe's.
+        own_keys: method -> values of the recipe's keys that mean nothing to another method.
 
     recipe.yaml            what all runs have in common
     warm_start/seed_S/     warm start and evaluation before the updates, shared by the runs of a seed; one for each
@@ -105,6 +106,7 @@ class Matrix:
     variations: tuple[Values, ...] = ((),)
     first_seed: int = 0
     learning_rates: Mapping[str, str] = field(default_factory=dict)
+    own_keys: Mapping[str, Values] = field(default_factory=dict)
 
     @property
     def seeds(self) -> range:
@@ -149,7 +151,8 @@ class Matrix:
     def cell(self, name: str, seed: int) -> Cell:
         arm = self.arms[name]
         rate = self.learning_rates.get(arm.method)
-        values = arm.values if rate is None else (("learning_rate", rate), *arm.values)
+        tuned = () if rate is None else (("learning_rate", rate),)
+        values = (*self.own_keys.get(arm.method, ()), *tuned, *arm.values)
         flags = ("--method", arm.method, "--seed", str(seed), *as_flags(values))
         return Cell(self._directory(name, seed), flags, self.start(seed, arm.values))
 

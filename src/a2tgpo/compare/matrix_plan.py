@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,14 +77,39 @@ def plan_matrix(
     matrix = Matrix(root, names, n_seeds, 0, variations)
     if len(matrix.arms) < len(names) * len(variations):
         raise RecipeError(f"--vary {' '.join(varied)}: two values have the same folder; write them apart")
-    configs = [
-        load_recipe(recipe, [*overrides, *as_flags(arm.values), "--method", arm.method]) for arm in matrix.arms.values()
-    ]
-    matrix = replace(matrix, max_steps=max(config.training.max_steps for config in configs))
-    if any(config.training.max_steps == 0 for config in configs):
+    varying = {key for key, _ in sweeps}
+    unread = {name: _unread(name) - varying for name in names}
+    configs = {
+        name: load_recipe(
+            recipe, [*overrides, *as_flags(arm.values), "--method", arm.method], without=unread[arm.method]
+        )
+        for name, arm in matrix.arms.items()
+    }
+    if any(config.training.max_steps == 0 for config in configs.values()):
         raise RecipeError("max_steps=0: nothing would be trained; give the number of updates of each run")
-    ours = {*_OURS, *(key for key, _ in sweeps)}
-    return Plan(matrix, {key: value for key, value in configs[0].given.items() if key not in ours})
+    ours = {*_OURS, *varying}
+    given = {key: value for config in configs.values() for key, value in config.given.items() if key not in ours}
+    # What every method takes, such as process_signal: policy, stays in the recipe.
+    some = set.union(*unread.values()) & given.keys()
+    own = {key for key in some if not (given[key] is None or given[key] is False or given[key] == "policy")}
+    matrix = replace(
+        matrix,
+        max_steps=max(config.training.max_steps for config in configs.values()),
+        own_keys={name: _values(given, own - unread[name]) for name in names if own - unread[name]},
+    )
+    return Plan(matrix, {key: value for key, value in given.items() if key not in own})
+
+
+def _unread(method: str) -> set[str]:
+    """Return the keys that mean nothing to a method: its runs do without, whatever the recipe says for the others."""
+    from a2tgpo.integrations.trl.config import unread_options
+
+    names = unread_options(method)
+    return names | {"turn_signal", "judge"} if "process_signal" in names else names
+
+
+def _values(given: Mapping[str, Any], keys: Collection[str]) -> Values:
+    return tuple((key, v if isinstance(v := given[key], str) else json.dumps(v)) for key in sorted(keys))
 
 
 def _sweep(text: str, overrides: Sequence[str]) -> tuple[str, list[str]]:

@@ -62,10 +62,12 @@ _MOST_TELLING: tuple[Measure, ...] = ("success", "reward", "exact_match")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a finished run's `metrics.jsonl`; none where it logged nothing, as with few steps."""
+    """Read the lines of a finished run's `metrics.jsonl` that tell of updates, and not of TRL's evaluation; none where
+    it logged nothing, as with few steps."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if not any(name.startswith("eval_") for name in row)]
 
 
 def _by_question(outcomes: Sequence[Outcome]) -> dict[Key, float]:

@@ -241,6 +241,10 @@ async def _awaited(value: Awaitable[Any]) -> Any:
 def _failure(failure: BaseException) -> ToolError:
     if isinstance(failure, ToolError):
         return failure
-    error = ToolError(f"{type(failure).__name__}: {failure}")
+    try:
+        said = str(failure)
+    except Exception:  # an exception of a user's that cannot be written
+        said = "it has no words"
+    error = ToolError(f"{type(failure).__name__}: {said}")
     error.__cause__ = failure
     return error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from a2tgpo.errors import ToolError
@@ -109,6 +110,8 @@ class Environment(Protocol):
         """Answer one action."""
 
 
+_NAME = re.compile(r"[^\s<>]+")
+
 DEFAULT_TOOLS = (Tool("act", "Act in the environment."),)
 
 
@@ -127,30 +130,59 @@ def tools_of(environment: Any) -> tuple[Tool, ...]:
     tools = tuple(getattr(environment, "tools", DEFAULT_TOOLS))
     if not tools or not all(isinstance(tool, Tool) for tool in tools):
         raise TypeError(f"{type(environment).__name__}.tools is {tools!r}; give a sequence of a2tgpo Tool objects")
+    names = [tool.name for tool in tools]
+    if wrong := [name for name in names if not _NAME.fullmatch(str(name)) or names.count(name) > 1]:
+        raise TypeError(
+            f"{type(environment).__name__}.tools has the names {wrong}: name each tool once, without spaces and angle "
+            "brackets, for the policy writes it as a tag"
+        )
     return tools
 
 
 def checked_step(result: Any, environment: object) -> StepResult:
-    """Return `result` if it is one that a rollout can go on with.
+    """Return `result` if it is one that a rollout can go on with, its reward as a float.
 
     Raises:
-        ToolError: it is no `StepResult`, its observation neither text nor passages, or its reward no finite number.
+        ToolError: it is no `StepResult`, its observation neither text nor passages, its reward no finite number, its
+            `done` neither true nor false, or its info no mapping.
     """
     name = type(environment).__name__
     if not isinstance(result, StepResult):
-        raise ToolError(f"{name}.step returned {_short(result)}; return a StepResult")
+        raise ToolError(f"{name}.step returned {shortened(result)}; return a StepResult")
     shown = result.observation
-    is_passages = isinstance(shown, (list, tuple)) and all(isinstance(passage, Passage) for passage in shown)
+    is_passages = isinstance(shown, (list, tuple)) and all(map(_is_passage, shown))
     if not isinstance(shown, str) and not is_passages:
-        raise ToolError(f"{name}.step returned the observation {_short(shown)}; return text or passages")
-    if result.reward is not None:
-        try:
-            finite = math.isfinite(result.reward)
-        except TypeError:
-            finite = False
-        if not finite:
-            raise ToolError(f"{name}.step returned the reward {_short(result.reward)}; return a finite number or None")
-    return result
+        raise ToolError(f"{name}.step returned the observation {shortened(shown)}; return text or passages")
+    reward = None if result.reward is None else finite_number(result.reward)
+    if (reward is None) != (result.reward is None):
+        raise ToolError(f"{name}.step returned the reward {shortened(result.reward)}; return a finite number or None")
+    if not is_truth(result.done):
+        raise ToolError(f"{name}.step returned done={shortened(result.done)}; return True or False")
+    info = {} if result.info is None else result.info
+    if not isinstance(info, Mapping):
+        raise ToolError(f"{name}.step returned the info {shortened(info)}; return a mapping")
+    return replace(result, reward=reward, done=bool(result.done), info=info)
+
+
+def _is_passage(shown: Any) -> bool:
+    return isinstance(shown, Passage) and isinstance(shown.title, str) and isinstance(shown.text, str)
+
+
+def is_truth(value: Any) -> bool:
+    """Tell whether `value` is true, false, 1 or 0, NumPy's among them."""
+    try:
+        return bool(value in (0, 1))
+    except Exception:  # of an array, say
+        return False
+
+
+def finite_number(value: Any) -> float | None:
+    """Return `value` as a float, None if it is no number, or none that is finite."""
+    try:
+        number = None if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if number is not None and math.isfinite(number) else None
 
 
 def checked_reset(shown: Any, environment: object) -> str | None:
@@ -161,9 +193,13 @@ def checked_reset(shown: Any, environment: object) -> str | None:
     """
     if shown is None or isinstance(shown, str):
         return shown
-    raise ToolError(f"{type(environment).__name__}.reset returned {_short(shown)}; return text or None")
+    raise ToolError(f"{type(environment).__name__}.reset returned {shortened(shown)}; return text or None")
 
 
-def _short(value: Any) -> str:
-    text = repr(value[:40]) if isinstance(value, (str, bytes)) else repr(value)
+def shortened(value: Any) -> str:
+    """Return the type of `value` and the beginning of how it is written, where it can be."""
+    try:
+        text = repr(value[:40]) if isinstance(value, (str, bytes)) else repr(value)
+    except Exception:  # of a user's class
+        text = "that cannot be written"
     return f"{type(value).__name__} {text[:80]}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -18,9 +17,12 @@ from a2tgpo.environments.environment import (
     Tool,
     checked_reset,
     checked_step,
+    finite_number,
+    is_truth,
+    shortened,
     tools_of,
 )
-from a2tgpo.errors import DataError, ToolError
+from a2tgpo.errors import A2TGPOError, DataError, ToolError
 from a2tgpo.gold import read_aliases
 
 logger = logging.getLogger(__name__)
@@ -35,23 +37,23 @@ class EpisodeOutcome(NamedTuple):
 
 
 def checked_outcome(ended: EpisodeOutcome, environment: object) -> EpisodeOutcome:
-    """Return `ended` if its reward is a finite number or None, and its answer one that can be read.
+    """Return `ended` if its reward is a finite number or None, its answer one that can be read, and its success true,
+    false or None.
 
     Raises:
         ToolError: it is not.
     """
     name = type(environment).__name__
-    try:
-        finite = ended.reward is None or math.isfinite(ended.reward)
-    except TypeError:
-        finite = False
-    if not finite:
-        raise ToolError(f"{name}.get_reward returned {ended.reward!r:.80}; return a finite number or None")
+    reward = None if ended.reward is None else finite_number(ended.reward)
+    if (reward is None) != (ended.reward is None):
+        raise ToolError(f"{name}.get_reward returned {shortened(ended.reward)}; return a finite number or None")
+    if ended.success is not None and not is_truth(ended.success):
+        raise ToolError(f"{name}.success is {shortened(ended.success)}; set it to True, False or None")
     try:
         read_aliases(ended.answer, f"{name}.answer")
     except DataError as error:
         raise ToolError(str(error)) from error
-    return ended
+    return EpisodeOutcome(reward, ended.answer, None if ended.success is None else bool(ended.success))
 
 
 class Episodes(Protocol):
@@ -117,6 +119,7 @@ class EnvironmentPool:
         self.limits = limits or CallLimits()
         first = factory()
         self.tools = tools_of(first)
+        self.tool_names = tuple(tool.name for tool in self.tools)
         self._name = type(first).__name__
         self._can_fork = callable(getattr(first, "fork", None))
         self._free = [first]
@@ -207,7 +210,7 @@ class PooledEpisodes:
         get_reward = getattr(environment, "get_reward", None)
         reward = self._calls.run(lambda: self._calls.resolve(get_reward())) if callable(get_reward) else None
         answer, success = getattr(environment, "answer", None), getattr(environment, "success", None)
-        return checked_outcome(EpisodeOutcome(reward, answer, None if success is None else bool(success)), environment)
+        return checked_outcome(EpisodeOutcome(reward, answer, success), environment)
 
     def environment(self, row: int) -> Any:
         return self._environments.get(row)
@@ -231,6 +234,8 @@ class PooledEpisodes:
         results = []
         for action in actions:
             try:
+                if action.tool not in self._pool.tool_names:
+                    raise InvalidAction(f"there is no tool {action.tool}; there are {', '.join(self._pool.tool_names)}")
                 result = checked_step(self._calls.resolve(environment.step(action)), environment)
             except InvalidAction as refusal:
                 result = StepResult(f"error: {refusal}", info={"refused": True})
@@ -284,12 +289,7 @@ class BatchedEpisodes:
         asked, self._asked = self._asked, {}
         if not asked:
             return {}
-        flat = [action for actions in asked.values() for action in actions]
-        try:
-            answers: Sequence[StepResult | ToolError] = self._environment.step_all(flat)
-        except ToolError as error:
-            answers = [error] * len(flat)
-        assert len(answers) == len(flat), f"{len(answers)} answers to {len(flat)} actions"
+        answers = self._answers([action for actions in asked.values() for action in actions])
         found: dict[int, Sequence[StepResult] | ToolError] = {}
         left = iter(answers)
         for row, actions in asked.items():
@@ -297,6 +297,29 @@ class BatchedEpisodes:
             failed = next((answer for answer in mine if isinstance(answer, ToolError)), None)
             found[row] = failed or [answer for answer in mine if isinstance(answer, StepResult)]
         return found
+
+    def _answers(self, actions: Sequence[Action]) -> list[StepResult | ToolError]:
+        """Return an answer to each action, whatever the environment does."""
+        name = type(self._environment).__name__
+        try:
+            answers = self._environment.step_all(actions)
+            if not isinstance(answers, Sequence) or isinstance(answers, str) or len(answers) != len(actions):
+                raise ToolError(
+                    f"{name}.step_all returned {shortened(answers)}; return an answer to each of the actions"
+                )
+        except ToolError as error:
+            return [error] * len(actions)
+        except A2TGPOError:
+            raise  # the run's own fault, such as an index of another corpus
+        except Exception as failure:
+            return [ToolError(f"{name}.step_all: {type(failure).__name__}: {failure}")] * len(actions)
+        return [self._checked(answer) for answer in answers]
+
+    def _checked(self, answer: Any) -> StepResult | ToolError:
+        try:
+            return answer if isinstance(answer, ToolError) else checked_step(answer, self._environment)
+        except ToolError as error:
+            return error
 
     def branch(self, row: int, parent: int, turn: int) -> None:
         pass

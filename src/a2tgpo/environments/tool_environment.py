@@ -141,23 +141,23 @@ def arguments_of(action: Action, tool: Tool) -> dict[str, Any]:
     A tool's one parameter is the text itself, converted to its type; several are a JSON object.
 
     Raises:
-        InvalidAction: the text is neither.
+        InvalidAction: the text is neither, or an argument is of another type than the tool says.
     """
-    if action.arguments is not None:
-        return dict(action.arguments)
     parameters = tool.parameters.get("properties", {})
+    if action.arguments is not None:
+        return {name: _typed(value, parameters.get(name) or {}, name) for name, value in action.arguments.items()}
     if not parameters:
         return {}
     if len(parameters) == 1:
         ((name, schema),) = parameters.items()
-        return {name: _converted(action.text, schema, name)}
+        return {name: _typed(action.text, schema, name)}
     try:
         arguments = json.loads(action.text)
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
         raise InvalidAction(f"{tool.name} takes a JSON object with {', '.join(parameters)}")
-    return arguments
+    return {name: _typed(value, parameters.get(name) or {}, name) for name, value in arguments.items()}
 
 
 def _accepted(function: Callable[..., Any], row: Row) -> dict[str, Any]:
@@ -171,15 +171,40 @@ def _accepted(function: Callable[..., Any], row: Row) -> dict[str, Any]:
 def _converted(text: str, schema: Mapping[str, Any], name: str) -> Any:
     kind = schema.get("type")
     try:
-        if kind == "string" or kind is None:
-            return text
         if kind == "integer":
             return int(text)
         if kind == "number":
             return float(text)
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidAction(f"{name} is {text[:80]!r}; it must be of type {kind}") from error
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "array": (list,),
+    "object": (dict,),
+}
+
+
+def _typed(value: Any, schema: Mapping[str, Any], name: str) -> Any:
+    """Return an argument if it is of its type, text as what it spells; a type that has no such name is not checked."""
+    kind = schema.get("type")
+    types = _TYPES.get(kind) if isinstance(kind, str) else None
+    if types is None or (value is None and schema.get("nullable")):
+        return value
+    if isinstance(value, types) and (isinstance(value, bool) <= (kind == "boolean")):
+        return value
+    if kind == "integer" and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str):
+        return _typed(_converted(value, schema, name), schema, name)
+    if kind == "string" and isinstance(value, int | float):
+        return str(value)
+    raise InvalidAction(f"{name} is {json.dumps(value, default=str)[:80]}; it must be of type {kind}")
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def open_environment(
         path: `package.module:Name`; None for the tools alone.
         arguments: of the class or function, by name.
         tools: functions by dotted path, and MCP servers as mappings: `mcp`, a URL or a command, and perhaps `only`, the
-            names of its tools, and `environment`, variables of the command's process.
+            names of its tools, and `environment`, variables of the command's process: a mapping, or names of one's own.
         limits: of the calls.
 
     Raises:
@@ -232,7 +232,7 @@ def _connection(tool: Mapping[str, Any], limits: CallLimits) -> MCPConnection:
         server = shlex.split(server)
     if not server or not isinstance(server, (str, list)):
         raise RecipeError(f"tools: mcp={server!r}; give a server's URL, or the command that starts one")
-    variables = {str(name): str(value) for name, value in (tool.get("environment") or {}).items()}
+    variables = _variables(tool.get("environment") or {})
     if isinstance(server, list):
         if server[0] == "python":
             # The interpreter that runs the recipe, and what it finds: another may lack the server's packages.
@@ -240,6 +240,21 @@ def _connection(tool: Mapping[str, Any], limits: CallLimits) -> MCPConnection:
             variables = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ} | variables
         server = list(map(str, server))
     return MCPConnection(server, variables, limits.timeout_s)
+
+
+def _variables(given: Any) -> dict[str, str]:
+    """Return a server's variables: those of a mapping, or one's own of these names, which keeps secrets out of recipes.
+
+    Raises:
+        RecipeError: it is neither, or a variable is not set.
+    """
+    if isinstance(given, Mapping):
+        return {str(name): str(value) for name, value in given.items()}
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise RecipeError(f"tools: environment={given!r}; give a mapping, or a list of the names of variables")
+    if unset := [name for name in given if name not in os.environ]:
+        raise RecipeError(f"tools: environment: {', '.join(unset)} not set; export it, or give a mapping")
+    return {name: os.environ[name] for name in given}
 
 
 def _joined(shown: Sequence[str | None]) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from a2tgpo.errors import DataError
 from a2tgpo.files import new_file, read_jsonl
+from a2tgpo.rollout.types import NOT_THE_POLICYS
 from a2tgpo.text_match import contains_answer, exact_match, f1_score
 
 Measure = Literal["exact_match", "success", "reward"]
@@ -124,11 +125,23 @@ class Outcome:
 
 
 def measure_of(outcomes: Iterable[Outcome]) -> Measure:
-    """Return what `Outcome.score` is of these."""
+    """Return what `Outcome.score` is of these: exact match only where there is an answer to match."""
     success = rewarded = False
+    answered, n_outcomes = False, 0
     for outcome in outcomes:
         success, rewarded = success or outcome.success is not None, rewarded or outcome.reward is not None
-    return "success" if success else "reward" if rewarded else "exact_match"
+        answered, n_outcomes = answered or bool(outcome.answer), n_outcomes + 1
+    return "success" if success else "reward" if rewarded or (n_outcomes and not answered) else "exact_match"
+
+
+def episode_reward(
+    given: float | None, row: Mapping[str, Any], termination: str | None, *, gives_reward: bool
+) -> float | None:
+    """Return the reward of an episode: 0 where an environment that gives rewards gave none, unless it failed the
+    episode, or the row has an answer to judge by."""
+    if given is None and gives_reward and not row["answer"] and termination not in NOT_THE_POLICYS:
+        return 0.0
+    return given
 
 
 class Policy(Protocol):

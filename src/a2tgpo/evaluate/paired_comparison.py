@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from a2tgpo.errors import DataError
-from a2tgpo.evaluate.outcome import Outcome
+from a2tgpo.evaluate.outcome import Outcome, measure_of
 from a2tgpo.evaluate.scores import Estimates, PerQuestion, Scores, by_benchmark, fewest_samples, in_order, passes_up_to
 from a2tgpo.evaluate.statistics import subtract
 
@@ -54,11 +54,15 @@ def compare(first: Sequence[Outcome], second: Sequence[Outcome]) -> PairedCompar
     _check_same_questions(*runs)
     found, other = by_benchmark(runs[0]), by_benchmark(runs[1])
     ks = passes_up_to(fewest_samples([*found.values(), *other.values()]))
-    tables = {name: (PerQuestion.of(found[name], ks), PerQuestion.of(other[name], ks)) for name in in_order(found)}
+    measure = measure_of([*runs[0], *runs[1]])
+    tables = {
+        name: (PerQuestion.of(found[name], ks, measure), PerQuestion.of(other[name], ks, measure))
+        for name in in_order(found)
+    }
     measures = next(iter(tables.values()))[0].measures
     return PairedComparison(
-        Scores.of(runs[0]),
-        Scores.of(runs[1]),
+        Scores.of(runs[0], measure),
+        Scores.of(runs[1], measure),
         Estimates.of({name: subtract(one.values, two.values) for name, (one, two) in tables.items()}, measures),
         _counted(keys - shared),
         _counted(other_keys - shared),
@@ -73,7 +77,9 @@ def _check_same_questions(first: Sequence[Outcome], second: Sequence[Outcome]) -
     twins = {_key(outcome): outcome for outcome in second}
     for one in first:
         two = twins[_key(one)]
-        if (one.question, set(one.answer)) != (two.question, set(two.answer)):
+        # An environment reveals its answer after the episode, and not where it failed.
+        differ = one.answer and two.answer and set(one.answer) != set(two.answer)
+        if one.question != two.question or differ:
             raise DataError(
                 f'{one.dataset}, question "{one.id}": the first run answered {one.question!r} with the answers '
                 f"{one.answer}, the second {two.question!r} with {two.answer}; compare runs on the same questions"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from a2tgpo.evaluate.outcome import Measure, Outcome, measure_of
+from a2tgpo.evaluate.outcome import Measure, Outcome, episode_reward, measure_of
 from a2tgpo.evaluate.statistics import Mean, Proportion
 from a2tgpo.gold import read_aliases
 from a2tgpo.rollout.agent import Agent
@@ -22,19 +22,23 @@ def evaluate_questions(
     *,
     batch_size: int = 64,
     progress: Callable[[int], object] = lambda done: None,
+    gives_reward: bool = False,
 ) -> list[Outcome]:
-    """Return one outcome per question, or row of an environment, in order; `progress` hears how many more are done."""
+    """Return one outcome per question, or row of an environment, in order; `progress` hears how many more are done.
+
+    `gives_reward`: see `episode_reward`.
+    """
     outcomes: list[Outcome] = []
     for start in range(0, len(questions), batch_size):
         rows = questions[start : start + batch_size]
         rollouts = agent.run([row.get("prompt") or row["question"] for row in rows], engine, rows=rows)
         decoded = [agent.tokenizer.decode(rollout.completion_ids) for rollout in rollouts]
-        outcomes += [_outcome(row, r, text) for row, r, text in zip(rows, rollouts, decoded, strict=True)]
+        outcomes += [_outcome(row, r, text, gives_reward) for row, r, text in zip(rows, rollouts, decoded, strict=True)]
         progress(len(rows))
     return outcomes
 
 
-def _outcome(row: dict[str, Any], rollout: Rollout, text: str) -> Outcome:
+def _outcome(row: dict[str, Any], rollout: Rollout, text: str, gives_reward: bool) -> Outcome:
     assert rollout.termination is not None
     revealed = read_aliases(rollout.revealed_answer, f"row {row['id']!r}")
     return Outcome.of(
@@ -48,7 +52,7 @@ def _outcome(row: dict[str, Any], rollout: Rollout, text: str) -> Outcome:
         total_tokens=len(rollout.ids),
         text=text,
         success=rollout.success,
-        reward=rollout.outcome,
+        reward=episode_reward(rollout.outcome, row, rollout.termination, gives_reward=gives_reward),
     )
 
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from a2tgpo.evaluate.benchmarks import in_order, place
 from a2tgpo.evaluate.paired_comparison import PairedComparison
-from a2tgpo.evaluate.scores import ALL, EXACT_MATCH, Average, Estimates, Measures, Scores, averaged
+from a2tgpo.evaluate.scores import ALL, Average, Estimates, Measures, Scores, averaged
 from a2tgpo.evaluate.statistics import RESAMPLES
 from a2tgpo.evaluate.table_parts import (
     LEGEND,
@@ -26,6 +26,7 @@ from a2tgpo.evaluate.table_parts import (
     cell,
     heading,
     inline,
+    label,
     markdown,
     notes,
     stacked,
@@ -61,31 +62,37 @@ def _parts(scores: Mapping[str, Scores], style: Style) -> Iterator[Part]:
     columns = [_benchmark(scores, name, style) for name in benchmarks]
     if len(overall) > 1:
         columns += _average_columns(scores, "average", overall, style)
-    yield Part(f"exact match{_mean_at(scores)}, %", policies, columns)
+    yield Part(label(_measure(scores), _mean_at(scores)), policies, columns)
     if groups:
         columns = [column for of in groups.items() for column in _average_columns(scores, *of, style)]
-        yield Part(f"exact match{_mean_at(scores)} by group, %", policies, columns)
+        yield Part(label(_measure(scores), f"{_mean_at(scores)} by group"), policies, columns)
     means = [average.over_questions if average else {} for average in _averages(scores, overall)]
-    others = [column for column in _measures(scores, means, style) if column.heading != heading(EXACT_MATCH)]
+    others = [column for column in _measures(scores, means, style) if column.heading != heading(_measure(scores))]
     yield Part("other measures, average over questions", policies, others)
     yield Part("how rollouts ended", policies, _endings([_summed(of.endings) for of in scores.values()]))
 
 
+def _measure(scores: Mapping[str, Scores]) -> str:
+    return next(iter(scores.values())).measure
+
+
 def _benchmark(scores: Mapping[str, Scores], name: str, style: Style) -> Column:
-    group, label = place(name)
+    group, short = place(name)
     found = [of.estimates.benchmarks.get(name, {}) for of in scores.values()]
     sizes = {len(of.questions[name]) for of in scores.values() if name in of.questions}
-    return Column((group, label, _n(sizes)), [cell(EXACT_MATCH, of.get(EXACT_MATCH), style) for of in found])
+    measure = _measure(scores)
+    return Column((group, short, _n(sizes)), [cell(measure, of.get(measure), style) for of in found])
 
 
 def _average_columns(scores: Mapping[str, Scores], top: str, names: tuple[str, ...], style: Style) -> list[Column]:
     averages = _averages(scores, names)
     sizes = {average.n_questions for average in averages if average}
-    questions = [average.over_questions[EXACT_MATCH] if average else None for average in averages]
-    benchmarks = [average.over_benchmarks[EXACT_MATCH] if average else None for average in averages]
+    measure = _measure(scores)
+    questions = [average.over_questions.get(measure) if average else None for average in averages]
+    benchmarks = [average.over_benchmarks.get(measure) if average else None for average in averages]
     return [
-        Column((top, "over questions", _n(sizes)), [cell(EXACT_MATCH, mean, style) for mean in questions]),
-        Column((top, "over benchmarks", _n({len(names)})), [cell(EXACT_MATCH, mean, style) for mean in benchmarks]),
+        Column((top, "over questions", _n(sizes)), [cell(measure, mean, style) for mean in questions]),
+        Column((top, "over benchmarks", _n({len(names)})), [cell(measure, mean, style) for mean in benchmarks]),
     ]
 
 
@@ -179,14 +186,15 @@ def _difference_parts(comparison: PairedComparison, style: Style) -> Iterator[Pa
     first, second, difference = map(
         _by_row, (comparison.first.estimates, comparison.second.estimates, comparison.difference)
     )
-    exact = [
+    measure = comparison.first.measure
+    scored = [
         Column(("questions", "n"), [f"{n:,}" for n in sizes]),
-        Column(("exact match, %", "A"), _cells(EXACT_MATCH, first, style)),
-        Column(("exact match, %", "B"), _cells(EXACT_MATCH, second, style)),
-        Column(("exact match, %", "A − B"), _cells(EXACT_MATCH, difference, style, sign="+")),
+        Column((label(measure), "A"), _cells(measure, first, style)),
+        Column((label(measure), "B"), _cells(measure, second, style)),
+        Column((label(measure), "A − B"), _cells(measure, difference, style, sign="+")),
     ]
-    yield Part("exact match of A minus B, paired by question", rows, exact)
-    others = [name for name in difference[0] if name != EXACT_MATCH]
+    yield Part(f"{heading(measure)[1]} of A minus B, paired by question", rows, scored)
+    others = [name for name in difference[0] if name != measure]
     columns = [Column(heading(name), _cells(name, difference, style, sign="+")) for name in others]
     yield Part("A minus B in other measures", rows, columns)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from a2tgpo.errors import DataError
 from a2tgpo.evaluate.benchmarks import GROUPS, in_order
-from a2tgpo.evaluate.outcome import Outcome
+from a2tgpo.evaluate.outcome import Measure, Outcome, measure_of
 from a2tgpo.evaluate.statistics import Mean, pass_at_k, percentile_interval, resampled_means
 from a2tgpo.rollout.types import Termination
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 EXACT_MATCH, F1, CONTAINS, FORMAT = "exact_match", "f1", "contains", "format_rate"
+SUCCESS, REWARD = "success", "reward"
 SEARCHES, POLICY_TOKENS, TOTAL_TOKENS = "searches", "policy_tokens", "total_tokens"
-SHARES = (EXACT_MATCH, F1, CONTAINS, FORMAT)
+OF_ANSWERS = (F1, CONTAINS)
 COUNTS = (SEARCHES, POLICY_TOKENS, TOTAL_TOKENS)
 
 
@@ -32,7 +33,9 @@ class PerQuestion:
     Attributes:
         questions: the samples of each question, by id and in the order of ids, so that the order in which a run
             finished its questions changes no number.
-        measures: `SHARES` in [0, 1], `COUNTS`, then `pass@k` in [0, 1] for some k above 1.
+        measures: what `measure_of` says the score is, `OF_ANSWERS` beside exact match, the share in the protocol's
+            form, `COUNTS`, then `pass@k` in [0, 1] for some k above 1, except of rewards. All but rewards and counts
+            lie in [0, 1].
         values: a question's mean over its samples in every measure. The question, not the sample, is what there are
             independent ones of.
     """
@@ -42,14 +45,18 @@ class PerQuestion:
     values: Float[ndarray, "Q M"]
 
     @classmethod
-    def of(cls, questions: dict[str, list[Outcome]], ks: Sequence[int] = ()) -> PerQuestion:
+    def of(
+        cls, questions: dict[str, list[Outcome]], ks: Sequence[int] = (), measure: Measure = "exact_match"
+    ) -> PerQuestion:
         """Measure every question, with pass@k for `ks`, none above the number of samples of any question."""
         ordered = {name: questions[name] for name in sorted(questions)}
+        ks = () if measure == REWARD else ks
         rows = [
-            [*np.mean([_measured(outcome) for outcome in samples], axis=0), *_passes(samples, ks)]
+            [*np.mean([_measured(outcome, measure) for outcome in samples], axis=0), *_passes(samples, ks)]
             for samples in ordered.values()
         ]
-        return cls(ordered, (*SHARES, *COUNTS, *(f"pass@{k}" for k in ks)), np.asarray(rows, dtype=float))
+        names = (measure, *(OF_ANSWERS if measure == EXACT_MATCH else ()), FORMAT, *COUNTS, *(f"pass@{k}" for k in ks))
+        return cls(ordered, names, np.asarray(rows, dtype=float))
 
 
 def by_benchmark(outcomes: Iterable[Outcome]) -> dict[str, dict[str, list[Outcome]]]:
@@ -84,8 +91,9 @@ def passes_up_to(samples: int) -> tuple[int, ...]:
     return (*powers, samples) if samples > 1 else ()
 
 
-def _measured(outcome: Outcome) -> tuple[float, ...]:
-    shares = (outcome.correct, outcome.f1, outcome.contains, outcome.termination == Termination.ANSWERED.value)
+def _measured(outcome: Outcome, measure: Measure) -> tuple[float, ...]:
+    of_answers = (outcome.f1, outcome.contains) if measure == EXACT_MATCH else ()
+    shares = (outcome.score, *of_answers, outcome.termination == Termination.ANSWERED.value)
     return *map(float, shares), outcome.searches, outcome.policy_tokens, outcome.total_tokens
 
 
@@ -176,8 +184,8 @@ class Scores:
     endings: dict[str, dict[str, int]]
 
     @classmethod
-    def of(cls, outcomes: Sequence[Outcome]) -> Scores:
-        """Score a run, finished or not, in any order.
+    def of(cls, outcomes: Sequence[Outcome], measure: Measure | None = None) -> Scores:
+        """Score a run, finished or not, in any order, by what `measure_of` says or another measure.
 
         Raises:
             DataError: no outcomes, or one sample of a question twice.
@@ -187,7 +195,8 @@ class Scores:
         found = by_benchmark(outcomes)
         fewest = fewest_samples(found.values())
         ks = passes_up_to(fewest)
-        tables = {name: PerQuestion.of(found[name], ks) for name in in_order(found)}
+        told = measure_of(outcomes) if measure is None else measure
+        tables = {name: PerQuestion.of(found[name], ks, told) for name in in_order(found)}
         measures = next(iter(tables.values())).measures
         return cls(
             {name: tuple(table.questions) for name, table in tables.items()},
@@ -199,6 +208,11 @@ class Scores:
     @property
     def measures(self) -> tuple[str, ...]:
         return tuple(self.estimates.averages[ALL].over_questions)
+
+    @property
+    def measure(self) -> str:
+        """Return what the score is: exact match, success or reward."""
+        return self.measures[0]
 
     def as_json(self) -> dict[str, Any]:
         """Return everything but the ids."""

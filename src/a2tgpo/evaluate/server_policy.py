@@ -14,7 +14,7 @@ from a2tgpo.environments.environment import Action, Observation
 from a2tgpo.environments.episodes import EnvironmentSource, EpisodeOutcome, Episodes
 from a2tgpo.errors import RecipeError, ToolError
 from a2tgpo.evaluate.dialogue import DIALOGUES, Dialogue, Message, transcript
-from a2tgpo.evaluate.outcome import Asked, Outcome
+from a2tgpo.evaluate.outcome import Asked, Outcome, episode_reward
 from a2tgpo.files import whole_text
 from a2tgpo.gold import read_aliases
 from a2tgpo.redact import redact, remember_secrets
@@ -90,9 +90,11 @@ class _Conversation:
         self.said.append(result)
         self.total_tokens += _estimated_tokens(result["content"])
 
-    def outcome(self, asked: Asked) -> Outcome:
+    def outcome(self, asked: Asked, *, gives_reward: bool) -> Outcome:
         assert self.ending is not None
         row, given = asked.row, self.ended.reward
+        if given is None and self.rewards:
+            given = sum(self.rewards)
         revealed = read_aliases(self.ended.answer, f"row {row['id']!r}")
         return Outcome.of(
             {**row, "answer": row["answer"] or revealed},
@@ -106,7 +108,7 @@ class _Conversation:
             text=transcript(self.said),
             sample=asked.sample,
             success=self.ended.success,
-            reward=float(given) if given is not None else sum(self.rewards) if self.rewards else None,
+            reward=episode_reward(given, row, self.ending.termination, gives_reward=gives_reward),
         )
 
 
@@ -130,6 +132,7 @@ class ServerPolicy:
         instruction: what the user's message says, with one `{question}`; None for the question alone.
         result_format: how a result shows a passage; None for `RESULT_FORMAT`.
         observation_tokens: cuts an answer that is text; None for three times `passage_tokens`.
+        gives_reward: see `episode_reward`.
     """
 
     make_client: Callable[[], ChatClient]
@@ -143,6 +146,7 @@ class ServerPolicy:
     instruction: str | None = None
     result_format: str | None = None
     observation_tokens: int | None = None
+    gives_reward: bool = False
 
     def answer(self, asked: Sequence[Asked], done: Callable[[Outcome], None]) -> None:
         asyncio.run(self._answer_all(asked, done))
@@ -165,7 +169,7 @@ class ServerPolicy:
     async def _converse(self, client: ChatClient, asked: Asked) -> Outcome:
         episodes = self.environment.open(branching=False)
         try:
-            return (await self._play(client, asked, episodes)).outcome(asked)
+            return (await self._play(client, asked, episodes)).outcome(asked, gives_reward=self.gives_reward)
         finally:
             episodes.close()
 

@@ -13,7 +13,18 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from a2tgpo.evaluate.benchmarks import in_order
-from a2tgpo.evaluate.scores import CONTAINS, EXACT_MATCH, F1, FORMAT, POLICY_TOKENS, SEARCHES, TOTAL_TOKENS, Scores
+from a2tgpo.evaluate.scores import (
+    CONTAINS,
+    EXACT_MATCH,
+    F1,
+    FORMAT,
+    POLICY_TOKENS,
+    REWARD,
+    SEARCHES,
+    SUCCESS,
+    TOTAL_TOKENS,
+    Scores,
+)
 from a2tgpo.evaluate.statistics import RESAMPLES, Mean
 from a2tgpo.rollout.types import NOT_THE_POLICYS
 from a2tgpo.tables import markdown_table, terminal_table
@@ -33,6 +44,8 @@ class _Look:
 
 _LOOKS = {
     EXACT_MATCH: _Look(("answers", "exact match"), ".1f", 100),
+    SUCCESS: _Look(("episodes", "success"), ".1f", 100),
+    REWARD: _Look(("episodes", "reward"), ".3f"),
     F1: _Look(("answers", "F1"), ".1f", 100),
     CONTAINS: _Look(("answers", "contains"), ".1f", 100),
     FORMAT: _Look(("answers", "format"), ".1f", 100),
@@ -45,6 +58,12 @@ _LOOKS = {
 def heading(measure: str) -> tuple[str, str]:
     """Return what a column of `measure` is about, and its name below that."""
     return _look(measure).heading
+
+
+def label(measure: str, rest: str = "") -> str:
+    """Return the name of `measure` and `rest`, with the unit where it is a share."""
+    look = _look(measure)
+    return f"{look.heading[1]}{rest}{', %' if look.scale == 100 else ''}"
 
 
 def cell(measure: str, mean: Mean | None, style: Style, sign: str = "") -> str:

@@ -198,8 +198,8 @@ class Agent:
         return ids
 
     def encode_turn(self, text: str) -> list[int]:
-        """Return the token ids of a turn written by hand."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        """Return the token ids of a turn written by hand in the paper's tags, as the policy would write it."""
+        return self.protocol.write(text)
 
     def _note_health(self, play: Play, rollouts: Sequence[Rollout]) -> None:
         """Count the batch's calls; warn of failures, and raise once the environment is gone."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from a2tgpo.environments.environment import Action, Row, StepResult
+from a2tgpo.environments.environment import Action, Row, StepResult, shortened
 from a2tgpo.environments.episodes import EnvironmentSource, EpisodeOutcome, Episodes
 from a2tgpo.errors import DataError, ToolError
 from a2tgpo.rollout.agent import Agent, ToolHealth
@@ -119,6 +119,11 @@ class _Player:
             turns = {}
             for row, start in going.items():
                 text = self.demonstrate(self.rows[row], tuple(self.heard.texts[row]))
+                if not isinstance(text, str):
+                    raise DataError(
+                        f"the demonstration of row {self.rows[row].get('id', row)!r} is {shortened(text)}; return the "
+                        "text of the next turn"
+                    )
                 ids = self.agent.encode_turn(text.removeprefix("<think> " if opened[row] else ""))
                 turns[row] = Turn(ids[: start.budget])
             going = ready(take_turns(turns), take_turns)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from a2tgpo.environments.environment import Action, Observation, Tool
+from a2tgpo.environments.tool_environment import arguments_of
 from a2tgpo.rollout.observation import ObservationEncoder
 from a2tgpo.rollout.protocol import (
     RESULT_FORMAT,
@@ -21,6 +22,7 @@ from a2tgpo.rollout.protocol import (
     opened_thought,
     parse_call,
     unbox,
+    without_thoughts,
 )
 from a2tgpo.signals.answer_likelihood.scaffold import TAIL
 
@@ -38,6 +40,9 @@ class TurnProtocol(Protocol):
     @property
     def tool_schemas(self) -> list[dict[str, Any]] | None:
         """Return the tools as the chat template takes them; None where the prompt does not list them."""
+
+    def write(self, text: str) -> list[int]:
+        """Return the tokens of a turn written by hand in the paper's tags, as the policy would write it."""
 
     def read(self, turn: list[int], before: list[int]) -> Sequence[Action] | Answer | Malformed:
         """Read one turn: its calls, or its answer.
@@ -78,6 +83,23 @@ def _without_end(tokenizer: PreTrainedTokenizerBase, turn: list[int]) -> list[in
     return turn[:-1] if turn and turn[-1] == tokenizer.eos_token_id else turn
 
 
+def _check_tags(tokenizer: PreTrainedTokenizerBase, tools: Sequence[str]) -> None:
+    """Refuse a tokenizer of which no turn could be read, because it makes something else of a tag.
+
+    Raises:
+        ValueError: names the tags, and what becomes of them.
+    """
+    names = dict.fromkeys((*tools, "think", "result", "answer"))
+    tags = [f"<{slash}{name}>" for name in names for slash in ("", "/")]
+    written = {tag: tokenizer.decode(tokenizer(tag, add_special_tokens=False)["input_ids"]) for tag in tags}
+    if lost := [tag for tag in tags if tag not in written[tag]]:
+        raise ValueError(
+            f"the tokenizer cannot write {', '.join(lost)}: it makes {written[lost[0]]!r} of {lost[0]}, and no turn "
+            f"could be read. Rename a tool to what it can write, add the tags (tokenizer.add_tokens({lost}) and "
+            "model.resize_token_embeddings(len(tokenizer))), or call tools through the chat template (protocol: tools)"
+        )
+
+
 class TagProtocol:
     """Call tools in tags, as the paper does: `<think> … </think> <tool> … </tool>` (a `TurnProtocol`).
 
@@ -90,6 +112,9 @@ class TagProtocol:
         passage_tokens: most tokens of a passage's text.
         text_tokens: most tokens of an observation that is text.
         result_format: how a passage is shown.
+
+    Raises:
+        ValueError: a tool has a name of the protocol, or the tokenizer cannot write a tag.
     """
 
     tool_schemas = None
@@ -105,6 +130,7 @@ class TagProtocol:
         names = tuple(tool.name for tool in tools)
         if taken := {"think", "result"} & set(names):
             raise ValueError(f"tools {sorted(taken)} have names of the tag protocol; rename them")
+        _check_tags(tokenizer, names)
         self.tokenizer = tokenizer
         self.tools = tuple(name for name in names if name != "answer")
         self.stop_strings = tuple(f"</{name}>" for name in (*self.tools, "answer"))
@@ -121,6 +147,10 @@ class TagProtocol:
         if found.tool == "search" and not found.text:
             return Malformed("empty search query")
         return [Action(found.tool, found.text)]
+
+    def write(self, text: str) -> list[int]:
+        """Return the tokens of a turn written by hand."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def check_answer(self, answer: Answer, turn_texts: Sequence[str]) -> Answer | Malformed:
         """Return `answer` if some turn has a thought; the paper's format asks for one (`given_answer`)."""
@@ -175,6 +205,7 @@ class ToolCallProtocol:
                 "trl.chat_template_utils.add_response_schema(tokenizer), or use the tag protocol"
             )
         self.tokenizer, self.template = tokenizer, dict(template or {})
+        self._tools = {tool.name: tool for tool in tools}
         self.tool_schemas: list[dict[str, Any]] | None = [tool.schema for tool in tools]
         self._encoder = ObservationEncoder(tokenizer, passage_tokens, text_tokens)
         self._suffixes = lru_cache(maxsize=_KEPT)(self._suffix_of)
@@ -199,6 +230,41 @@ class ToolCallProtocol:
         text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
         text = text.removesuffix(str(self.tokenizer.eos_token or "")).strip()
         return Answer(unbox(text) or text) if text else Malformed("neither a tool call nor an answer")
+
+    def write(self, text: str) -> list[int]:
+        """Return the tokens of a turn written by hand in the paper's tags, its call as the template writes it.
+
+        What stands before the call, such as a thought, is the message's content. A turn without tags is tokenised as it
+        stands. Either ends with the end of sequence.
+
+        Raises:
+            ValueError: the template does not begin an assistant's message where the policy would begin it.
+        """
+        found, end = parse_call(text, tuple(self._tools)), self.tokenizer.eos_token_id
+        if isinstance(found, Malformed):
+            return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], end]
+        if isinstance(found, Call):
+            arguments = arguments_of(Action(found.tool, found.text), self._tools[found.tool])
+            content = text.partition(f"<{found.tool}>")[0].strip()
+            calls = [{"type": "function", "function": {"name": found.tool, "arguments": arguments}}]
+            message = {"role": "assistant", "content": content, "tool_calls": calls}
+        else:
+            content = text.partition("<answer>")[0].strip()
+            message = {"role": "assistant", "content": f"{content} \\boxed{{{found.text}}}".strip()}
+        asked = [{"role": "user", "content": "x"}]
+        before = self._render(asked, add_generation_prompt=True)
+        whole = self._render([*asked, message], add_generation_prompt=False)
+        if whole[: len(before)] != before:  # a prompt that closes the thought leaves no place for another
+            message["content"] = without_thoughts(str(message["content"]))
+            whole = self._render([*asked, message], add_generation_prompt=False)
+        if whole[: len(before)] != before:
+            raise ValueError(
+                f"the chat template begins an assistant's message with {self.tokenizer.decode(whole)[-200:]!r} and not "
+                "where the policy begins; write demonstrations in the template's own words"
+            )
+        ids = whole[len(before) :]
+        last = len(ids) - 1 - ids[::-1].index(end) if end in ids else len(ids)
+        return [*ids[:last], end]
 
     def check_answer(self, answer: Answer, turn_texts: Sequence[str]) -> Answer | Malformed:
         """Return `answer`: a chat template has a format of its own, which is the reward's to judge."""

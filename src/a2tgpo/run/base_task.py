@@ -28,12 +28,14 @@ class Task(ABC):
     Attributes:
         environment: answers the policy.
         rewards: the reward functions where the recipe names none.
+        gives_reward: an episode has a reward, which is 0 where the environment gave none.
     """
 
     train_dataset: Dataset
     eval_questions: list[dict[str, Any]]
     environment: EnvironmentSource
     rewards: list[Callable[..., Any]]
+    gives_reward: bool = False
 
     def __init__(self, config: RunConfig) -> None:
         recipe = config.recipe
@@ -46,6 +48,13 @@ class Task(ABC):
             max_prompt_tokens=recipe.max_prompt_tokens,
             passage_tokens=recipe.passage_tokens,
         )
+
+    @property
+    def eval_dataset(self) -> Dataset:
+        """Return the held-out rows with the columns of those trained on, for TRL's own evaluation."""
+        rows = [row | {"prompt": row.get("prompt") or row["question"]} for row in self.eval_questions]
+        columns = [name for name in self.train_dataset.column_names if any(name in row for row in rows)]
+        return Dataset.from_list(rows).select_columns(columns)
 
     @abstractmethod
     def agent(self, tokenizer: PreTrainedTokenizerBase) -> Agent:

@@ -16,7 +16,7 @@ from transformers import ProgressCallback, TrainerCallback
 
 UPDATES = {
     "reward": "reward",
-    "rollout/searches": "searches",
+    "rollout/searches": "calls",
     "rollout/format_rate": "format",
     "likelihood/after": "p(gold)",
     "step_time": "s",
@@ -29,7 +29,7 @@ SUMMARIES = 10
 _SHOWN = {
     "reward": "reward",
     "rollout/format_rate": "format",
-    "rollout/searches": "searches",
+    "rollout/searches": "calls",
     "likelihood/before": "p(gold) before",
     "likelihood/after": "after",
     "entropy": "entropy",
@@ -68,7 +68,7 @@ class ConsoleSummary(TrainerCallback):
         self._values: dict[str, list[float]] = defaultdict(list)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+        if not state.is_world_process_zero or not logs or {"train_runtime", "eval_runtime"} & logs.keys():
             return
         for name, value in logs.items():
             if isinstance(value, int | float):

@@ -115,11 +115,15 @@ class RunDirectory:
     def begin(self, config: Mapping[str, Any]) -> None:
         """Write the configuration, once it is known that the run can start: from now on the directory holds a run.
 
-        Secrets are left out of it, so that the file may be shown; whoever uses it as a recipe gives them again.
+        Secrets are left out of it, so that the file may be shown. Of those that a run can do without, keys of their
+        own and variables of `env`, nothing is left; where others stood there is `***`, and whoever uses the file as a
+        recipe gives them again, or `load_recipe` refuses it.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with new_file(self.config) as unfinished:
             shown = _without_hidden(redact_settings(config))
+            if isinstance(shown.get("env"), dict):
+                shown["env"] = _without_hidden(shown["env"])
             unfinished.write_text(yaml.safe_dump(shown, sort_keys=True, allow_unicode=True), encoding="utf-8")
 
     @contextmanager
@@ -145,5 +149,4 @@ class RunDirectory:
 
 
 def _without_hidden(settings: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in settings.items() if value != HIDDEN}
-    return {name: _without_hidden(value) if isinstance(value, Mapping) else value for name, value in kept.items()}
+    return {name: value for name, value in settings.items() if value != HIDDEN}

@@ -43,7 +43,7 @@ class EnvironmentKeys:
         default=None,
         metadata={
             "help": "More tools, or all: functions as package.module:function, MCP servers as {mcp: [command] or URL, "
-            "only: [names], environment: {NAME: value}}."
+            "only: [names], environment: {NAME: value} or [NAME], a variable of yours}."
         },
     )
     rows: str | None = field(

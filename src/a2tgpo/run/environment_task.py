@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
@@ -55,7 +55,8 @@ class EnvironmentTask(Task):
         except BaseException:
             self.close()
             raise
-        self.rewards = [environment_reward if self._opened.rewards else exact_match_reward]
+        self.gives_reward = self._opened.rewards
+        self.rewards = [environment_reward if self.gives_reward else exact_match_reward]
         self.train_dataset = Dataset.from_list(self.train_rows)
         if not answered:
             self.train_dataset = self.train_dataset.remove_columns("answer")
@@ -153,7 +154,12 @@ class EnvironmentTask(Task):
                 "or questions and eval_questions"
             )
         n_train, n_eval = recipe.n_train_questions or N_TRAIN, recipe.n_eval_questions or N_EVAL
-        made = list(make(n_train + n_eval, recipe.world_seed))
+        given = make(n_train + n_eval, recipe.world_seed)
+        if not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping):
+            raise DataError(
+                f"rows({n_train + n_eval}, {recipe.world_seed}) made {_short(given)}; return a list of rows"
+            )
+        made = list(itertools.islice(given, n_train + n_eval))  # a generator may go on for ever
         if len(made) < n_train + n_eval:
             raise DataError(
                 f"rows({n_train + n_eval}, {recipe.world_seed}) made {len(made)} rows; give n_train_questions and "

@@ -36,7 +36,8 @@ def add_eval_command(commands: Any) -> None:
         help=_SUMMARY,
         usage=_USAGE,
         description=_SUMMARY,
-        epilog="With a recipe the flags are its keys, such as --max_steps 50; `a2tgpo keys` lists them all.",
+        epilog="With a recipe the flags are its keys, such as --max_steps 50; `a2tgpo keys` lists them all. --import "
+        "MODULE imports a module of yours first, such as one that registers the policy's architecture.",
         allow_abbrev=False,
     )
     command.add_argument("recipe", metavar="RECIPE.yaml", nargs="?", help="evaluate on this recipe's questions")
@@ -74,6 +75,8 @@ def run_eval(arguments: argparse.Namespace, unknown: list[str], console: Console
         if arguments.compare is None and "benchmarks" not in given:
             return _evaluate_recipe(arguments.recipe, given, unknown, console)
         unknown = [*unknown, arguments.recipe]  # or the value of an unknown flag
+    if form == "--benchmarks":
+        unknown = _import_modules(unknown)
     if unknown:
         raise RecipeError(f"`a2tgpo eval {form}` does not know {' '.join(unknown)!r}; see a2tgpo eval --help")
     if arguments.compare is not None:
@@ -85,6 +88,16 @@ def run_eval(arguments: argparse.Namespace, unknown: list[str], console: Console
     if missing:
         raise RecipeError(f"--{' --'.join(missing)} missing: see a2tgpo eval --help")
     return _evaluate_benchmarks(EvalConfig(**given), console)
+
+
+def _import_modules(unknown: list[str]) -> list[str]:
+    """Import what `--import` names, such as a module that registers the policy's architecture; return the rest."""
+    if "--import" not in unknown:
+        return unknown
+    from a2tgpo.run.recipe_file import import_plugins
+
+    rest = import_plugins({}, unknown)
+    return rest[: rest.index("--plugins")]
 
 
 def _evaluate_recipe(recipe: str, given: Mapping[str, Any], unknown: list[str], console: Console) -> int:
@@ -122,7 +135,7 @@ def _evaluate_recipe(recipe: str, given: Mapping[str, Any], unknown: list[str], 
         check_settings(directory.evaluation_settings, asked, directory.root)
         directory.begin({key: value for key, value in config.given.items() if key != "resume_from_checkpoint"})
         try:
-            summaries = evaluate_policy(model, agent, task.eval_questions, config, directory, "eval")
+            summaries = evaluate_policy(model, agent, task, directory, "eval")
         except KeyboardInterrupt:
             kept = f"what was evaluated is kept in {directory.root}, and the same command goes on"
             raise KeyboardInterrupt(kept) from None
@@ -197,6 +210,7 @@ def _server_policy(given: Mapping[str, Any], config: RunConfig, task: Task, temp
         instruction=recipe.instruction,
         result_format=recipe.result_format,
         observation_tokens=recipe.observation_tokens,
+        gives_reward=task.gives_reward,
     )
 
 
@@ -240,6 +254,7 @@ def _evaluate_benchmarks(config: EvalConfig, console: Console) -> int:
 
 def _compare(first: str, second: str, folder: str | None, console: Console) -> int:
     from a2tgpo.evaluate.answers_file import read_answers
+    from a2tgpo.evaluate.outcome import measure_of
     from a2tgpo.evaluate.paired_comparison import compare
     from a2tgpo.evaluate.score_tables import (
         as_markdown,
@@ -251,7 +266,8 @@ def _compare(first: str, second: str, folder: str | None, console: Console) -> i
     from a2tgpo.evaluate.scores import Scores
 
     answers = {name: read_answers(Path(name)) for name in (first, second)}
-    scores = {name: Scores.of(outcomes) for name, outcomes in answers.items()}
+    measure = measure_of(outcome for outcomes in answers.values() for outcome in outcomes)
+    scores = {name: Scores.of(outcomes, measure) for name, outcomes in answers.items()}
     comparison = compare(answers[first], answers[second])
     console.print(as_terminal(scores))
     console.print(difference_as_terminal(comparison, first, second))

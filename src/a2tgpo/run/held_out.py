@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from rich.table import Table
@@ -17,10 +17,12 @@ from a2tgpo.evaluate.questions import Summary, evaluate_questions
 from a2tgpo.evaluate.statistics import Mean, Proportion
 from a2tgpo.rollout.agent import Agent
 from a2tgpo.rollout.hf_generate_engine import transformers_engine
+from a2tgpo.rollout.types import NOT_THE_POLICYS
 from a2tgpo.run.directory import MODES
 from a2tgpo.tables import Rows, markdown_table, terminal_table
 
 if TYPE_CHECKING:
+    from a2tgpo.run.base_task import Task
     from a2tgpo.run.directory import RunDirectory
     from a2tgpo.run.recipe import RunConfig
 
@@ -28,31 +30,20 @@ _INLINE, _STACKED = "{:.3f} [{:.2f}, {:.2f}]", "{:.3f}\n{:.2f}–{:.2f}"
 
 
 def evaluate_policy(
-    model: PreTrainedModel,
-    agent: Agent,
-    questions: Sequence[dict[str, Any]],
-    config: RunConfig,
-    directory: RunDirectory,
-    name: str,
+    model: PreTrainedModel, agent: Agent, task: Task, directory: RunDirectory, name: str
 ) -> dict[str, Summary]:
     """Return the summaries of `name` in both modes; outcomes already on disk are read, not computed again."""
     return {
         f"{name}, {mode}": Summary.of(
-            answer_questions(model, agent, questions, config, directory.evaluation(f"{name}_{mode}"), mode)
+            answer_questions(model, agent, task, directory.evaluation(f"{name}_{mode}"), mode)
         )
         for mode in MODES
     }
 
 
-def answer_questions(
-    model: PreTrainedModel | None,
-    agent: Agent,
-    questions: Sequence[dict[str, Any]],
-    config: RunConfig,
-    path: Path,
-    mode: str,
-) -> list[Outcome]:
-    """Return the outcomes of the policy in `mode`, those in `path` if it is there; then the policy may be None.
+def answer_questions(model: PreTrainedModel | None, agent: Agent, task: Task, path: Path, mode: str) -> list[Outcome]:
+    """Return the outcomes of the policy in `mode` on the task's held-out rows, those in `path` if it is there; then the
+    policy may be None.
 
     Several processes share the questions: each asks its copy of the policy every N-th. A collective.
     """
@@ -60,6 +51,7 @@ def answer_questions(
     if known is not None:
         return known
     assert model is not None, f"{path} is not there, and nobody to ask"
+    config, questions = task.config, task.eval_questions
     mine = questions[processes.rank() :: processes.size()]
     set_seed(config.training.seed + processes.rank())
     backend = transformers_engine(
@@ -72,7 +64,12 @@ def answer_questions(
     name, quiet = path.stem.replace("_", " "), processes.rank() > 0
     with torch.no_grad(), tqdm(total=len(mine), desc=name, unit="question", disable=quiet) as bar:
         outcomes = evaluate_questions(
-            agent, backend, mine, batch_size=config.recipe.eval_batch_size, progress=bar.update
+            agent,
+            backend,
+            mine,
+            batch_size=config.recipe.eval_batch_size,
+            progress=bar.update,
+            gives_reward=task.gives_reward,
         )
     numbered = range(processes.rank(), len(questions), processes.size())
     joined = dict(processes.gather(list(zip(numbered, outcomes, strict=True))))
@@ -96,7 +93,7 @@ def sampling_config(agent: Agent, config: RunConfig, mode: str) -> GenerationCon
 
 def summary_rows(summaries: Mapping[str, Summary], share: str = _INLINE) -> tuple[list[str], Rows]:
     """Return header and rows, a row a summary: right answers or episodes solved, by hops too, rewards, each with its
-    95 % interval; then calls and format rate.
+    95 % interval; then calls, format rate, and the episodes that the environment failed, where there are any.
 
     `share` formats a number and the two ends of its interval.
     """
@@ -104,6 +101,9 @@ def summary_rows(summaries: Mapping[str, Summary], share: str = _INLINE) -> tupl
     rewarded = any(summary.reward is not None for summary in summaries.values())
     hops = sorted({hop for summary in summaries.values() for hop in summary.by_hops})
     searched = set(measures) == {"exact_match"} and not rewarded
+    failed = {
+        name: sum(summary.terminations.get(kind, 0) for kind in NOT_THE_POLICYS) for name, summary in summaries.items()
+    }
     header = [
         "",
         *(measure.replace("_", " ") for measure in measures),
@@ -111,6 +111,7 @@ def summary_rows(summaries: Mapping[str, Summary], share: str = _INLINE) -> tupl
         *["reward"] * rewarded,
         "searches" if searched else "calls",
         "format",
+        *["failed"] * any(failed.values()),
     ]
     rows = [
         [
@@ -120,6 +121,7 @@ def summary_rows(summaries: Mapping[str, Summary], share: str = _INLINE) -> tupl
             *[_mean(share, summary.reward)] * rewarded,
             f"{summary.searches:.2f}",
             f"{summary.format_rate:.3f}",
+            *[str(failed[name])] * any(failed.values()),
         ]
         for name, summary in summaries.items()
     ]

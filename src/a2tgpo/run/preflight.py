@@ -18,6 +18,7 @@ from a2tgpo.signals import Judge
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from a2tgpo.integrations.trl.config import A2TGPOConfig
     from a2tgpo.run.base_task import Task
     from a2tgpo.run.recipe import RunConfig
 
@@ -54,6 +55,7 @@ def check_run(config: RunConfig, task: Task, tokenizer: PreTrainedTokenizerBase,
         _check_hub(training.hub_token)
     if config.recipe.best_checkpoint and training.save_strategy == "no":
         raise RecipeError("best_checkpoint=True with save_strategy='no': there would be no checkpoint to choose from")
+    _check_evaluation(training)
     per_batch = updates_per_batch(training)
     if training.save_strategy == "steps" and training.save_steps % per_batch:
         console.print(
@@ -76,6 +78,15 @@ def check_construction(make_trainer: Callable[[], Any]) -> None:
         raise
     except (ImportError, NotImplementedError, ValueError) as error:
         raise RecipeError(" ".join(str(error).split())) from error
+
+
+def _check_evaluation(training: A2TGPOConfig) -> None:
+    """Refuse to go back to a checkpoint that may be gone."""
+    if training.load_best_model_at_end:
+        raise RecipeError(
+            "load_best_model_at_end=True: a run keeps the checkpoints that save_total_limit counts, the best perhaps "
+            "not among them; best_checkpoint: true evaluates those and takes the best as the final policy"
+        )
 
 
 def _check_trackers(report_to: str | list[str] | None) -> None:

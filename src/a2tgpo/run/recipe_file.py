@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from argparse import Action, ArgumentParser
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, fields
 from importlib.resources import files
 from itertools import takewhile
@@ -16,17 +17,21 @@ import yaml
 from a2tgpo.environments.loading import load_module
 from a2tgpo.errors import RecipeError, needs_extra
 from a2tgpo.processes import launched
-from a2tgpo.redact import is_secret, remember_secrets, secrets_in
+from a2tgpo.redact import is_secret, left_out, remember_secrets, secrets_in
 from a2tgpo.run.environment_keys import EnvironmentKeys, refuse_other_keys
 from a2tgpo.run.recipe import Recipe, RunConfig
 from a2tgpo.run.recipe_keys import check_keys
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
+def load_recipe(
+    name: str, overrides: Sequence[str] = (), *, without: Collection[str] = (), to_run: bool = True
+) -> RunConfig:
     """Parse a recipe with `--field value` overrides, through TRL's parser.
 
     Args:
         name: path of a YAML file, or the name of a recipe in the package, such as "hops_cpu".
+        without: keys that are passed over, in the file and among the flags.
+        to_run: refuse a recipe out of which secrets were taken; false where it is only to be compared with another.
 
     Raises:
         RecipeError: the file is missing or no mapping, or a key or flag is unknown (the message names the nearest),
@@ -36,11 +41,13 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     path = find_recipe(name)
     given = _read(path)
     overrides = import_plugins(given, overrides)
-    flags = flag_keys(overrides)
-    check_keys([*map(str, given), *flags])
+    check_keys([*map(str, given), *flag_keys(overrides)])
     remember_secrets([*secrets_in(given), *_secret_flags(overrides)])
+    given = {key: value for key, value in given.items() if key not in without}
+    overrides = _without_flags(overrides, without)
+    flags = flag_keys(overrides)
     try:
-        parser = _parser(_planned(given, overrides))
+        parser = _parser(_planned(given, overrides), without)
         for action in parser._actions:
             _check_kind(action, given.get(action.dest))
         recipe, training, model = parser.parse_args_and_config(["--config", str(path), *overrides])
@@ -51,7 +58,31 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
         raise RecipeError(f"recipe {name!r}: {error}") from error
     refuse_other_keys([*given, *flags], recipe)
     overridden = [flag if flag in values else flag.removeprefix("no_") for flag in flags]
-    return RunConfig(recipe, training, model, given | {key: values[key] for key in overridden})
+    given |= {key: values[key] for key in overridden}
+    # As mappings, in which secrets stand under their names.
+    given |= {key: getattr(recipe, key) for key in ("environment_args", "tools", "judge") if key in given}
+    if to_run and (missing := [place for place in left_out(given) if not _WORDS & {*place.split(".")}]):
+        raise RecipeError(
+            f"recipe {name!r}: {', '.join(missing)} held a secret, which was left out of this file; give the secret "
+            f"again, with {' and '.join(dict.fromkeys('--' + place.split('.')[0] for place in missing))} or in a copy "
+            "of the file, or run the recipe that the run began with"
+        )
+    return RunConfig(recipe, training, model, given)
+
+
+_WORDS = {"system_prompt", "instruction", "result_format", "rubric"}
+"""Keys of prose, in which `***` is what it looks like."""
+
+
+def _without_flags(overrides: Sequence[str], keys: Collection[str]) -> list[str]:
+    """Return the flags but those of `keys`, with their values."""
+    kept, skip = [], False
+    for word in overrides:
+        if word.startswith("--"):
+            skip = flag_keys([word])[0] in keys
+        if not skip:
+            kept.append(word)
+    return kept
 
 
 def flag_keys(overrides: Sequence[str]) -> list[str]:
@@ -99,9 +130,13 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 
 def _secret_flags(overrides: Sequence[str]) -> Iterator[str]:
-    """Yield the values of flags such as `--hub_token X` and `--hub-token=X`."""
+    """Yield the values of flags such as `--hub_token X` and `--hub-token=X`, and secrets in those that are mappings."""
     for flag, following in zip(overrides, [*overrides[1:], ""], strict=False):
         name, equals, value = flag.partition("=")
+        mapping = value if equals and flag.startswith("--") else flag
+        if mapping.lstrip().startswith("{"):
+            with suppress(yaml.YAMLError):
+                yield from secrets_in(yaml.safe_load(mapping))
         if flag.startswith("--") and is_secret(name[2:].replace("-", "_")):
             yield value if equals else following
 
@@ -226,11 +261,12 @@ def _planned(given: Mapping[str, Any], overrides: Sequence[str]) -> int | None:
     return int(str(said)) if str(said).isdigit() else None
 
 
-def _parser(processes: int | None) -> Any:
+def _parser(processes: int | None, without: Collection[str] = ()) -> Any:
     """Return TRL's parser, except that a refused value does not print two hundred flags and end the process.
 
     Args:
         processes: for how many the recipe's batches are counted; None for those that there are.
+        without: keys of the file that it passes over.
     """
     with needs_extra("trl", "a recipe"):
         from trl import ModelConfig, TrlParser
@@ -240,6 +276,9 @@ def _parser(processes: int | None) -> Any:
     class Parser(TrlParser):
         def error(self, message: str) -> Any:
             raise RecipeError(message)
+
+        def set_defaults_with_config(self, **given: Any) -> Any:
+            return super().set_defaults_with_config(**{k: v for k, v in given.items() if k not in without})
 
     if processes in (None, launched()):
         return Parser((Recipe, A2TGPOConfig, ModelConfig))

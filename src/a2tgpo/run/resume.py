@@ -48,7 +48,8 @@ def check_same_recipe(directory: RunDirectory, config: RunConfig) -> None:
         return
     environment = dict(os.environ)
     try:
-        then = load_recipe(str(directory.config))  # an absent key and its default, 1e-4 and '1e-4' are one value
+        # An absent key and its default, 1e-4 and '1e-4' are one value.
+        then = load_recipe(str(directory.config), to_run=False)
     finally:
         os.environ.clear()
         os.environ.update(environment)

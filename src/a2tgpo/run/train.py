@@ -145,14 +145,14 @@ def _go_on(
     start = updates.start
     model = load_model(start, config)
     console.print(f"policy {start}: {model.num_parameters() / 1e6:.2f} M parameters", soft_wrap=True)
-    summaries = evaluate_policy(model, agent, task.eval_questions, config, directory, "before")
+    summaries = evaluate_policy(model, agent, task, directory, "before")
     if config.training.max_steps != 0:
         updates.make(model, resume)
         if config.recipe.best_checkpoint and not processes.on_main(directory.best_checkpoint.exists):
             del model
             updates.keep_best()
         trained = load_model(str(directory.model), config)
-        summaries |= evaluate_policy(trained, agent, task.eval_questions, config, directory, "after")
+        summaries |= evaluate_policy(trained, agent, task, directory, "after")
     processes.on_main(lambda: _report(summaries, directory, console))
     return summaries
 

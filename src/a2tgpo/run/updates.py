@@ -83,7 +83,7 @@ class Updates:
         def evaluate(checkpoint: Path, name: str) -> list[Outcome]:
             path = self.directory.evaluation(f"{name}_greedy")
             model = None if processes.on_main(path.exists) else restored(checkpoint)
-            return answer_questions(model, self.agent, self.task.eval_questions, self.config, path, "greedy")
+            return answer_questions(model, self.agent, self.task, path, "greedy")
 
         best, choice = choose_checkpoint(self.directory.checkpoints, evaluate)
 
@@ -123,6 +123,7 @@ class Updates:
             load_rewards(self.config.recipe.reward, self.task.rewards),
             training,
             train_dataset=self.task.train_dataset,
+            eval_dataset=None if training.eval_strategy == "no" else self.task.eval_dataset,
             processing_class=self.agent.tokenizer,
             rollout_func=TagRollout(self.agent, self.config.recipe.rows_per_generation, sampling),
             peft_config=get_peft_config(self.config.model),

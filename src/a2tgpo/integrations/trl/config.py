@@ -247,5 +247,12 @@ _CREDIT_OPTIONS = {
 """Our name of a parameter -> the credit rule's."""
 
 
+def unread_options(method: str) -> set[str]:
+    """Return the options of per-turn credit that `method` refuses, because its rule has no such thing."""
+    row = METHODS[method]
+    names = {name for name, ours in _CREDIT_OPTIONS.items() if not _has(row, ours)}
+    return names if row.signal else names | {"process_signal", "process_reward_model", "cut_last_result"}
+
+
 def _has(method: Method, parameter: str) -> bool:
     return parameter in {f.name for f in fields(method.credit)}  # type: ignore[arg-type]

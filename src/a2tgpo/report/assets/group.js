@@ -57,12 +57,14 @@ async function card(run, rollout, turn) {
   const at = segments.findIndex((segment) => segment.turn === turn);
   const process = turn < rollout.gain.length;
   const { class: shade, style } = tint(rollout.advantage[turn]);
+  const { signal } = report.runs[run];
   const numbers = [
-    [report.runs[run].signal || "gain", process ? numeral(rollout.gain[turn], signed, 4) : "–"],
-    ["normalised", process ? numeral(rollout.normalized[turn] ?? null, signed, 2) : "–"],
-    ["accumulated", process && rollout.accumulated ? signed(rollout.accumulated[turn], 2) : "–"],
-    ["outcome", signed(rollout.outcome, 2)],
-  ];
+    signal && [signal, process ? numeral(rollout.gain[turn], signed, 4) : "–"],
+    signal && ["normalised", process ? numeral(rollout.normalized[turn] ?? null, signed, 2) : "–"],
+    signal && ["accumulated", process && rollout.accumulated ? signed(rollout.accumulated[turn], 2) : "–"],
+    (signal || isNumber(rollout.outcome)) && ["outcome", signed(rollout.outcome, 2)],
+  ].filter(Boolean);
+  const answered = process || turn < rollout.advantage.length - 1;
   const result = at >= 0 ? segments[at + 1] : undefined;
   return el(
     "section",
@@ -77,13 +79,14 @@ async function card(run, rollout, turn) {
     at < 0
       ? el("p", { class: "hint" }, `Ended after turn ${rollout.advantage.length}: ${ended(rollout) ?? "done"}.`)
       : [
-          el(
-            "dl",
-            {},
-            numbers.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
-          ),
+          numbers.length > 0 &&
+            el(
+              "dl",
+              {},
+              numbers.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
+            ),
           el("div", { class: "text", dir: "auto" }, tagged(segments[at].text)),
-          process && result && el("div", { class: "text result-text", dir: "auto" }, tagged(result.text)),
+          answered && result && el("div", { class: "text result-text", dir: "auto" }, tagged(result.text)),
         ],
   );
 }
