@@ -8,8 +8,6 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 
-os.environ |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu"}
-
 _begin = PartialState.__init__
 
 
@@ -21,5 +19,7 @@ def _backend(*_: Any, **__: Any) -> tuple[str, DistributedType]:
     return "gloo", DistributedType.MULTI_GPU
 
 
-PartialState.__init__ = _joined
-PartialState._prepare_backend = _backend
+if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":  # and not where the recipe that names this is only read
+    os.environ |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu"}
+    PartialState.__init__ = _joined
+    PartialState._prepare_backend = _backend

@@ -20,7 +20,7 @@ from a2tgpo.files import UNFINISHED, new_folder
 from a2tgpo.integrations.trl.callbacks import MetricsFile, replace_progress
 from a2tgpo.integrations.trl.rollout_func import TagRollout
 from a2tgpo.integrations.trl.trainer import A2TGPOTrainer
-from a2tgpo.integrations.trl.whole_policy import check_strategy, whole_policy
+from a2tgpo.integrations.trl.whole_policy import check_strategy, part_with_deepspeed, whole_policy
 from a2tgpo.pipeline.plugins import load_rewards, load_turn_signal
 from a2tgpo.rollout.agent import Agent
 from a2tgpo.run.base_task import Task
@@ -117,6 +117,7 @@ class Updates:
         if training.hub_token is not None:  # training_args.bin, in every checkpoint, would hold it
             os.environ["HF_TOKEN"], training.hub_token = training.hub_token, None
         sampling = training.resolve_method().sampling
+        part_with_deepspeed()
         trainer = A2TGPOTrainer(
             model,
             load_rewards(self.config.recipe.reward, self.task.rewards),

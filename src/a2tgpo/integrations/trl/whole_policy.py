@@ -30,6 +30,15 @@ def save_whole(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Pat
     processes.on_main(lambda: tokenizer.save_pretrained(folder))
 
 
+def part_with_deepspeed() -> None:
+    """Let another trainer of this process have DeepSpeed, which accelerate gives to the first alone: a warm start's."""
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
+
+    if AcceleratorState._shared_state and AcceleratorState().distributed_type == DistributedType.DEEPSPEED:
+        AcceleratorState._reset_state()
+
+
 def check_stage() -> None:
     """Refuse DeepSpeed ZeRO-3 before a model is opened, which it would spread over the processes at once.
 
