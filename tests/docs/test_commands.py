@@ -13,8 +13,15 @@ from a2tgpo.run.recipe_file import load_recipe
 from tests.docs.test_pages import PAGES, ROOT
 
 FILE = re.compile(r"(tests|docs|scripts|recipes|src|examples|benchmarks)/[\w./-]+|\w+/[\w./-]+\.py")
-STANDS_FOR = {"M": "a2tgpo", "S": "0", "RECIPE": "hops_cpu", "RECIPE.yaml": "hops_cpu"}
-"""Letters and words that stand for something of the reader's."""
+STANDS_FOR = {
+    "M": "a2tgpo",
+    "S": "0",
+    "NAME": "hops_cpu",
+    "RECIPE": "hops_cpu",
+    "RECIPE.yaml": "hops_cpu",
+    "guess.yaml": "hops_cpu",
+}
+"""Letters, words and a page's own recipe that stand for something of the reader's."""
 
 
 def commands(text: str) -> list[str]:
