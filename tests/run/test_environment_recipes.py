@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import gzip
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -324,7 +327,10 @@ def test_a_run_with_native_tool_calls(tmp_path: Path, speller: Path, capsys: pyt
     again = read_outcomes(RunDirectory(tmp_path / "eval").evaluation("eval_greedy"))
     assert [o.text for o in again] == [o.text for o in read_outcomes(directory.evaluation("after_greedy"))]
     assert main(["report", str(directory.root), "-o", str(tmp_path / "report.html")]) == 0
-    assert "guess" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    blocks = re.findall(r'data-block="[^"]*">([^<]*)<', page)
+    texts = [gzip.decompress(base64.b64decode(block)).decode() for block in blocks]
+    assert any("<tool_call>" in text and "guess" in text for text in texts)
 
 
 def test_evaluation_during_training(tmp_path: Path, policy: Path) -> None:
