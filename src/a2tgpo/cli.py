@@ -10,9 +10,11 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import a2tgpo
@@ -42,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     silence_imports()
     from rich.console import Console
 
+    sigterm = _SigTerm()
     try:
+        sigterm.begin()
         processes.check_launcher()
         if (several := processes.launched()) > 1 and rest[0] != "train":
             raise RecipeError(f"`a2tgpo {rest[0]}` runs in one process, and a launcher started {several}; train can")
@@ -51,17 +55,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         console = Console(quiet=not processes.is_main())
         return int(arguments.run(arguments, [*overrides, *_plugins(imports, rest[0])], console))
     except KeyboardInterrupt as interrupt:
-        status = 128 + getattr(interrupt, "signum", signal.SIGINT)
+        status = 128 + (signal.SIGTERM if sigterm.came else getattr(interrupt, "signum", signal.SIGINT))
         _say(f"\ninterrupted: {interrupt or 'nothing more was saved'}")
         ending: BaseException = interrupt
     except Exception as error:
         status = _explain(error)
         ending = error
+    finally:
+        sigterm.end()
     if KEPT in getattr(ending, "__notes__", ()):
         program = "LAUNCHER -m a2tgpo" if processes.launched() > 1 else "a2tgpo"
         again = shlex.join([*_without_resume(given), "--resume_from_checkpoint", "true"])
         _say(f"continue with: {program} {again}")
     return status
+
+
+class _SigTerm:
+    """Let SIGTERM, which Slurm and Docker send, end a command as Ctrl-C does wherever nothing else waits for it.
+
+    Attributes:
+        came: whether it came.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._before: Any = None
+        self._handles = threading.current_thread() is threading.main_thread()  # Python lets no other thread
+
+    def begin(self) -> None:
+        if self._handles:
+            self._before = signal.signal(signal.SIGTERM, self._interrupt)
+
+    def end(self) -> None:
+        if self._handles:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        self.came = True
+        raise KeyboardInterrupt
 
 
 def _explain(error: Exception) -> int:

@@ -21,7 +21,7 @@ from a2tgpo.compare.matrix import Matrix
 from a2tgpo.compare.schedule import run_cells
 from a2tgpo.run.recipe_file import load_recipe
 from tests.compare import stand_in
-from tests.compare.test_schedule import PROGRAM, updates, wait_for
+from tests.compare.test_schedule import PROGRAM, notes, updates, wait_for
 from tests.run.parts import save_policy, write_recipe
 
 METHODS = ("grpo", "a2tgpo")
@@ -201,16 +201,20 @@ def test_a_secret_in_the_recipe_is_for_its_owner(played: Matrix, tmp_path: Path)
     assert played.recipe.stat().st_mode & 0o777 == 0o600
 
 
-def test_ctrl_c_says_how_to_go_on(played: Matrix, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Exit 130 with one sentence, and no table of half a comparison."""
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_says_how_to_go_on(
+    played: Matrix, tmp_path: Path, capfd: pytest.CaptureFixture[str], signum: signal.Signals
+) -> None:
+    """Exit 130 or 143 with one sentence, no run left behind, and no table of half a comparison."""
     (tmp_path / "hold").touch()
     process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(compare(played)))
     process.start()
     wait_for(lambda: bool(updates(played.cell("grpo", 0))))
     assert process.pid is not None
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, signum)
     process.join()
-    assert process.exitcode == 130
+    assert process.exitcode == 128 + signum
+    assert notes(played, "interrupted") == ["grpo/seed_0"]
     error = capfd.readouterr().err
     assert error == "\ninterrupted: runs keep their checkpoints; the same command goes on\n"
     assert not (played.root / "summary.json").exists()

@@ -224,6 +224,24 @@ def test_an_interrupted_run_continues(
     assert len(list((run / "rollouts").glob("step_*.jsonl"))) == 10
 
 
+def test_sigterm_in_the_warm_start_says_how_to_go_on(
+    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What Slurm and Docker send ends a part that keeps no checkpoint as Ctrl-C does, with 143; afterwards the signal
+    has its old meaning."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminated(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("a2tgpo.run.warm_start.replace_progress", terminated)
+    recipe = write_recipe(tmp_path / "recipe.yaml", policy, warm_start_steps=6, max_steps=10)
+    assert main(["train", str(recipe)]) == 143
+    said = capsys.readouterr().err
+    assert "interrupted" in said and " ".join(RESUME) in said and "Traceback" not in said
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_an_interrupt_in_the_last_step_costs_nothing(
     tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
