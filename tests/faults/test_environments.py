@@ -74,8 +74,8 @@ BAD = [
     ("step", None, "step returned NoneType"),
     ("step", StepResult(None), "returned the observation NoneType"),  # type: ignore[arg-type]
     ("step", StepResult("x", float("nan")), "returned the reward float nan"),
-    ("get_reward", float("nan"), "get_reward returned nan"),
-    ("get_reward", "much", "get_reward returned 'much'"),
+    ("get_reward", float("nan"), "get_reward returned float nan"),
+    ("get_reward", "much", "get_reward returned str 'much'"),
     ("answer", b"42", "neither text nor a number"),
     ("answer", object(), "neither text nor a number"),
     ("reset", "x" * 10_000_000, "is longer than max_prompt_tokens=200"),

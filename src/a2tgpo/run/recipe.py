@@ -180,9 +180,10 @@ class Recipe(EnvironmentKeys):
         for name in ("world_correlation", "stops_early", "wrong_hop"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise RecipeError(f"{name}={value}: must be from 0 to 1")
-        for name in ("search_timeout_s", "warm_start_learning_rate"):
-            if not 0 < (value := getattr(self, name)) < math.inf:
-                raise RecipeError(f"{name}={value}: must be above 0")
+        if not 0 < self.search_timeout_s < math.inf:
+            raise RecipeError(f"search_timeout_s={self.search_timeout_s}: must be above 0")
+        if not 0 <= self.warm_start_learning_rate < math.inf:  # 0 trains nothing and logs the loss
+            raise RecipeError(f"warm_start_learning_rate={self.warm_start_learning_rate}: must be 0 or more")
         for name in ("hops", "warm_start_hops"):
             if not (values := getattr(self, name)) or min(values) < 1:
                 raise RecipeError(f"{name}={values}: give one or more hop counts, from 1")
