@@ -12,7 +12,7 @@ from a2tgpo.report.terms import CreditSettings, add_terms
 from tests.report.runs import write_run
 
 
-def by_hand(path: Path, advantage: list[list[float]], **recipe: float) -> RunData:
+def by_hand(path: Path, advantage: list[list[float]], **recipe: float | str) -> RunData:
     """Two rollouts of one question: normalised gains (1, 0.5) and (−1), rewards 1 and 0."""
     write_run(path, batches=1, questions=1, rollouts=2, updates=False, **recipe)
     file = path / "rollouts" / "step_000000.jsonl"
@@ -38,6 +38,18 @@ def test_terms_by_hand(tmp_path: Path) -> None:
     discounted = (1 + 0.5 * 0.5) / 2**0.5
     run = by_hand(tmp_path / "b", [[0.3 * discounted + 1, 1.15, 1.0], [-1.3, -1.0]], gain_alpha=0.3, turn_gamma=0.5)
     assert run.batches[0].rollouts[0].terms is not None and run.notices == []
+
+
+def test_terms_of_a_baseline_that_goes_on(tmp_path: Path) -> None:
+    """Gains (0.2, 0.1) and (−0.2): with "absorbing" the second rollout has a 0 at depth 2. Both depths are then ±1, the
+    second's last turn has −1 of process credit, its first (−1 − 1)/√2; by the method's row, and by the recipe's key."""
+    root = 2**0.5
+    for name, recipe in (("row", {"method": "a2tgpo-absorbing"}), ("key", {"turn_baseline": "absorbing"})):
+        run = by_hand(tmp_path / name, [[root + 1, 2.0, 1.0], [-root - 1, -2.0]], **recipe)
+        first, second = run.batches[0].rollouts
+        assert first.terms is not None and second.terms is not None and run.notices == []
+        assert first.terms.accumulated == pytest.approx([root, 1.0], abs=1e-4)
+        assert second.terms.accumulated == pytest.approx([-root, -1.0], abs=1e-4)
 
 
 def test_another_rule_has_no_terms(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ ENDED_WELL = ("answered", "environment_done")
 
 @dataclass(frozen=True)
 class Terms:
-    """Hold the parts of the advantage: Â = α·accumulated + outcome, the first per process turn."""
+    """Hold the parts of the advantage: Â = α·accumulated + outcome, the first per turn that process credit reaches: the
+    process turns, and with the baselines "absorbing" and "active" the one that stopped."""
 
     accumulated: list[float]
     outcome: float

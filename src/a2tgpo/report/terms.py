@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from a2tgpo.core import accumulate, normalize_outcome
-from a2tgpo.core.groups import Std
+from a2tgpo.core import accumulate, normalize_outcome, normalize_turn_groups
+from a2tgpo.core.groups import Baseline, Pool, Std, compared_turns
+from a2tgpo.core.turn_group import TurnGroupCredit
 from a2tgpo.methods import METHODS
-from a2tgpo.report.logged_rollout import Batch, Rollout, Terms
+from a2tgpo.report.logged_rollout import Batch, Terms
 from a2tgpo.report.run_data import RunData
 
 _TOLERANCE = 1e-3
@@ -26,11 +27,15 @@ class CreditSettings:
     alpha: float
     rescale: bool
     std: Std
+    baseline: Baseline = "survivors"
+    pool: Pool = "turn"
+    std_floor: float = 1e-6
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> CreditSettings:
         method = METHODS.get(str(config.get("method") or "a2tgpo"))
         credit = method.credit if method else None
+        rule = credit if isinstance(credit, TurnGroupCredit) else TurnGroupCredit()
 
         def number(key: str, name: str) -> float:
             value = config.get(key)
@@ -41,6 +46,9 @@ class CreditSettings:
             alpha=number("gain_alpha", "alpha"),
             rescale=bool(getattr(credit, "rescale", True)),
             std=getattr(credit, "std", "population"),
+            baseline=config.get("turn_baseline") or rule.baseline,
+            pool=rule.pool,
+            std_floor=number("std_floor", "std_floor") if credit is rule else rule.std_floor,
         )
 
 
@@ -64,27 +72,40 @@ def add_terms(run: RunData) -> None:
 def _add_to(batch: Batch, settings: CreditSettings) -> None:
     rollouts = batch.rollouts
     width = max(1, *(max(len(rollout.advantage), rollout.n_process) for rollout in rollouts))
-    is_process = torch.arange(width) < torch.tensor([[rollout.n_process] for rollout in rollouts])
     number = {group: i for i, group in enumerate(dict.fromkeys(rollout.group for rollout in rollouts))}
+    group = torch.tensor([number[rollout.group] for rollout in rollouts])
     rewards = [float("nan") if rollout.reward is None else rollout.reward for rollout in rollouts]
-    normalized = _padded(rollouts, width)
-    process = accumulate(normalized, is_process, gamma=settings.gamma, rescale=settings.rescale)
-    outcome = normalize_outcome(
-        torch.tensor(rewards, dtype=torch.float64),
-        torch.tensor([number[rollout.group] for rollout in rollouts]),
-        valid=torch.tensor([r.valid and math.isfinite(reward) for r, reward in zip(rollouts, rewards, strict=True)]),
-        std=settings.std,
-    )
+    valid = torch.tensor([r.valid and math.isfinite(reward) for r, reward in zip(rollouts, rewards, strict=True)])
+    is_process = torch.arange(width) < torch.tensor([[rollout.n_process] for rollout in rollouts])
+    normalized, compared = _padded([rollout.normalized_gain for rollout in rollouts], width), is_process
+    if settings.baseline != "survivors":  # the sums go on beside a rollout's own turns, where nothing is logged
+        counted = is_process & valid[:, None]
+        is_turn = torch.arange(width) < torch.tensor([[len(rollout.advantage)] for rollout in rollouts])
+        normalized = normalize_turn_groups(
+            _padded([rollout.gain for rollout in rollouts], width),
+            counted,
+            group,
+            pool=settings.pool,
+            baseline=settings.baseline,
+            eps=settings.std_floor,
+            valid=valid,
+            is_turn=is_turn,
+        )
+        compared = compared_turns(counted, group, valid, settings.baseline, is_turn)
+    credited = is_process | compared
+    process = accumulate(normalized, credited, gamma=settings.gamma, rescale=settings.rescale, counted=compared)
+    outcome = normalize_outcome(torch.tensor(rewards, dtype=torch.float64), group, valid=valid, std=settings.std)
     expected = settings.alpha * process + outcome[:, None]
     for i, rollout in enumerate(rollouts):
+        n_turns = len(rollout.advantage)
         logged = torch.tensor(rollout.advantage, dtype=torch.float64)
-        if not rollout.valid or torch.allclose(expected[i, : len(logged)], logged, atol=_TOLERANCE):
-            rollout.terms = Terms(process[i, : rollout.n_process].tolist(), outcome[i].item())
+        if not rollout.valid or torch.allclose(expected[i, :n_turns], logged, atol=_TOLERANCE):
+            n_credited = int(credited[i, : max(n_turns, rollout.n_process)].sum())
+            rollout.terms = Terms(process[i, :n_credited].tolist(), outcome[i].item())
 
 
-def _padded(rollouts: list[Rollout], width: int) -> Tensor:
-    padded = torch.zeros(len(rollouts), width, dtype=torch.float64)
-    for i, rollout in enumerate(rollouts):
-        values = torch.tensor(rollout.normalized_gain, dtype=torch.float64)
-        padded[i, : len(values)] = values
+def _padded(values: list[list[float]], width: int) -> Tensor:
+    padded = torch.zeros(len(values), width, dtype=torch.float64)
+    for i, of_turns in enumerate(values):
+        padded[i, : len(of_turns)] = torch.tensor(of_turns, dtype=torch.float64)
     return padded
