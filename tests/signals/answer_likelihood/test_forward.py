@@ -1,5 +1,8 @@
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,6 +16,7 @@ from a2tgpo.signals.answer_likelihood import (
     output_head,
     plain_forward,
 )
+from a2tgpo.signals.answer_likelihood.forward import Pick
 
 
 @pytest.fixture
@@ -228,3 +232,27 @@ def test_temperature_must_be_positive(make_model):
     """Zero would divide by zero; the error says what 1.0 does."""
     with pytest.raises(ValueError, match="temperature is 0"):
         plain_forward(make_model("llama"), temperature=0)
+
+
+def test_rows_picked_twice_have_one_gradient() -> None:
+    """The gradient of 4,000 rows picked from 200, in two threads: indexing's own to rounding, and the same to the last
+    bit in each of thirty passes."""
+    draw = torch.Generator().manual_seed(0)
+    rows, weight = torch.randn(900, 128, generator=draw), torch.randn(4000, 128, generator=draw)
+    index = torch.randint(0, 200, (4000,), generator=draw)
+
+    def gradient(pick: Callable[[Tensor], Tensor]) -> Tensor:
+        leaf = rows.clone().requires_grad_()
+        (pick(leaf) * weight).sum().backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = [gradient(lambda leaf: Pick.apply(leaf, index)) for _ in range(30)]
+        torch.testing.assert_close(found[0], gradient(lambda leaf: leaf[index]))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0], one) for one in found)
+    assert torch.equal(Pick.apply(rows, index), rows[index])

@@ -17,7 +17,7 @@ from a2tgpo.signals.answer_likelihood.output_head import OutputHead, backbone_of
 from a2tgpo.signals.answer_likelihood.trajectories import IGNORED
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Integer
+    from jaxtyping import Float, Int, Integer
 
 
 class LabelLogps(Protocol):
@@ -140,7 +140,12 @@ def fused_reading(
         seen.append(module)
         hidden = output.last_hidden_state
         # A model split over devices (`device_map`) ends on another one than it starts on.
-        output.last_hidden_state = hidden[tuple(place.to(hidden.device) for place in places)][None]
+        row, column = (place.to(hidden.device) for place in places)
+        if locate is not None and hidden.device.type == "cpu":  # rows that share a place pick it several times
+            read = Pick.apply(hidden.flatten(0, 1), row * hidden.size(1) + column)
+        else:
+            read = hidden[row, column]
+        output.last_hidden_state = read[None]
         return output
 
     backbone = backbone_of(causal_model(model))
@@ -168,6 +173,31 @@ def fused_reading(
 
     entropies = None if output.entropy is None else placed(output.entropy)
     return FusedReading(placed(output.log_probs), entropies, output.aux_loss if aux_loss else None)
+
+
+class Pick(torch.autograd.Function):
+    """Pick rows of a matrix, some of them several times, and add up their gradients in one order on every run.
+
+    Indexing adds them in the order in which the threads of a CPU come by, so that a seed would not repeat its numbers.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Float[Tensor, "M H"], index: Int[Tensor, " N"]) -> Float[Tensor, "N H"]:
+        ctx.save_for_backward(index)
+        ctx.shape = rows.shape
+        return rows[index]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Float[Tensor, "M H"], None]:
+        (index,), (picked,) = ctx.saved_tensors, gradients
+        total = picked.new_zeros(ctx.shape)
+        order = index.argsort(stable=True)
+        starts = torch.cat([order.new_zeros(1), index[order].diff().ne(0).nonzero()[:, 0] + 1])
+        sizes = torch.cat([starts[1:], starts.new_tensor([len(index)])]) - starts
+        for time in range(int(sizes.max())):  # the first of each row, the second, …: each row once in each
+            which = order[starts[sizes > time] + time]
+            total[index[which]] += picked[which]
+        return total, None
 
 
 def _readings(labels: Integer[Tensor, "B L"], device: torch.device) -> list[Integer[Tensor, " N"]]:
