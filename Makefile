@@ -1,5 +1,5 @@
 # Two commands, each on a fresh machine with Python 3.11+ and make:
-#   make demo   trains a search agent on two CPU cores in about five minutes and prints what it learned
+#   make demo   trains a search agent on two CPU cores in three to five minutes and prints what it learned
 #   make test   runs the tests
 # PYTHON=python3.12 picks another interpreter, VENV=... another place for the environment.
 
