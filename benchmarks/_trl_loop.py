@@ -39,7 +39,7 @@ def closing_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 QueryOf = Callable[[list[int]], str | None]
-"""What a turn searches for, None where it does not search, from its tokens."""
+"""Read from the tokens of a turn which words it searches for; None where it does not search."""
 
 
 def search_tool(agent: SearchAgent) -> Callable[[str], str]:

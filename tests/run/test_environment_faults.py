@@ -20,6 +20,7 @@ from a2tgpo.pipeline.rollout_log import RolloutRecord
 from a2tgpo.run.directory import RunDirectory
 from tests.evaluate.chat_server import ChatServer, Request, Response, Says
 from tests.run.faulty_environments import FAILURES, HARMLESS
+from tests.run.parts import SMALL
 from tests.signals.test_judge import record
 from tests.signals.test_verdict import scored
 
@@ -28,8 +29,8 @@ SERVER = Path(__file__).parents[1] / "environments" / "mcp_server.py"
 
 
 def recipe(folder: Path, **changes: Any) -> Path:
-    """Two updates of GiGPO by `Faulty`, of two rollouts of each of some rows, with `changes`; None takes a key out."""
-    keys: dict[str, Any] = dict(
+    """An update of GiGPO by `Faulty`, of two rollouts of each of some rows, with `changes`; None takes a key out."""
+    keys: dict[str, Any] = SMALL | dict(
         model_name_or_path="a2tgpo:guess-number",
         output_dir=str(folder / "run"),
         environment=f"{HERE}:Faulty",
@@ -43,17 +44,8 @@ def recipe(folder: Path, **changes: Any) -> Path:
         max_completion_length=128,
         observation_tokens=16,
         max_searches=3,
-        num_generations=2,
         per_device_train_batch_size=2 * (len(FAILURES) + len(HARMLESS)),
-        gradient_accumulation_steps=1,
         max_steps=1,
-        lr_scheduler_type="constant",
-        gradient_checkpointing=False,
-        use_cpu=True,
-        bf16=False,
-        logging_steps=1,
-        save_steps=1,
-        report_to="none",
     )
     path = folder / "recipe.yaml"
     kept = {key: value for key, value in (keys | changes).items() if value is not None}

@@ -35,7 +35,7 @@ micro-batches without a token of the policy do not dilute the mean."""
 TOKENS, ROLLOUTS = f"{DIAGNOSTIC}tokens", f"{DIAGNOSTIC}rollouts"
 
 _WHERE_PRESENT = {"token_weight": TOKEN_WEIGHT, LOG_LINE: LOG_LINE}
-"""What `micro_batch_loss` or the log reads -> column."""
+"""Name the columns of what `micro_batch_loss` or the log reads."""
 
 _OVER_ROLLOUTS = ("clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean")
 """Means over rollouts where the ratio is the sequence's, else over tokens."""
