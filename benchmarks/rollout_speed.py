@@ -10,11 +10,15 @@ closing tags are single tokens; without it the recipe's warm start is made first
 A second table looks at one turn alone: transformers' own continuous batching (`generate_batch`, paged cache) has no
 stop strings and no budget per row, so it is compared where neither matters, on contexts and turns of fixed length. Its
 cache is sized for them; left to itself it takes most of the machine's memory at every call.
+
+A third has a model with linear attention (four layers of Qwen3.5's build, random weights): conversations whose prompts,
+turns and observations differ in length, by `generate` anew at every turn and with kept keys and states.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +37,7 @@ from transformers import (
     ContinuousBatchingConfig,
     GenerationConfig,
     PreTrainedModel,
+    Qwen3_5TextConfig,
     set_seed,
 )
 
@@ -109,6 +114,7 @@ def rollout_cases(arguments: argparse.Namespace, folder: Path) -> Iterator[Case]
     yield Case(size, seconds, TRL, per_second | _floors(model, rollouts, device), facts)
     rows, context, new = (4, 8, 3) if arguments.smoke else (16, 200, 24)
     yield turn_case(model, tokenizer, rows, context, new, arguments.repeats)
+    yield states_case(tokenizer, *((2, 2) if arguments.smoke else (16, 4)), arguments)
 
 
 def _floors(model: PreTrainedModel, rollouts: Completions, device: torch.device) -> dict[str, str]:
@@ -148,6 +154,58 @@ def turn_case(model: PreTrainedModel, tokenizer: Any, rows: int, context: int, n
     assert sorted(turns["generate"]) == sorted(turns["generate_batch"]), "generate and generate_batch differ"
     seconds = measure({name: partial(_run, way) for name, way in ways.items()}, model.device, repeats=repeats)
     return Case(f"one turn: {rows} rows of {context} + {new} tokens", seconds, "generate")
+
+
+def states_case(tokenizer: Any, rows: int, n_turns: int, arguments: argparse.Namespace) -> Case:
+    """Time greedy conversations of a model with linear attention, whose lengths are drawn once for both engines."""
+    torch.manual_seed(0)
+    config = Qwen3_5TextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        linear_num_key_heads=4,
+        linear_num_value_heads=4,
+        linear_key_head_dim=64,
+        linear_value_head_dim=64,
+        initializer_range=0.1,  # far enough from 0 for the likeliest token to be one
+    )
+    model = AutoModelForCausalLM.from_config(config).eval().to(arguments.device)
+    pad = tokenizer.pad_token_id
+    greedy = GenerationConfig(do_sample=False, suppress_tokens=[pad], eos_token_id=-1, pad_token_id=pad)
+    draw = random.Random(0)
+
+    def piece(fewest: int, most: int) -> Continuation:
+        ids = [draw.randrange(20, 200) for _ in range(draw.randint(fewest, most))]
+        return Continuation(ids, draw.randint(15, 30))
+
+    said = [[piece(60, 120), *(piece(70, 140) for _ in range(n_turns - 1))] for _ in range(rows)]
+
+    def played(engine: GenerationEngine) -> list[list[list[int]]]:
+        written: list[list[list[int]]] = [[] for _ in range(rows)]
+
+        def take_turns(turns: dict[int, Turn]) -> dict[int, Continuation]:
+            for row, turn in turns.items():
+                written[row].append(turn.ids)
+            return {row: said[row][len(written[row])] for row in turns if len(written[row]) < n_turns}
+
+        engine([pieces[0] for pieces in said], take_turns)
+        return written
+
+    engines: dict[str, GenerationEngine] = {
+        GENERATE: HFGenerateEngine(model, tokenizer, greedy, STOP_STRINGS),
+        REUSE: KVCacheEngine(model, tokenizer, Sampler(model, greedy), STOP_STRINGS),
+    }
+    assert played(engines[GENERATE]) == played(engines[REUSE]), "generate and kept states differ"
+    seconds = measure(
+        {name: partial(_run, partial(played, engine)) for name, engine in engines.items()},
+        model.device,
+        repeats=arguments.repeats,
+    )
+    return Case(f"linear attention: {rows} rows of {n_turns} turns", seconds, GENERATE)
 
 
 def _run(way: Callable[[], Any]) -> None:

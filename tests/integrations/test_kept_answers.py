@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig, set_seed
 from trl.models.utils import disable_gradient_checkpointing
 
 from a2tgpo import A2TGPOTrainer
@@ -50,13 +52,19 @@ class Talkative(Library):
     last_word = "Come again."
 
 
-def trainer(tmp_path: Path, peft_config: Any = None, library: type[Library] = Library, **changes: Any) -> A2TGPOTrainer:
+def trainer(
+    tmp_path: Path,
+    peft_config: Any = None,
+    library: type[Library] = Library,
+    make: Callable[[Any], Any] = tiny_llama,
+    **changes: Any,
+) -> A2TGPOTrainer:
     """A random policy on two questions, generating through our own loop."""
     tokenizer = qwen_tokenizer()
     limits = RolloutLimits(max_completion_tokens=400, max_turn_tokens=12)
     environment = EnvironmentPool(library)
     agent = Agent(tokenizer, environment, limits, protocol=AlwaysSearching(tokenizer, environment.tools))
-    model = tiny_llama(tokenizer)
+    model = make(tokenizer)
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -174,6 +182,44 @@ def test_the_reference_of_adapters_is_their_base(tmp_path: Path) -> None:
     made = trainer(tmp_path, lora, gradient_checkpointing=True, process_signal="reference")
     made.train()
     assert math.isfinite(made.state.log_history[0]["gain/turn_1"])
+
+
+def linear_attention(tokenizer: Any) -> Qwen3_5ForCausalLM:
+    """A random model of Qwen3.5's build: a layer of linear attention and one of attention."""
+    set_seed(0)
+    return Qwen3_5ForCausalLM(
+        Qwen3_5TextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            layer_types=["linear_attention", "full_attention"],
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            linear_num_key_heads=2,
+            linear_num_value_heads=2,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def test_states_are_kept_over_turns_and_answers_scored_by_a_pass(tmp_path: Path, assigned: list[Recorded]) -> None:
+    """A model with linear attention writes its rollouts from kept states, which no longer know the turn boundaries: the
+    answers take a pass, also with one update a batch."""
+    made = trainer(tmp_path, make=linear_attention)
+    made.model.train()
+    made.current_gradient_accumulation_steps = 1
+    made._generate_and_score_completions([dict(made.train_dataset[i // 4]) for i in range(8)])
+    rollout_func: Any = made.rollout_func
+    assert isinstance(rollout_func._generator, KVCacheEngine)
+    (recorded,) = assigned
+    expected = expected_of(made, recorded.batch)
+    torch.testing.assert_close(recorded.signals.likelihood, expected.likelihood, atol=1e-4, rtol=0)
+    assert recorded.batch.boundaries.exists.sum(1).max() > 1
 
 
 def test_training_goes_on_from_what_generation_read(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from a2tgpo import A2TGPOTrainer
 from a2tgpo.integrations.trl import tool_loop as tool_turns
 from a2tgpo.integrations.trl.tool_loop import ToolLoopCache
-from a2tgpo.rollout.slot_cache import Chunk
+from a2tgpo.rollout.slot_layout import Chunk
 from tests.integrations.parts import Recorded, config, questions, qwen_tokenizer, tiny_llama
 from tests.integrations.test_kept_answers import expected_of
 from tests.rollout.test_kv_cache_engine import count_reading

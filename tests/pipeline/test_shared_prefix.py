@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import nullcontext
 from typing import Any
 
@@ -181,7 +182,7 @@ def test_rows_that_begin_alike_and_are_not_packed_are_named_once(
 ) -> None:
     """Old log-probabilities in bfloat16, whose rounding the ratio would see; windows; a width that an engine set. The
     reason is logged at the first micro-batch that would have been packed, not at one that shares nothing nor later."""
-    monkeypatch.setattr(likelihood, "_told", set())
+    monkeypatch.setattr(likelihood, "_looks", Counter())
     model = made()
 
     def told(rollouts: list[tuple[list[int], list[int]]]) -> list[str]:
@@ -199,6 +200,18 @@ def test_rows_that_begin_alike_and_are_not_packed_are_named_once(
     (message,) = told(TREE[:4])
     assert reason in message
     assert not told(TREE[:4])
+
+
+def test_nobody_looks_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rows are not packed and none begin alike, they are compared in the first micro-batches and then no more."""
+    monkeypatch.setattr(likelihood, "_looks", Counter())
+    find, looks = SharedPrefix.find, []
+    monkeypatch.setattr(SharedPrefix, "find", lambda *args: looks.append(args) or find(*args))
+    columns = micro_batch([([5 + i], [9 + i, i]) for i in range(4)])
+    model = policy()
+    for _ in range(40):
+        read_update(model, columns, columns["completion_mask"].bool(), nullcontext, share=False)
+    assert 0 < len(looks) < 40
 
 
 def test_half_precision_is_packed_where_the_ratio_is_to_itself() -> None:

@@ -14,13 +14,16 @@ import torch
 from scipy.stats import chisquare, ks_2samp
 from transformers import (
     AutoModelForCausalLM,
+    DynamicCache,
     GenerationConfig,
     GPT2Config,
     Lfm2Config,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3MoeConfig,
+    RwkvConfig,
 )
 
 from a2tgpo.rollout import conversation
@@ -29,7 +32,8 @@ from a2tgpo.rollout.engine import Continuation, GenerationEngine, Turn
 from a2tgpo.rollout.hf_generate_engine import HFGenerateEngine, transformers_engine
 from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 from a2tgpo.rollout.protocol import STOP_STRINGS
-from a2tgpo.rollout.slot_cache import Chunk, SlotCache
+from a2tgpo.rollout.slot_cache import SlotCache
+from a2tgpo.rollout.slot_layout import Chunk
 from tests.integrations.parts import qwen_tokenizer, tiny_llama
 
 SMALL = dict(
@@ -44,13 +48,23 @@ SMALL = dict(
     eos_token_id=None,
     pad_token_id=None,
 )
-SHAPE = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 ARCHITECTURES = {
     "qwen3": Qwen3Config(**SMALL),
     "qwen3-moe": Qwen3MoeConfig(
         **SMALL, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, output_router_logits=True
     ),
     "gpt2": GPT2Config(vocab_size=265, n_embd=32, n_layer=2, n_head=4, n_positions=512, bos_token_id=None),
+}
+WITH_STATES = {
+    "lfm2": Lfm2Config(**SMALL, layer_types=["conv", "full_attention"]),
+    "qwen3.5": Qwen3_5TextConfig(
+        **SMALL,
+        layer_types=["linear_attention", "full_attention"],
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+    ),
 }
 
 
@@ -63,7 +77,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def random_model(name: str, attention: str = "sdpa") -> Any:
     """A random model whose weights are large enough for its greedy text to wander."""
     torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(ARCHITECTURES[name], attn_implementation=attention).eval()
+    model = AutoModelForCausalLM.from_config((ARCHITECTURES | WITH_STATES)[name], attn_implementation=attention).eval()
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.3)
@@ -125,13 +139,17 @@ class Conversations:
         ("qwen3-moe", "sdpa", 64),
         ("gpt2", "eager", 5),
         ("gpt2", "sdpa", 64),
+        ("lfm2", "sdpa", 5),
+        ("qwen3.5", "sdpa", 64),
+        ("qwen3.5", "eager", 5),
     ],
 )
 def test_conversations_equal_those_read_anew_at_every_turn(
     tokenizer: Any, name: str, attention: str, n_slots: int
 ) -> None:
     """Greedy conversations of up to four turns, on rotary and on learned positions, with grouped queries and experts,
-    are token by token those of `generate` on the whole context; so too where rows must wait for a slot."""
+    behind convolutions and linear attention, are token by token those of `generate` on the whole context; so too where
+    rows must wait for a slot."""
     model, config = random_model(name, attention), sampling(tokenizer)
     backends = [
         KVCacheEngine(model, tokenizer, Sampler(model, config), STOP_STRINGS, n_slots, waiting_share)
@@ -244,8 +262,8 @@ def test_first_tokens_have_the_models_probabilities(tokenizer: Any) -> None:
 def test_an_engine_is_chosen_by_what_it_can_serve(
     tokenizer: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model whose layers keep a state, and sampling that looks at a row's length, are left to `generate`, and the
-    log says why; everything else reuses its KV cache."""
+    """A model that keeps a state elsewhere than in the cache, and sampling that looks at a row's length, are left to
+    `generate`, and the log says why; everything else reuses its KV cache."""
     model = tiny_llama(tokenizer)
     plain = transformers_engine(model, tokenizer, sampling(tokenizer, do_sample=True, top_p=0.9), STOP_STRINGS)
     assert isinstance(plain, KVCacheEngine)
@@ -255,11 +273,12 @@ def test_an_engine_is_chosen_by_what_it_can_serve(
     beams = sampling(tokenizer, num_beams=2)
     assert isinstance(transformers_engine(model, tokenizer, beams, STOP_STRINGS), HFGenerateEngine)
     sliding = Qwen3Config(**SMALL, use_sliding_window=True, sliding_window=8, max_window_layers=0)
-    convolution = Lfm2Config(**{name: SMALL[name] for name in SHAPE}, layer_types=["conv", "full_attention"])
-    for architecture, engine in ((sliding, KVCacheEngine), (convolution, HFGenerateEngine)):
+    convolution = Lfm2Config(**SMALL, layer_types=["conv", "full_attention"])
+    own_cache = RwkvConfig(vocab_size=265, hidden_size=32, num_hidden_layers=2, context_length=64)
+    for architecture, engine in ((sliding, KVCacheEngine), (convolution, KVCacheEngine), (own_cache, HFGenerateEngine)):
         made = AutoModelForCausalLM.from_config(architecture)
         assert isinstance(transformers_engine(made, tokenizer, sampling(tokenizer), STOP_STRINGS), engine)
-    assert "linear attention" in caplog.text
+    assert "keeps what came before elsewhere" in caplog.text
     monkeypatch.setattr(LlamaForCausalLM, "forward", lambda self, input_ids=None: None)
     assert isinstance(transformers_engine(model, tokenizer, sampling(tokenizer), STOP_STRINGS), HFGenerateEngine)
     assert "logits_to_keep" in caplog.text
@@ -294,7 +313,7 @@ def test_rows_may_start_from_nothing_but_one_token(tokenizer: Any) -> None:
 
 def test_memory_of_the_cache_is_freed_with_the_batch() -> None:
     """No circle of references holds a cache: its memory goes with the last that uses it, not when Python collects."""
-    cache = SlotCache(2)
+    cache = SlotCache(DynamicCache(config=ARCHITECTURES["qwen3"]).layers)
     gone = weakref.ref(cache)
     gc.disable()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -175,14 +176,20 @@ def why_not_packed(
     return None
 
 
-_told: set[str] = set()
+_LOOKS = 16
+"""Micro-batches in which rows are compared to see whether packing them would pay, where they are not packed."""
+
+_looks: Counter[str] = Counter()
 
 
 def _tell_once(obstacle: str, ids: Tensor, mask: Tensor, config: Any) -> None:
-    """Name what keeps rows from being packed, the first time that packing them would have paid."""
-    if obstacle in _told or SharedPrefix.find(ids, mask, config) is None:
+    """Name what keeps rows from being packed, at the first of a few micro-batches that packing would have paid for."""
+    if _looks[obstacle] == _LOOKS:
         return
-    _told.add(obstacle)
+    _looks[obstacle] += 1
+    if SharedPrefix.find(ids, mask, config) is None:
+        return
+    _looks[obstacle] = _LOOKS
     logger.warning(
         "Rollouts of an update begin alike, and each is computed as a row of its own, because %s. Computing the tokens "
         "they share once would save a fifth of the update or more.",

@@ -10,7 +10,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from a2tgpo.rollout.rows import Row
-from a2tgpo.rollout.slot_cache import Aside, SlotCache
+from a2tgpo.rollout.slot_cache import SlotCache
+from a2tgpo.rollout.slot_layout import Aside
 from a2tgpo.signals.answer_likelihood.boundaries import Boundaries
 from a2tgpo.signals.answer_likelihood.forward import LabelLogps
 from a2tgpo.signals.answer_likelihood.kv_cache import cached_answer_logps
@@ -26,7 +27,8 @@ TOKENS_AT_ONCE = 8192
 class AnswerReader:
     """Score answers while the KV cache of a rollout is still there: no pass over its tokens is needed for them.
 
-    It finds what `AnswerScorer` would find with the weights that wrote the rollouts.
+    It finds what `AnswerScorer` would find with the weights that wrote the rollouts. A model with states of fixed size
+    has none left of its boundaries then, and is not read so.
 
     Args:
         forward: of the model that generates, under the temperature of the loss.
@@ -67,18 +69,18 @@ class AnswerReader:
     def _read(self, rows: Sequence[Row], slots: Sequence[int], cache: SlotCache, device: torch.device) -> None:
         boundaries = _boundaries(rows)
         trajectories = _prefixes(rows)
-        cache.placement = Aside(torch.tensor(slots).to(device), trajectories.input_ids.size(1))
         suffixes = SuffixBatch.stack([self._of(row) for row in rows])
-        logps = cached_answer_logps(
-            self.forward,
-            trajectories,
-            boundaries,
-            suffixes,
-            device,
-            cache,
-            layers=self.layers,
-            additive_mask=self.additive_mask,
-        )
+        with cache.running(Aside(torch.tensor(slots).to(device), trajectories.input_ids.size(1))):
+            logps = cached_answer_logps(
+                self.forward,
+                trajectories,
+                boundaries,
+                suffixes,
+                device,
+                cache,
+                layers=self.layers,
+                additive_mask=self.additive_mask,
+            )
         for row, found in zip(rows, logps.amax(-1).tolist(), strict=True):
             self.answer_logps[row.number] = found[: len(row.turn_starts)]
 

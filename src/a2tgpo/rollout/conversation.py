@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,8 @@ from a2tgpo.rollout.decoding import Sampler, TurnEnd
 from a2tgpo.rollout.engine import Continuation, Turn, evaluating
 from a2tgpo.rollout.prompt_lookup import MOST_GUESSES
 from a2tgpo.rollout.rows import FORWARD_PRICE, FORWARD_PRICE_ON_CPU, Row, cheapest_readings, forward_price
-from a2tgpo.rollout.slot_cache import Chunk, SlotCache
-from a2tgpo.signals.answer_likelihood.forward import no_router_logits
-from a2tgpo.signals.answer_likelihood.model_support import layers_of
+from a2tgpo.rollout.slot_cache import SlotCache, SlotForward
+from a2tgpo.rollout.slot_layout import Chunk
 from a2tgpo.signals.answer_likelihood.output_head import LOGITS_AT_ONCE
 
 if TYPE_CHECKING:
@@ -73,12 +72,12 @@ class Conversation:
         self.reader, self.cache = reader, cache
         self.queue = deque(enumerate(starts))
         self.rows: list[Row] = []
-        # Properties that walk through the modules at every call.
-        self.device, self.dtype = self.model.device, self.model.dtype
-        self.extra = no_router_logits(self.model)
+        self.device = self.model.device  # a property that walks through the modules at every call
+        self.forward = SlotForward(self.model)
         self.forwards_per_poll = 0
         self.spare_tokens = spare_tokens(self.model)
-        self.layers = layers_of(self.model.config)
+        # What has run over a state stays in it: no guess may, no row that waits, and nothing that a row does not share.
+        self.keeps_states = cache.states is not None
 
     @torch.no_grad()
     def begin(self) -> dict[int, Turn]:
@@ -132,7 +131,8 @@ class Conversation:
                 return {}
             writing = [slot for slot, row in enumerate(self.rows) if not row.waiting]
             # Some of the rows alone cost a copy of their keys.
-            self._write(writing if 2 * len(writing) <= len(self.rows) else range(len(self.rows)))
+            alone = self.keeps_states or 2 * len(writing) <= len(self.rows)
+            self._write(writing if alone else range(len(self.rows)))
             n_forwards += 1
             if n_here < len(self.rows) and n_forwards == self.forwards_per_poll:
                 return {}
@@ -147,7 +147,7 @@ class Conversation:
     def _admit(self) -> None:
         """Give queued rows a slot, and the KV cache there is of their first tokens."""
         n_free = self.decoding.n_slots - sum(not row.ended for row in self.rows)
-        sources = [slot for slot, row in enumerate(self.rows) if row.n_stored]
+        sources = [slot for slot, row in enumerate(self.rows) if row.n_stored and not self.keeps_states]
         for _ in range(min(n_free, len(self.queue))):
             number, start = self.queue.popleft()
             row = Row(number, list(start.ids), start.budget, turn_starts=[len(start.ids)])
@@ -161,30 +161,48 @@ class Conversation:
         """Read the prompts and observations of all rows that have not yet, those of equal contexts once."""
         leaders: dict[tuple[int, ...], int] = {}
         unread = [slot for slot, row in enumerate(self.rows) if not row.turn]
-        # A follower reads its last token only, once it has its leader's keys.
+        # A follower reads its last token only, once it has its leader's keys, or the leader's state before that token.
         followers = {
             slot: leader
             for slot in unread
             if (leader := leaders.setdefault(tuple(self.rows[slot].context), slot)) != slot
         }
-        self._read([slot for slot in unread if slot not in followers])
+        own = [slot for slot in unread if slot not in followers]
+        if self.keeps_states:
+            self._read_all_but_last(sorted(set(followers.values())))
+        else:
+            self._read(own)
         for slot, leader in followers.items():
             self.rows[slot].n_stored = len(self.rows[slot].context) - 1
             self.cache.copy(leader, slot, self.rows[slot].n_stored)
-        self._read(list(followers))
+        self._read(unread if self.keeps_states else list(followers))
 
     def _read(self, slots: list[int]) -> None:
         """Forward the unread tokens of `slots`, those of like length together, and write each turn's first token."""
+        for reading in self._readings(slots, [len(self.rows[slot].unread) for slot in slots]):
+            self._write(reading)
+
+    def _read_all_but_last(self, slots: list[int]) -> None:
+        """Forward the unread tokens of `slots` but the last of each, if there are others."""
+        slots = [slot for slot in slots if len(self.rows[slot].unread) > 1]
+        for reading in self._readings(slots, [len(self.rows[slot].unread) - 1 for slot in slots]):
+            rows = [self.rows[slot] for slot in reading]
+            stored = [row.n_stored for row in rows]
+            self.forward(Chunk.pack([row.unread[:-1] for row in rows], stored, reading, self.device), self.cache)
+            for row in rows:
+                row.n_stored = len(row.context) - 1
+
+    def _readings(self, slots: list[int], lengths: list[int]) -> Iterator[list[int]]:
         price = FORWARD_PRICE_ON_CPU if self.device.type == "cpu" else FORWARD_PRICE
-        lengths = [len(self.rows[slot].unread) for slot in slots]
         for reading in cheapest_readings(lengths, TOKENS_PER_READING, price):
-            self._write(sorted(slots[i] for i in reading))
+            yield sorted(slots[i] for i in reading)
 
     def _write(self, slots: Sequence[int]) -> None:
         """Forward the unread tokens of `slots`, with guesses of those that follow, and append the next token to each
         row that does not wait, and the one after as long as the guess was right."""
         rows = [self.rows[slot] for slot in slots]
-        guesses = [row.guess(min(MOST_GUESSES, self.spare_tokens // len(rows))) for row in rows]
+        n_guesses = 0 if self.keeps_states else min(MOST_GUESSES, self.spare_tokens // len(rows))
+        guesses = [row.guess(n_guesses) for row in rows]
         logits = self._forward(rows, guesses, slots)
         # Behind a row's last token, and behind each of its guesses; logits end with the last of these.
         n_last = logits.size(1) - 1
@@ -220,13 +238,4 @@ class Conversation:
         """Return the logits behind each row's last token and behind its guesses, in the last columns."""
         tokens = [row.unread + guess for row, guess in zip(rows, guesses, strict=True)]
         chunk = Chunk.pack(tokens, [row.n_stored for row in rows], slots, self.device)
-        self.cache.placement = chunk
-        return self.model(
-            input_ids=chunk.input_ids,
-            attention_mask=chunk.attention_mask(self.dtype, self.layers),
-            position_ids=chunk.position_ids,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1 + max(map(len, guesses)),
-            **self.extra,
-        ).logits
+        return self.forward(chunk, self.cache, 1 + max(map(len, guesses)))

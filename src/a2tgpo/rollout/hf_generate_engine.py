@@ -20,7 +20,7 @@ from a2tgpo.rollout.decoding import Sampler
 from a2tgpo.rollout.engine import Continuation, TakeTurns, Turn, evaluating, ready
 from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 from a2tgpo.rollout.reuse_check import why_not_reused
-from a2tgpo.signals.answer_likelihood.model_support import why_not_keys_alone
+from a2tgpo.signals.answer_likelihood.model_support import why_not_kept
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def end_tokens(
 
 def why_no_cache_reuse(model: PreTrainedModel, sampler: Sampler) -> str | None:
     """Say why `KVCacheEngine` would not draw what `generate` does; None where it does."""
-    if (obstacle := why_not_keys_alone(model.config) or sampler.obstacle) is not None:
+    if (obstacle := why_not_kept(model.config) or sampler.obstacle) is not None:
         return obstacle
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         return f"{type(model).__name__}.forward takes no logits_to_keep"

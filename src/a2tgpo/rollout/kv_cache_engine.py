@@ -84,7 +84,7 @@ class KVCacheEngine:
         """Open a batch for a caller that asks for turns when it wants them; one at a time."""
         kept_for, cache = self._cache
         if cache is None or kept_for != self.model.dtype:
-            cache = SlotCache(self.model.config.get_text_config(decoder=True).num_hidden_layers)
+            cache = SlotCache.of(self.model)
         # Fresh memory costs the CPU a fault for every page. On a GPU the update needs the room.
         self._cache = self.model.dtype, cache if self.model.device.type == "cpu" else None
         return Conversation(self.model, self.decoding, starts, n_entropies, reader, cache)

@@ -1,109 +1,23 @@
-"""Cache keys and values of rows, each with a length of its own."""
+"""Cache keys, values and states of rows, each with a length of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionLayer
 
-from a2tgpo.signals.answer_likelihood.model_support import Layer, masks_by_kind
+from a2tgpo.rollout.slot_layout import Aside, Chunk, roomy
+from a2tgpo.rollout.slot_states import SlotStates
+from a2tgpo.signals.answer_likelihood.forward import name_cache, no_router_logits
+from a2tgpo.signals.answer_likelihood.model_support import full_key_cache, layers_of
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-
-_SLOTS_AT_A_TIME = 32
-_COLUMNS_AT_A_TIME = 256
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Lay out the next tokens of R rows as one forward of N columns, left-padded; row r lives in slot `slots[r]`.
-
-    Left padding puts every row's last token in the last column, the only one whose logits are wanted.
-    """
-
-    input_ids: Int[Tensor, "R N"]
-    position_ids: Int[Tensor, "R N"]
-    slots: Int[Tensor, " R"]
-    tokens: tuple[Int[Tensor, " n"], Int[Tensor, " n"]]
-    """Row and column of each real token, row by row."""
-    places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]]
-    """Slot and column of the cache where each of them goes."""
-    n_keys: int
-    """Columns of the cache that the longest row needs."""
-    n_slots: int
-    """Slots of the cache that the rows need."""
-    in_order: bool
-    """True if `slots` is 0, 1, ..., R − 1, which spares a copy of the keys."""
-
-    @classmethod
-    def pack(
-        cls, tokens: Sequence[Sequence[int]], stored: Sequence[int], slots: Sequence[int], device: torch.device
-    ) -> Chunk:
-        """Pack `tokens[r]`, at least one each, that follow the `stored[r]` tokens that slot `slots[r]` holds."""
-        width = max(map(len, tokens))
-        # A padding column repeats position 0: it must see some key, and what it computes is read by nobody.
-        ids = [[0] * (width - len(row)) + list(row) for row in tokens]
-        positions = [
-            [0] * (width - len(row)) + list(range(start, start + len(row)))
-            for row, start in zip(tokens, stored, strict=True)
-        ]
-        where = [(r, c) for r, row in enumerate(tokens) for c in range(width - len(row), width)]
-        located = torch.tensor([(r, c, slots[r], positions[r][c]) for r, c in where]).T.to(device)
-        return cls(
-            input_ids=torch.tensor(ids).to(device),
-            position_ids=torch.tensor(positions).to(device),
-            slots=torch.tensor(slots).to(device),
-            tokens=(located[0], located[1]),
-            places=(located[2], located[3]),
-            n_keys=max(len(row) + start for row, start in zip(tokens, stored, strict=True)),
-            n_slots=max(slots) + 1,
-            in_order=list(slots) == list(range(len(slots))),
-        )
-
-    def attention_mask(
-        self, dtype: torch.dtype, layers: Sequence[Layer] = ()
-    ) -> Float[Tensor, "R 1 N K"] | dict[str, Float[Tensor, "R 1 N K"] | None] | None:
-        """Return what is added to attention scores: 0 on a row's tokens up to the token itself, else the lowest number;
-        by kind where some of the model's `layers` look back through a window.
-
-        Every layer would turn a boolean mask into this one.
-        """
-        key, query = torch.arange(self.n_keys, device=self.slots.device), self.position_ids[:, :, None]
-
-        def mask(layer: Layer | None) -> Tensor:
-            seen = key <= query
-            if layer is not None and layer.window is not None:
-                near = key // layer.window == query // layer.window if layer.chunked else key > query - layer.window
-                seen = seen & near
-            added = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-            return added.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
-
-        return masks_by_kind(layers, mask)
-
-    def place(self, store: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the store with the chunk's `states` in their slots, and what the chunk's rows see of it."""
-        store = _roomy(store, self.n_slots, self.n_keys)
-        (rows, at), (slots, columns) = self.tokens, self.places
-        store[slots, :, columns] = states[rows, :, at]
-        seen = store[:, :, : self.n_keys]
-        return store, seen[: len(self.slots)] if self.in_order else seen[self.slots]
-
-
-@dataclass(frozen=True)
-class Aside:
-    """Lay out a forward whose rows see `n_columns` columns of `slots` and their own tokens, which are not stored."""
-
-    slots: Int[Tensor, " R"]
-    n_columns: int
-
-    def place(self, store: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the store as it was, and what the rows see."""
-        return store, torch.cat([store[self.slots, :, : self.n_columns], states], dim=2)
+    from jaxtyping import Float
 
 
 @dataclass
@@ -114,30 +28,42 @@ class _Forward:
 
 
 class SlotCache(Cache):
-    """Store keys and values of rows, each from column 0 of its slot, with no padding between.
+    """Store keys and values of rows, each from column 0 of its slot, with no padding between, and their states.
 
-    Set `placement` before every forward: it says which slots the forward's rows are and where its tokens go.
+    Args:
+        layers: transformers' own layers of the model's cache, empty.
+        states: of the model's recurrent modules; None in a model without.
     """
 
-    def __init__(self, n_layers: int) -> None:
+    def __init__(self, layers: Sequence[Any], states: SlotStates | None = None) -> None:
         # Layers hold this and not the cache: memory in a circle of references is freed when Python gets to it.
         self._forward = _Forward()
-        super().__init__(layers=[_SlotLayer(self._forward) for _ in range(n_layers)])
+        self.states = states
+        super().__init__(layers=[_slot_layer(layer, self._forward) for layer in layers])
 
-    @property
-    def placement(self) -> Chunk | Aside | None:
-        """Return the placement of the forward that runs now."""
-        return self._forward.placement
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> SlotCache:
+        """Make an empty one for `model`, of which `why_no_cache_reuse` admits the layers."""
+        return cls(full_key_cache(model.config).layers, SlotStates.of(model))
 
-    @placement.setter
-    def placement(self, placement: Chunk | Aside) -> None:
+    @contextmanager
+    def running(self, placement: Chunk | Aside) -> Iterator[None]:
+        """Say, for the forward inside the block, which slots its rows are and where its tokens go."""
         self._forward.placement = placement
+        moves_on = self.states is not None and isinstance(placement, Chunk)
+        with self.states.advancing(self, placement) if moves_on else nullcontext():
+            yield
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Give slot `target` the first `length` columns of slot `source`."""
+        """Give slot `target` the first `length` columns of slot `source`, and its states, which are those behind all
+        that it has read."""
         if length == 0:
             return
+        if self.states is not None:
+            self.states.copy(source, target)
         for layer in self.layers:
+            if not isinstance(layer, _SlotLayer) or not layer.is_initialized:
+                continue
             layer.make_room(target + 1, length)
             layer.keys[target, :, :length] = layer.keys[source, :, :length]
             layer.values[target, :, :length] = layer.values[source, :, :length]
@@ -162,7 +88,7 @@ class _SlotLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def make_room(self, n_slots: int, n_columns: int) -> None:
-        self.keys, self.values = (_roomy(store, n_slots, n_columns) for store in (self.keys, self.values))
+        self.keys, self.values = (roomy(store, n_slots, n_columns) for store in (self.keys, self.values))
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         placement = self._forward.placement
@@ -184,12 +110,39 @@ class _SlotLayer(CacheLayerMixin):
         return -1
 
 
-def _roomy(store: Tensor, n_slots: int, n_columns: int) -> Tensor:
-    if n_slots <= store.size(0) and n_columns <= store.size(2):
-        return store
-    n_slots = max(store.size(0), -(-n_slots // _SLOTS_AT_A_TIME) * _SLOTS_AT_A_TIME)
-    n_columns = max(store.size(2), -(-n_columns // _COLUMNS_AT_A_TIME) * _COLUMNS_AT_A_TIME)
-    # Zeros, not memory as found: a masked key has weight 0, and 0 times NaN is NaN.
-    grown = store.new_zeros(n_slots, store.size(1), n_columns, store.size(3))
-    grown[: store.size(0), :, : store.size(2)] = store
-    return grown
+class _SlotAndStateLayer(_SlotLayer, LinearAttentionLayer):
+    """Store a layer's keys and values, and stand for its states, which `SlotStates` keeps."""
+
+    def __init__(self, forward: _Forward, number_of_states: int) -> None:
+        LinearAttentionLayer.__init__(self, number_of_states)
+        _SlotLayer.__init__(self, forward)
+
+
+def _slot_layer(layer: Any, forward: _Forward) -> Any:
+    """Return the layer that takes the place of transformers' own."""
+    if not isinstance(layer, LinearAttentionLayer):
+        return _SlotLayer(forward)
+    # Without keys there is nothing to place.
+    return _SlotAndStateLayer(forward, layer.number_of_states) if hasattr(layer, "update") else layer
+
+
+class SlotForward:
+    """Run a model over chunks of the rows in its `SlotCache`."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model, self._layers = model, layers_of(model.config)
+        # Properties that walk through the modules at every call.
+        self._dtype = model.dtype
+        self._extra = no_router_logits(model)
+
+    def __call__(self, chunk: Chunk, cache: SlotCache, n_logits: int = 1) -> Float[Tensor, "R N V"]:
+        """Return the logits of the last `n_logits` columns."""
+        with cache.running(chunk):
+            kept = {"past_key_values": cache, "use_cache": True, "logits_to_keep": n_logits}
+            return self._model(
+                input_ids=chunk.input_ids,
+                attention_mask=chunk.attention_mask(self._dtype, self._layers),
+                position_ids=chunk.position_ids,
+                **name_cache(self._model, kept),
+                **self._extra,
+            ).logits

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from a2tgpo.signals.answer_likelihood import AnswerScorer, plain_forward
-from a2tgpo.signals.answer_likelihood.model_support import why_not_keys_alone
+from a2tgpo.signals.answer_likelihood.model_support import why_not_kept
 
 WORDS = ["<pad>", "<eos>", "it", "is", "(", ")", "paris", "rome", "new", "york", "the", "city", "of", "light"]
 VOCABULARY = 48
@@ -289,7 +289,8 @@ def describe(model: PreTrainedModel, family: str, scorer: AnswerScorer, rollouts
     config = model.config
     kinds = dict.fromkeys(type(layer).__name__ for layer in DynamicCache(config=config).layers)
     layers = ", ".join(_WORDS.get(kind, kind) for kind in kinds)
-    generated = "KV cache" if why_not_keys_alone(config) is None else "reads its context anew"
+    from_cache = "KV cache" + (" and states" if "state" in layers else "")
+    generated = from_cache if why_not_kept(config) is None else "reads its context anew"
     try:
         forward = plain_forward(model)
     except ValueError:
@@ -300,7 +301,7 @@ def describe(model: PreTrainedModel, family: str, scorer: AnswerScorer, rollouts
         reason = re.sub(r"^method='cached' cannot score this model: |\. Or use method='rows'\.$", "", str(error))
         reason = re.sub(r"^model type '\S+' | by \S+$", "", reason)
         return Row(family, layers, f"rows: {reason}", generated), None
-    return Row(family, layers, "KV cache" + (" and states" if "state" in layers else ""), generated), scores
+    return Row(family, layers, from_cache, generated), scores
 
 
 def rollouts_of_four() -> dict[str, Any]:

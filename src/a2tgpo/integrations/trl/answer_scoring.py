@@ -111,9 +111,12 @@ class AnswerScoring:
         """Return what reads `answers` from the KV cache that `model` writes its rollouts with.
 
         None where a pass over the trajectories is needed: something else scores the turns, a row's own text begins
-        after its prompt, or an option asks for what the cache does not show.
+        after its prompt, the model keeps states, which have run past the boundaries, or an option asks for what the
+        cache does not show.
         """
         if not self.by_policy or self.shares_turns or self.scorer.method == "rows" or self.scorer.cut_last_result:
+            return None
+        if any(layer.recurrent for layer in layers_of(model.config)):
             return None
         forward = fused_forward(model, self.autocast)
         return AnswerReader(

@@ -69,7 +69,7 @@ def plain_forward(model: PreTrainedModel, temperature: float = 1.0) -> LabelLogp
     def forward(input_ids: Tensor, labels: Tensor, **model_kwargs: Any) -> Tensor:
         rows, columns, targets = _readings(labels, input_ids.device)
         use_cache = "past_key_values" in model_kwargs
-        hidden = backbone(input_ids=input_ids, use_cache=use_cache, **extra, **_named(backbone, model_kwargs))[0]
+        hidden = backbone(input_ids=input_ids, use_cache=use_cache, **extra, **name_cache(backbone, model_kwargs))[0]
         logps = torch.zeros(labels.shape, device=input_ids.device)
         return logps.index_put((rows, columns + 1), head.logps(hidden[rows, columns], targets))
 
@@ -157,7 +157,7 @@ def fused_reading(
                 shift_labels=targets[None],
                 fused_lm_head=True,
                 **({"output_router_logits": True} if aux_loss else no_router_logits(model)),
-                **_named(backbone, model_kwargs),
+                **name_cache(backbone, model_kwargs),
             )
     finally:
         hook.remove()
@@ -211,7 +211,7 @@ def causal_model(model: Any) -> PreTrainedModel:
     return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
 
 
-def _named(backbone: Any, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+def name_cache(backbone: Any, model_kwargs: dict[str, Any]) -> dict[str, Any]:
     """Call the cache `cache_params` for models that know it by that name alone."""
     names = inspect.signature(backbone.forward).parameters
     if "past_key_values" not in model_kwargs or "past_key_values" in names or "cache_params" not in names:

@@ -168,14 +168,13 @@ def why_not_full_attention(model_config: PreTrainedConfig) -> str | None:
     return _why_no_boundary(config)
 
 
-def why_not_keys_alone(model_config: PreTrainedConfig) -> str | None:
-    """Say why a row's keys and values, under a mask for each kind of layer, are not all there is to this model, or None
-    when they are: full attention, or attention behind a window in a family that the tests have seen."""
+def why_not_kept(model_config: PreTrainedConfig) -> str | None:
+    """Say why what a row's layers keep, under a mask for each kind of them, is not all that later tokens need of it, or
+    None when it is: full attention, or windows and states in a family that the tests have seen."""
     config = model_config.get_text_config(decoder=True)
     if (obstacle := why_not_full_attention(config)) is None:
         return None
-    kinds = {type(layer).__name__ for layer in DynamicCache(config=config).layers}
-    if kinds - {_FULL, _SLIDING} or config._attn_implementation not in _MASKS_4D or config.model_type not in TESTED:
+    if config._attn_implementation not in _MASKS_4D or config.model_type not in TESTED:
         return obstacle
     return why_not_cached(config)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from transformers import Cache
 
 State = dict[tuple[str, int], Tensor]
-"""Tensors of one row of one module, [1, ...], by their name and number in transformers' cache."""
+"""Tensors of some rows of one module, [R, ...], by their name and number in transformers' cache; none of rows that have
+read nothing. What is kept of a trajectory is a row's own, [1, ...]."""
 
 
 class Segment(NamedTuple):
@@ -40,32 +41,33 @@ class PiecewiseCall:
         """Give what the module would have returned: hidden states, and whatever the last call returned beside them."""
         return self._hidden if self._rest is None else (self._hidden, *self._rest)
 
-    def advance(self, segment: Segment, states: Mapping[int, State]) -> dict[int, State]:
-        """Run a segment from its rows' `states`, none at column 0, and give the states after it."""
+    def advance(self, segment: Segment, state: State) -> State:
+        """Run a segment from its rows' `state`, and give their state after it."""
         rows = list(segment.rows)
         contiguous = rows == list(range(rows[0], rows[-1] + 1))
         index = (slice(rows[0], rows[-1] + 1) if contiguous else rows, slice(segment.start, segment.end))
-        found, layer = self._run(lambda x: x[index], [states[row] for row in rows if segment.start])
-        self._joined(found)[index] = found
-        return {row: read_states(layer, slice(number, number + 1)) for number, row in enumerate(rows)}
+        found, layer = self._run(lambda x: x[index], state)
+        self._hidden_like(found)[index] = found
+        return read_states(layer)
 
     def suffixes(self, grid: Integer[Tensor, "N M"], start: Sequence[State]) -> Any:
         """Run each suffix as a row of its own from its state, zero where there is none; padded on the right."""
         blank = {name: torch.zeros_like(x) for name, x in next((state for state in start if state), {}).items()}
         # A model split over devices has its layers where they lie.
-        found, _ = self._run(lambda x: x.flatten(0, 1)[grid.to(x.device)], [state or blank for state in start if blank])
-        self._joined(found).flatten(0, 1)[grid.to(found.device)] = found
+        state = joined([state or blank for state in start]) if blank else {}
+        found, _ = self._run(lambda x: x.flatten(0, 1)[grid.to(x.device)], state)
+        self._hidden_like(found).flatten(0, 1)[grid.to(found.device)] = found
         return self.output
 
-    def _joined(self, found: Tensor) -> Tensor:
+    def _hidden_like(self, found: Tensor) -> Tensor:
         if self._hidden is None:
             self._hidden = found.new_zeros(*self._shape, *found.shape[2:])
         return self._hidden
 
-    def _run(self, cut: Callable[[Tensor], Tensor], states: Sequence[State]) -> tuple[Tensor, Any]:
+    def _run(self, cut: Callable[[Tensor], Tensor], state: State) -> tuple[Tensor, Any]:
         """Call the module on what `cut` leaves of its tensors, and give its hidden states and its layer's states."""
         own = self._cache.layers[self._layer]
-        layer = self._cache.layers[self._layer] = _layer_with(states, own)
+        layer = self._cache.layers[self._layer] = _layer_with(state, own)
         try:
             args, kwargs = self._cut(self._args, cut), self._cut(self._kwargs, cut)
             found = self._call(*args, **kwargs)
@@ -91,17 +93,21 @@ def is_recurrent(layer: Any) -> bool:
     return isinstance(layer, cache_utils.LinearAttentionCacheLayerMixin)
 
 
-def read_states(layer: Any, rows: slice) -> State:
-    """Give the states of some rows that the layer has been written."""
+def read_states(layer: Any) -> State:
+    """Give the states that the layer has been written."""
     states = {"conv_states": layer.conv_states, "recurrent_states": layer.recurrent_states}
-    return {(name, n): x[rows] for name, own in states.items() for n, x in own.items() if x is not None}
+    return {(name, n): x for name, own in states.items() for n, x in own.items() if x is not None}
 
 
-def _layer_with(states: Sequence[State], like: Any) -> Any:
-    """Make a layer whose rows have these states; an empty one for none."""
+def joined(states: Sequence[State]) -> State:
+    """Give the states of rows one after the other; none where they have none."""
+    return {name: torch.cat([state[name] for state in states]) for name in (states[0] if states else ())}
+
+
+def _layer_with(state: State, like: Any) -> Any:
+    """Make a layer whose rows have this state."""
     layer = cache_utils.LinearAttentionLayer(number_of_states=like.number_of_states)
-    for name, number in states[0] if states else ():
-        rows = torch.cat([state[name, number] for state in states])
+    for (name, number), rows in state.items():
         getattr(layer, name)[number] = rows
         getattr(layer, f"is_{name}_initialized")[number] = True
         layer.has_previous_state[number] = True

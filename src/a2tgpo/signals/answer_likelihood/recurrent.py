@@ -25,12 +25,24 @@ from a2tgpo.signals.answer_likelihood.device import upload
 from a2tgpo.signals.answer_likelihood.forward import LabelLogps, model_of
 from a2tgpo.signals.answer_likelihood.model_support import full_key_cache, layers_of
 from a2tgpo.signals.answer_likelihood.packed_suffixes import PackedSuffixes
-from a2tgpo.signals.answer_likelihood.piecewise_call import PiecewiseCall, Segment, State, is_recurrent, read_states
+from a2tgpo.signals.answer_likelihood.piecewise_call import (
+    PiecewiseCall,
+    Segment,
+    State,
+    is_recurrent,
+    joined,
+    read_states,
+)
 from a2tgpo.signals.answer_likelihood.trajectories import IGNORED
 
 if TYPE_CHECKING:
     from jaxtyping import Integer
     from transformers import Cache, PreTrainedConfig
+
+
+RunModule = Callable[[nn.Module, int, Callable[..., Any], Any, Any], Any]
+"""Run a module in place of its own forward: given the module, the number of its layer, that forward, and the
+arguments."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +94,14 @@ class RecurrentModules:
             calls = PiecewiseCall(call, cache, layer, args, kwargs)
             states: dict[int, State] = {}
             for segment in segments:
-                states |= calls.advance(segment, states)
-                for row in segment.rows:
+                before = joined([states[row] for row in segment.rows if segment.start])
+                after = calls.advance(segment, before)
+                for number, row in enumerate(segment.rows):
+                    states[row] = {name: x[number : number + 1] for name, x in after.items()}
                     kept.states[module][row, segment.end] = states[row]
             return calls.output
 
-        with self._replaced(run):
+        with self.run_by(run):
             yield kept
 
     @contextmanager
@@ -103,11 +117,13 @@ class RecurrentModules:
             start = [states.get((row, kept.columns[row][boundary]), {}) for row, boundary in suffixes]
             return PiecewiseCall(call, cache, layer, args, kwargs).suffixes(grid, start)
 
-        with self._replaced(run):
+        with self.run_by(run):
             yield
 
     @contextmanager
-    def _replaced(self, run: Callable[..., Any]) -> Iterator[None]:
+    def run_by(self, run: RunModule) -> Iterator[None]:
+        """Let `run` run the modules inside the block."""
+
         def replacement(module: nn.Module, layer: int) -> Callable[..., Any]:
             own = module.forward
             return lambda *args, **kwargs: run(module, layer, own, args, kwargs)
@@ -147,7 +163,7 @@ def _find(forward: LabelLogps, model: nn.Module, cache: Cache, device: torch.dev
 
     def returned(module: Any, *_: Any) -> None:
         if module.layer_idx < len(cache.layers) and is_recurrent(layer := cache.layers[module.layer_idx]):
-            written = set(read_states(layer, slice(None)))
+            written = set(read_states(layer))
             if written - known[module.layer_idx]:
                 known[module.layer_idx] |= written
                 found.append((module, module.layer_idx))
