@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +50,10 @@ class SlotCache(Cache):
     def running(self, placement: Chunk | Aside) -> Iterator[None]:
         """Say, for the forward inside the block, which slots its rows are and where its tokens go."""
         self._forward.placement = placement
-        moves_on = self.states is not None and isinstance(placement, Chunk)
-        with self.states.advancing(self, placement) if moves_on else nullcontext():
+        if self.states is None or not isinstance(placement, Chunk):
+            yield
+            return
+        with self.states.advancing(self, placement):
             yield
 
     def copy(self, source: int, target: int, length: int) -> None:
