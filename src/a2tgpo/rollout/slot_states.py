@@ -46,12 +46,12 @@ class SlotStates:
     @contextmanager
     def advancing(self, cache: Cache, chunk: Chunk) -> Iterator[None]:
         """Run the modules of a forward over `chunk`, each row from its slot's state, which it moves on."""
-        segments = _segments(chunk)
+        # Located once for all modules: on a GPU each list of slots is a copy to it.
+        segments = [(segment, begins, chunk.slots[list(segment.rows)]) for segment, begins in _segments(chunk)]
 
         def run(module: nn.Module, layer: int, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             calls, store = PiecewiseCall(call, cache, layer, args, kwargs), self._stores[module]
-            for segment, begins in segments:
-                slots = chunk.slots[list(segment.rows)]
+            for segment, begins, slots in segments:
                 before = {} if begins else {name: x[slots] for name, x in store.items()}
                 for name, x in calls.advance(segment, before).items():
                     store[name] = roomy(store.get(name, x[:0]), chunk.n_slots)
