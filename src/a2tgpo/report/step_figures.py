@@ -176,6 +176,7 @@ _PARTS = {
     "generation": "generation",
     "old_logps": "old log-probabilities",
     "gain": "gain",
+    "reference": "reference policy",
     "update": "update",
     "optimizer": "optimizer",
 }

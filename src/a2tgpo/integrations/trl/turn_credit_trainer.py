@@ -61,21 +61,26 @@ class TurnCreditTrainer(RolloutTrainer):
         self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         generation = self._generation
-        if generation is None or not self._needs_old_logps or generation.rollouts is not None:
+        of_old_policy = generation is not None and self._needs_old_logps and generation.rollouts is None
+        of_reference = generation is not None and not of_old_policy and self.beta != 0.0
+        if generation is None or not (of_old_policy or (of_reference and sharded_by(self.accelerator) is None)):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
-        # TRL's pass for the old log-probabilities: ours reads the answer likelihoods along the way.
+        # In place of TRL's passes: rollouts of like length together, and the output head on the policy's tokens alone.
         n_prompt = input_ids.size(1) - logits_to_keep
         (prompt_ids, ids), (prompt_mask, mask) = (
             rows.tensor_split([n_prompt], dim=1) for rows in (input_ids, attention_mask)
         )
         batch = self._as_rollouts(generation, prompt_ids, prompt_mask, ids, mask)
-        if self._scoring.by_policy:
+        if of_old_policy and self._scoring.by_policy:  # reads the answer likelihoods along the way
             generation.scores = self._score(batch, old_logps=True)
             return generation.scores.old_logps, None, None  # type: ignore[return-value]
-        with self._clock.measure(self._mode, "old_logps"), reading(self) as whole:
-            forward = fused_forward(whole, self.accelerator.autocast)
+        part = "old_logps" if of_old_policy else "reference"
+        with self._clock.measure(self._mode, part), reading(self) as whole:
+            # Without a model of its own the reference is the policy, of which TRL has switched the adapter.
+            asked = whole if of_old_policy or self.ref_model is None else self.ref_model
+            forward = fused_forward(asked, self.accelerator.autocast)
             return score_policy(batch, forward, rows_per_forward=self._rows_per_forward), None, None
 
     def _as_rollouts(self, generation: GenerationBatch, *tensors: Tensor) -> RolloutBatch:
