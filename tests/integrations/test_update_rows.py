@@ -154,15 +154,19 @@ def test_only_rollouts_of_the_same_update_change_places(tmp_path: Path, accumula
         assert ours == theirs
 
 
+@pytest.mark.parametrize("price", [1e9, 0.0])
 @pytest.mark.parametrize("method", ["a2tgpo", "dapo"])
 def test_an_update_learns_the_same_from_fewer_columns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, price: float
 ) -> None:
     """Two updates on a batch, with a KL penalty (means over rollouts and over tokens), end at the same weights as those
-    in TRL's order, over all columns, whose head sees every position; their forwards get fewer columns."""
+    in TRL's order, over all columns, whose head sees every position; their forwards get fewer columns. Where a forward
+    has no price, rollouts of other lengths have forwards of their own."""
     changes = {"method": method, "num_iterations": 2, "max_steps": 2}
     monkeypatch.setattr(SharedPrefix, "find", lambda *_: None)
+    monkeypatch.setattr(trl_trainer, "forward_price", lambda model: price)
     ours, shapes = trained(tmp_path / "ours", **changes)
+    monkeypatch.setattr(trl_trainer, "forward_price", lambda model: 1e9)
     monkeypatch.setattr(trl_trainer, "cheapest_order", lambda micro_batches, *_, **__: micro_batches)
     monkeypatch.setattr(trl_trainer, "trim_padding", lambda inputs, multiple_of: inputs)
     monkeypatch.setattr(pipeline_likelihood, "fused_reading", padded_reading)
@@ -171,8 +175,11 @@ def test_an_update_learns_the_same_from_fewer_columns(
     for name, weights in ours.items():
         moved = (weights - start[name]).abs().max()
         assert (weights - theirs[name]).abs().max() <= 1e-8 + 1e-4 * moved
-    assert [rows for rows, _ in shapes] == [rows for rows, _ in padded] == [2] * 8
+    assert [rows for rows, _ in padded] == [2] * 8
+    assert sum(rows for rows, _ in shapes) == 16 and (len(shapes) > 8) is (price == 0.0)
     (full,) = {columns for _, columns in padded}
     columns = [columns for _, columns in shapes]
-    assert columns[:4] == columns[4:] == sorted(columns[:4], reverse=True)
-    assert columns[0] == full and columns[3] < full / 2
+    per_update = len(columns) // 2
+    first = columns[:per_update]
+    assert first == columns[per_update:] == sorted(first, reverse=True)
+    assert first[0] == full and first[-1] < full / 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from a2tgpo.pipeline.batch import RolloutBatch, concat_prompt_completion
+from a2tgpo.pipeline.microbatches import join_rows
 from a2tgpo.pipeline.shared_prefix import SharedPrefix
 from a2tgpo.signals.answer_likelihood import AnswerScorer, LabelLogps, Scores, fused_reading, policy_logps
 from a2tgpo.signals.answer_likelihood.forward import causal_model
@@ -144,6 +145,14 @@ def read_update(
         shared.unpack(cache)
     assert reading.entropies is not None, "the head was added with entropies"
     return UpdateReading(reading.logps[:, n_prompt:], reading.entropies[:, n_prompt:], reading.aux_loss)
+
+
+def join_readings(parts: Sequence[UpdateReading], forwards: Sequence[Sequence[int]]) -> UpdateReading:
+    """Join what each of `forwards` read of its rows, in the order of the rows."""
+    if len(parts) == 1:
+        return parts[0]
+    logps, entropies = (join_rows([getattr(one, name) for one in parts], forwards) for name in ("logps", "entropies"))
+    return UpdateReading(logps, entropies, None)
 
 
 def why_not_packed(

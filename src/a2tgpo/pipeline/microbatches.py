@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from a2tgpo.pipeline.batch import concat_prompt_completion
 from a2tgpo.pipeline.collective import Collective
@@ -17,7 +18,7 @@ from a2tgpo.rollout.rows import cheapest_readings
 from a2tgpo.signals.answer_likelihood.trajectories import ALIGNMENT
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
+    from jaxtyping import Float, Int
 
 Columns = dict[str, Any]
 """A micro-batch as engines pass it about: tensors and lists by name, rollouts first."""
@@ -104,6 +105,15 @@ def take_rows(micro_batch: Columns, rows: Sequence[int]) -> Columns:
     """Return these rollouts of a micro-batch."""
     index = torch.tensor(rows)
     return {name: _take(value, index) for name, value in micro_batch.items()}
+
+
+def join_rows(parts: Sequence[Float[Tensor, "b L"]], forwards: Sequence[Sequence[int]]) -> Float[Tensor, "B L"]:
+    """Join what each of `forwards` found of its rows, in the order of the rows; columns that one lacks are 0."""
+    if len(parts) == 1:
+        return parts[0]
+    back = torch.tensor([row for rows in forwards for row in rows]).argsort().to(parts[0].device)
+    n_columns = max(part.size(1) for part in parts)
+    return torch.cat([pad(part, (0, n_columns - part.size(1))) for part in parts])[back]
 
 
 def _cost(micro_batch: Columns, model_config: Any) -> float:

@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from a2tgpo.core import turn_ids
 from a2tgpo.pipeline.batch import RolloutBatch
 from a2tgpo.pipeline.credit import BatchCredit
-from a2tgpo.pipeline.likelihood import UpdateReading
 from a2tgpo.pipeline.microbatches import forwards_by_length
 from a2tgpo.pipeline.turn_loss import LossInputs
 from a2tgpo.pipeline.turn_signals import TurnSignals
@@ -101,27 +99,6 @@ def is_cheaper(
     updates = [sorted(one, reverse=True) for one in _cut(rows, rows_per_forward * forwards_per_update)]
     by_length = [forward for one in updates for forward in _cut(one, rows_per_forward)]
     return 3 * cost(together) < 3 * cost(by_length) + cost(_cut(sorted(rows), rows_per_forward))
-
-
-def join_readings(
-    found: Sequence[tuple[UpdateReading, Float[Tensor, "b T+1"]]], forwards: Sequence[Sequence[int]], n_columns: int
-) -> tuple[UpdateReading, Float[Tensor, "B T+1"]]:
-    """Join what each of `forwards` found of its rows, log-probabilities and likelihoods, in the order of the rows.
-
-    Args:
-        n_columns: of the completions of all rows; a forward may have fewer.
-    """
-    back = torch.tensor([row for rows in forwards for row in rows]).argsort()
-
-    def joined(parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat([pad(part, (0, n_columns - part.size(1))) for part in parts])[back.to(parts[0].device)]
-
-    readings, likelihoods = zip(*found, strict=True)
-    likelihood = torch.cat(likelihoods)[back.to(likelihoods[0].device)]
-    if len(found) == 1:
-        return readings[0], likelihood
-    logps, entropies = (joined([getattr(one, name) for one in readings]) for name in ("logps", "entropies"))
-    return UpdateReading(logps, entropies, None), likelihood
 
 
 def _cut(rows: Sequence[int], size: int) -> list[Sequence[int]]:

@@ -19,17 +19,18 @@ from a2tgpo.integrations.trl.callbacks import FiniteGuard, MetricsFile, ScriptFi
 from a2tgpo.integrations.trl.objective import OTHER_OBJECTIVES, update_loss
 from a2tgpo.integrations.trl.turn_credit_trainer import LOGGED_ROW, TurnCreditTrainer
 from a2tgpo.pipeline import LossInputs, TurnSignals
-from a2tgpo.pipeline.likelihood import UpdateReading, read_update, why_not_packed
+from a2tgpo.pipeline.likelihood import UpdateReading, join_readings, read_update, why_not_packed
 from a2tgpo.pipeline.microbatches import (
     cheapest_forwards,
     cheapest_order,
     count_tokens_by_update,
     in_order,
+    join_rows,
     take_rows,
     trim_padding,
 )
 from a2tgpo.pipeline.turn_loss import TOKENS_COLUMN
-from a2tgpo.pipeline.update_gain import UpdateGain, join_readings
+from a2tgpo.pipeline.update_gain import UpdateGain
 from a2tgpo.rollout.rows import forward_price
 from a2tgpo.signals.answer_likelihood.model_support import full_key_cache
 
@@ -78,7 +79,8 @@ class A2TGPOTrainer(TurnCreditTrainer):
             return super()._compute_loss(model, inputs | mask)
         columns = trim_padding(inputs, self.pad_to_multiple_of)
         if self._update_gain is None or not self.model.training:
-            reading = self._read(model, columns)
+            forwards = self._forwards(model, columns)
+            reading = join_readings([self._read_rows(model, columns, rows) for rows in forwards], forwards)
         else:
             reading, credit = self._read_and_give(self._update_gain, model, columns)
             columns |= credit
@@ -89,7 +91,19 @@ class A2TGPOTrainer(TurnCreditTrainer):
             self._to_log.append((inputs[LOGGED_ROW], step, found.log_ratio, turns.turn_ids, found.clipped_turns))
         return loss
 
-    def _read(self, model: Any, columns: dict[str, Any], cache: Any = None) -> UpdateReading:
+    def _forwards(self, model: Any, columns: dict[str, Any]) -> list[list[int]]:
+        """Return the rows of each forward over a micro-batch, of like length where that costs less.
+
+        Several processes make as many forwards each, and a width that the user set holds for all rows: one.
+        """
+        if self.collective.size > 1 or self.aux_loss_enabled or self.pad_to_multiple_of is not None:
+            return [list(range(len(columns["turn_ids"])))]
+        old_logps = columns.get("old_per_token_logps") is not None
+        packs = why_not_packed(model, self.accelerator.autocast, old_logps=old_logps) is None
+        return cheapest_forwards(columns, self.model.config, price=forward_price(self.model), packs=packs)
+
+    def _read_rows(self, model: Any, columns: dict[str, Any], rows: list[int], cache: Any = None) -> UpdateReading:
+        columns = trim_padding(take_rows(columns, rows), self.pad_to_multiple_of)
         written = columns["turn_ids"] >= 0
         return read_update(model, columns, written, self.accelerator.autocast, cache=cache, **self._packing)
 
@@ -101,18 +115,13 @@ class A2TGPOTrainer(TurnCreditTrainer):
         """Read a micro-batch of whole groups, and its gains from the keys that this leaves; return also its credit."""
         first, n_rows = int(columns[LOGGED_ROW][0]), len(columns[LOGGED_ROW])
         part = gain.batch.rows(range(first, first + n_rows))
-        forwards = [list(range(n_rows))]
-        if not self.aux_loss_enabled and self.pad_to_multiple_of is None:
-            packs = why_not_packed(model, self.accelerator.autocast, old_logps=False) is None
-            forwards = cheapest_forwards(columns, self.model.config, price=forward_price(self.model), packs=packs)
-
-        def read(rows: list[int]) -> tuple[UpdateReading, Tensor]:
+        forwards, readings, likelihoods = self._forwards(model, columns), [], []
+        for rows in forwards:
             cache = full_key_cache(self.model.config)
-            reading = self._read(model, trim_padding(take_rows(columns, rows), self.pad_to_multiple_of), cache)
+            readings.append(self._read_rows(model, columns, rows, cache))
             with self._clock.measure(self._mode, "gain"):
-                return reading, self._scoring.score_from(cache, part.rows(rows), self.model)
-
-        reading, likelihood = join_readings([read(rows) for rows in forwards], forwards, columns["turn_ids"].size(1))
+                likelihoods.append(self._scoring.score_from(cache, part.rows(rows), self.model))
+        reading, likelihood = join_readings(readings, forwards), join_rows(likelihoods, forwards)
         with self._clock.measure(self._mode, "gain"):
             return reading, self._give_credit(gain, columns, gain.give(first, part, self._signals(part, likelihood)))
 
