@@ -1,6 +1,6 @@
 """Draw docs/figures/baseline_bias.svg: which baseline gives the policy gradient, by exact enumeration.
 
-    pip install 'a2tgpo[figures]'
+    pip install 'a2tgpo[report]'
     python docs/figures/baseline_bias.py
 
 A policy may search, sees observation A or B, may search once more, and answers. What it wants is the expected sum of

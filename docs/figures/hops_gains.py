@@ -1,7 +1,7 @@
 """Draw docs/figures/hops_gains.svg: what each passage on the way to an answer is worth, truly and to a policy.
 
     a2tgpo train recipes/hops_regions_cpu.yaml --max_steps 0 --output_dir runs/regions_start
-    pip install 'a2tgpo[figures]'
+    pip install 'a2tgpo[report]'
     python docs/figures/hops_gains.py runs/regions_start
 
 The truth is `a2tgpo.data.ideal_reader`'s. The policy is that of the run's warm start; it reads the same passages as the

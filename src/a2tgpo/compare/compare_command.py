@@ -138,7 +138,7 @@ def _write(task: ComparedTask, console: Console) -> Comparison:
     try:
         draw_curves(task.matrix, root / "curves.svg")
     except ImportError:
-        console.print("no learning curves: they need matplotlib, pip install 'a2tgpo[figures]'", style="yellow")
+        console.print("no learning curves: they need matplotlib, pip install 'a2tgpo[report]'", style="yellow")
     return comparison
 
 

@@ -62,7 +62,7 @@ def write_png(folder: Path, figures: list[Figure], arms: list[Arm]) -> None:
     try:
         from matplotlib.figure import Figure as Canvas
     except ImportError as error:
-        raise RecipeError("--format png needs matplotlib: pip install 'a2tgpo[figures]'") from error
+        raise RecipeError("--format png needs matplotlib: pip install 'a2tgpo[report]'") from error
     folder.mkdir(parents=True, exist_ok=True)
     for figure in figures:
         for name, series in _panels(figure, arms).items():

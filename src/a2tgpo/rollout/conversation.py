@@ -76,7 +76,9 @@ class Conversation:
         self.forward = SlotForward(self.model)
         self.forwards_per_poll = 0
         self.spare_tokens = spare_tokens(self.model)
-        # What has run over a state stays in it: no guess may, no row that waits, and nothing that a row does not share.
+        # A state cannot forget: no guess and no waiting row may run over it, and another row's is of use only behind an
+        # equal context. Nor does it know the turn boundaries, where answers are read.
+        assert reader is None or cache.states is None, "answers cannot be read from states that have run past them"
         self.keeps_states = cache.states is not None
 
     @torch.no_grad()

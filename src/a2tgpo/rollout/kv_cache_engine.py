@@ -28,8 +28,8 @@ class KVCacheEngine:
     Rows write at their own pace: a row whose turn has ended waits for the tool until `waiting_share` of the rows do;
     then all of these are handed to the environment and go on from their observations, the only tokens then read. While
     a slow environment lets a row wait, the others write on. Ended rows leave, and queued rows take their slots. A row
-    starts from the KV cache of the row that shares the most of its first tokens; rows with the same context share one
-    reading of the rest.
+    starts from the KV cache of the row that shares the most of its first tokens, but for models with states; rows with
+    the same context share one reading of the rest.
 
     Args:
         model: unwrapped causal LM for which `why_no_cache_reuse` is None.

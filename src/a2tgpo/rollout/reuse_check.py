@@ -1,4 +1,4 @@
-"""See that a model nobody has tested writes the same with KV-cache reuse before it is trusted to."""
+"""See that a model nobody has tested, or one with states, writes the same with KV-cache reuse before it does so."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ _ROWS = (9, 5)
 """Tokens of the rows that are read both ways; the last `_LATER` of each in a second forward."""
 _LATER = (3, 1)
 
-_found: dict[tuple[type, str, str], str | None] = {}
+_found: dict[tuple[object, ...], str | None] = {}
 
 
 def why_not_reused(model: PreTrainedModel) -> str | None:
     """Say how a reading in two forwards from a `SlotCache`, as `KVCacheEngine` reads, differs from one without a cache.
 
-    None where the two agree. Asked once for each configuration in this process, and not of families without states that
-    the tests have seen, in transformers' own code.
+    None where the two agree. Asked once in this process for each configuration, device and precision, and not of
+    families without states that the tests have seen, in transformers' own code.
     """
     config = model.config.get_text_config(decoder=True)
     keys_alone = not any(layer.recurrent for layer in layers_of(config))  # kernels of states differ between machines
     if config.model_type in TESTED and keys_alone and own_part(model) is None:
         return None
-    key = type(model), config.to_json_string(), str(config._attn_implementation)
+    low = torch.is_autocast_enabled(model.device.type) or model.dtype not in (torch.float32, torch.float64)
+    # Kernels differ between devices and precisions.
+    key = type(model), config.to_json_string(), str(config._attn_implementation), model.device.type, model.dtype, low
     if key not in _found:
         try:
             worst = _difference(model)
@@ -44,7 +46,6 @@ def why_not_reused(model: PreTrainedModel) -> str | None:
         except Exception as error:  # whatever an architecture nobody has seen makes of a cache and a mask
             _found[key] = f"reading from a KV cache raised {type(error).__name__}: {str(error)[:200]}"
         else:
-            low = torch.is_autocast_enabled(model.device.type) or model.dtype not in (torch.float32, torch.float64)
             agrees = worst <= (_LOW_PRECISION_TOLERANCE if low else _TOLERANCE)
             reason = f"with KV-cache reuse {type(model).__name__} gives other log-probabilities, by {worst:.1e}"
             _found[key] = None if agrees else reason

@@ -33,7 +33,7 @@ def forward_price(model: PreTrainedModel) -> float:
 
 @dataclass
 class Row:
-    """Hold a rollout in its slot: `context` is all its tokens, of which the first `n_stored` have keys there.
+    """Hold a rollout in its slot: `context` is all its tokens, of which the first `n_stored` are stored there.
 
     It waits for the tool once its turn is finished, until the environment lets it go on or ends it; `asked` once
     it has been handed over. `turn_starts` are
@@ -58,7 +58,7 @@ class Row:
 
     @property
     def unread(self) -> list[int]:
-        """Return the tokens that have no keys yet."""
+        """Return the tokens that are not stored yet."""
         return self.context[self.n_stored :]
 
     def guess(self, n_most: int) -> list[int]:

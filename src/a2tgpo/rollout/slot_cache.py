@@ -57,8 +57,8 @@ class SlotCache(Cache):
             yield
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Give slot `target` the first `length` columns of slot `source`, and its states, which are those behind all
-        that it has read."""
+        """Give slot `target` the first `length` columns of slot `source`, and its states: with these, `length` must be
+        all that `source` has read."""
         if length == 0:
             return
         if self.states is not None:

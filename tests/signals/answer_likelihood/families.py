@@ -15,13 +15,15 @@ from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
     DynamicCache,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from a2tgpo.rollout.decoding import Sampler
+from a2tgpo.rollout.hf_generate_engine import why_no_cache_reuse
 from a2tgpo.signals.answer_likelihood import AnswerScorer, plain_forward
-from a2tgpo.signals.answer_likelihood.model_support import why_not_kept
 
 WORDS = ["<pad>", "<eos>", "it", "is", "(", ")", "paris", "rome", "new", "york", "the", "city", "of", "light"]
 VOCABULARY = 48
@@ -290,7 +292,8 @@ def describe(model: PreTrainedModel, family: str, scorer: AnswerScorer, rollouts
     kinds = dict.fromkeys(type(layer).__name__ for layer in DynamicCache(config=config).layers)
     layers = ", ".join(_WORDS.get(kind, kind) for kind in kinds)
     from_cache = "KV cache" + (" and states" if "state" in layers else "")
-    generated = from_cache if why_not_kept(config) is None else "reads its context anew"
+    obstacle = why_no_cache_reuse(model, Sampler(model, GenerationConfig(do_sample=False)))
+    generated = from_cache if obstacle is None else "reads its context anew"
     try:
         forward = plain_forward(model)
     except ValueError:

@@ -111,7 +111,7 @@ class A2TGPOConfig(GRPOConfig):
         default="auto",
         metadata={
             "help": "'cached': one small forward over the trajectory's own keys. 'rows': one full forward per "
-            "boundary. 'auto': cached wherever the model's cache can be cut at a position."
+            "boundary. 'auto': cached wherever a first rollout comes out alike both ways (docs/models.md)."
         },
     )
     cut_last_result: bool = field(
