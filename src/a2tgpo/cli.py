@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.run(arguments, [*overrides, *_plugins(imports, rest[0])], console))
     except KeyboardInterrupt as interrupt:
         status = 128 + (signal.SIGTERM if sigterm.came else getattr(interrupt, "signum", signal.SIGINT))
-        _say(f"\ninterrupted: {interrupt or 'nothing more was saved'}")
+        _say(f"\ninterrupted: {str(interrupt) or 'nothing more was saved'}")
         ending: BaseException = interrupt
     except Exception as error:
         status = _explain(error)

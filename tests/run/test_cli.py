@@ -204,7 +204,7 @@ def test_an_interrupted_run_continues(
         assert main(["train", str(recipe)]) == 130
     assert not (run / "warm_start" / "losses.json").exists() and not metrics.exists()
     said = capsys.readouterr().err
-    assert "interrupted" in said and " ".join(RESUME) in said and "Traceback" not in said
+    assert "interrupted: nothing more was saved" in said and " ".join(RESUME) in said and "Traceback" not in said
 
     second = Command.start(tmp_path / "2", "train", recipe, *RESUME)
     assert second.interrupt_when(metrics.exists) == 130
@@ -238,7 +238,7 @@ def test_sigterm_in_the_warm_start_says_how_to_go_on(
     recipe = write_recipe(tmp_path / "recipe.yaml", policy, warm_start_steps=6, max_steps=10)
     assert main(["train", str(recipe)]) == 143
     said = capsys.readouterr().err
-    assert "interrupted" in said and " ".join(RESUME) in said and "Traceback" not in said
+    assert "interrupted: nothing more was saved" in said and " ".join(RESUME) in said and "Traceback" not in said
     assert signal.getsignal(signal.SIGTERM) == before
 
 
