@@ -23,7 +23,7 @@ from a2tgpo.rollout.agent import Agent, RolloutLimits
 from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 from a2tgpo.rollout.turn_protocol import TagProtocol
 from a2tgpo.signals.answer_likelihood import Scores, fused_forward
-from tests.integrations.parts import Recorded, config, questions, qwen_tokenizer, tiny_llama
+from tests.integrations.parts import Recorded, config, questions, qwen_tokenizer, states_in_cache, tiny_llama
 
 
 class AlwaysSearching(TagProtocol):
@@ -207,6 +207,7 @@ def linear_attention(tokenizer: Any) -> Qwen3_5ForCausalLM:
     )
 
 
+@states_in_cache
 def test_states_are_kept_over_turns_and_answers_scored_by_a_pass(tmp_path: Path, assigned: list[Recorded]) -> None:
     """A model with linear attention writes its rollouts from kept states, which no longer know the turn boundaries: the
     answers take a pass, also with one update a batch."""

@@ -18,6 +18,7 @@ from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 from a2tgpo.signals.answer_likelihood import AnswerScaffold, plain_forward
 from a2tgpo.signals.answer_likelihood.model_support import Layer, layers_of, needs_additive_mask, why_not_cached
 from a2tgpo.signals.answer_likelihood.tested_families import TESTED
+from tests.integrations.parts import states_in_cache
 from tests.signals.answer_likelihood.families import families, tiny_model, word_tokenizer
 
 STARTS = [list(range(5, 5 + n)) for n in (3, 30, 17, 17, 9)]
@@ -92,6 +93,7 @@ def test_every_windowed_family_writes_and_reads_what_it_does_anew() -> None:
     assert {"gemma3_text", "gpt_oss", "mistral", "olmo3"} <= set(seen) and len(seen) >= 10
 
 
+@states_in_cache
 def test_every_family_with_states_writes_what_it_does_anew() -> None:
     """All families of the installed transformers with linear attention, state-space models or convolutions whose gain
     is read from their states: greedy turns are those of a forward over all tokens for each. Rows differ in length, two

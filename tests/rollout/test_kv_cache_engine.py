@@ -34,7 +34,7 @@ from a2tgpo.rollout.kv_cache_engine import KVCacheEngine
 from a2tgpo.rollout.protocol import STOP_STRINGS
 from a2tgpo.rollout.slot_cache import SlotCache
 from a2tgpo.rollout.slot_layout import Chunk
-from tests.integrations.parts import qwen_tokenizer, tiny_llama
+from tests.integrations.parts import qwen_tokenizer, states_in_cache, tiny_llama
 
 SMALL = dict(
     vocab_size=265,
@@ -139,9 +139,9 @@ class Conversations:
         ("qwen3-moe", "sdpa", 64),
         ("gpt2", "eager", 5),
         ("gpt2", "sdpa", 64),
-        ("lfm2", "sdpa", 5),
-        ("qwen3.5", "sdpa", 64),
-        ("qwen3.5", "eager", 5),
+        pytest.param("lfm2", "sdpa", 5, marks=states_in_cache),
+        pytest.param("qwen3.5", "sdpa", 64, marks=states_in_cache),
+        pytest.param("qwen3.5", "eager", 5, marks=states_in_cache),
     ],
 )
 def test_conversations_equal_those_read_anew_at_every_turn(
@@ -273,15 +273,22 @@ def test_an_engine_is_chosen_by_what_it_can_serve(
     beams = sampling(tokenizer, num_beams=2)
     assert isinstance(transformers_engine(model, tokenizer, beams, STOP_STRINGS), HFGenerateEngine)
     sliding = Qwen3Config(**SMALL, use_sliding_window=True, sliding_window=8, max_window_layers=0)
-    convolution = Lfm2Config(**SMALL, layer_types=["conv", "full_attention"])
     own_cache = RwkvConfig(vocab_size=265, hidden_size=32, num_hidden_layers=2, context_length=64)
-    for architecture, engine in ((sliding, KVCacheEngine), (convolution, KVCacheEngine), (own_cache, HFGenerateEngine)):
+    for architecture, engine in ((sliding, KVCacheEngine), (own_cache, HFGenerateEngine)):
         made = AutoModelForCausalLM.from_config(architecture)
         assert isinstance(transformers_engine(made, tokenizer, sampling(tokenizer), STOP_STRINGS), engine)
     assert "keeps what came before elsewhere" in caplog.text
     monkeypatch.setattr(LlamaForCausalLM, "forward", lambda self, input_ids=None: None)
     assert isinstance(transformers_engine(model, tokenizer, sampling(tokenizer), STOP_STRINGS), HFGenerateEngine)
     assert "logits_to_keep" in caplog.text
+
+
+@states_in_cache
+@pytest.mark.parametrize("name", sorted(WITH_STATES))
+def test_states_are_kept(tokenizer: Any, name: str) -> None:
+    """Convolutions and linear attention are served by the engine that reads every token once."""
+    made = transformers_engine(random_model(name), tokenizer, sampling(tokenizer), STOP_STRINGS)
+    assert isinstance(made, KVCacheEngine)
 
 
 @pytest.mark.parametrize("stop", ["", "done ", "</search>\n", "fin·"])
