@@ -103,7 +103,8 @@ class A2TGPOTrainer(TurnCreditTrainer):
         return cheapest_forwards(columns, self.model.config, price=forward_price(self.model), packs=packs)
 
     def _read_rows(self, model: Any, columns: dict[str, Any], rows: list[int], cache: Any = None) -> UpdateReading:
-        columns = trim_padding(take_rows(columns, rows), self.pad_to_multiple_of)
+        if len(rows) < len(columns["turn_ids"]):
+            columns = trim_padding(take_rows(columns, rows), self.pad_to_multiple_of)
         written = columns["turn_ids"] >= 0
         return read_update(model, columns, written, self.accelerator.autocast, cache=cache, **self._packing)
 
