@@ -249,8 +249,8 @@ def test_filters(tmp_path: Path, open_page: Open) -> None:
 
 
 def test_figures_lead_to_rollouts(tmp_path: Path, open_page: Open) -> None:
-    """A point leads to the rollouts its update learned from, a box to those with such a turn, a bar to those with as
-    many tool calls."""
+    """A point leads to the rollouts its update learned from, also where the hand moves a little, a box to those with such
+    a turn, a bar to those with as many tool calls. A drag zooms and stays."""
     run = write_run(tmp_path / "run", batches=3)
     shown = open_page(run)
     plot = shown.page.locator("#figure-entropy .u-over")
@@ -260,6 +260,25 @@ def test_figures_lead_to_rollouts(tmp_path: Path, open_page: Open) -> None:
     waits_for_count(shown, 8, 24)
     assert shown.page.get_by_label("Step", exact=True).input_value() == "5"
     shown.go("#run")
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    assert box is not None
+    mouse, x, y = shown.page.mouse, box["x"] + 3, box["y"] + 60
+    mouse.move(x, y)
+    mouse.down()
+    mouse.move(x + 2, y + 1)  # as a hand does
+    mouse.up()
+    waits_for_count(shown, 8, 24)
+    assert shown.page.get_by_label("Step", exact=True).input_value() == "1"
+    shown.go("#run")
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    assert box is not None
+    mouse.move(box["x"] + 100, y)
+    mouse.down()
+    mouse.move(box["x"] + 250, y, steps=5)
+    mouse.up()  # a drag zooms and leads nowhere
+    assert shown.page.evaluate("location.hash") == "#run"
     shown.page.locator("#figure-gain_raw .leads").nth(2).click()
     waits_for_count(shown, 6, 24)
     shown.go("#run")

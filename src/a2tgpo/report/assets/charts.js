@@ -146,6 +146,9 @@ function columns(figure, arms, smoothing) {
   return { data: uPlot.join(tables), series, bands };
 }
 
+// From how many pixels on a press is a drag, which zooms, and no click, which leads to rollouts.
+const dragFrom = 4;
+
 function lines(figure, arms, body, show, smoothing) {
   const { data, series, bands } = columns(figure, arms, smoothing);
   const axis = {
@@ -168,7 +171,13 @@ function lines(figure, arms, body, show, smoothing) {
       bands,
       legend: { show: false },
       scales: { x: { time: false }, y: log ? { distr: 3 } : { range: valueRange } },
-      cursor: { y: false, points: { size: 7 }, drag: { x: true, y: false, setScale: true }, sync: { key: "steps" } },
+      cursor: {
+        y: false,
+        points: { size: 7 },
+        // uPlot would swallow every click whose pointer moved, or whose figure did; a hand moves a pixel or two.
+        drag: { x: true, y: false, setScale: true, dist: dragFrom, click: () => {} },
+        sync: { key: "steps" },
+      },
       axes: [
         { ...axis, size: 24, space: 60, label: figure.x },
         {
@@ -184,9 +193,13 @@ function lines(figure, arms, body, show, smoothing) {
     data,
     body,
   );
-  plot.over.addEventListener("click", () => {
-    if (!(plot.select.width > 3) && isNumber(plot.cursor.idx))
-      openStep(nearestArm(plot, figure), data[0][plot.cursor.idx]);
+  let pressedAt = 0;
+  plot.over.addEventListener("mousedown", (event) => (pressedAt = event.clientX));
+  plot.over.addEventListener("click", (event) => {
+    if (Math.abs(event.clientX - pressedAt) >= dragFrom) return;
+    const { left, top } = plot.over.getBoundingClientRect();
+    const i = plot.posToIdx(event.clientX - left);
+    openStep(nearestArm(plot, figure, i, event.clientY - top), data[0][i]);
   });
   plot.over.title = "Click: rollouts of this step";
   body.setAttribute("role", "img");
@@ -196,12 +209,12 @@ function lines(figure, arms, body, show, smoothing) {
   drawn.push({ plot, observer });
 }
 
-// Whose line is nearest to the pointer.
-function nearestArm(plot, { series }) {
-  const at = plot.data[0][plot.cursor.idx];
+// Whose line is nearest to a height, at the i-th step.
+function nearestArm(plot, { series }, i, height) {
+  const at = plot.data[0][i];
   const distance = (one) => {
     const value = one.y[one.x.indexOf(at)];
-    return isNumber(value) ? Math.abs(plot.valToPos(value, "y") - plot.cursor.top) : Infinity;
+    return isNumber(value) ? Math.abs(plot.valToPos(value, "y") - height) : Infinity;
   };
   return series.reduce((best, one) => (distance(one) < distance(best) ? one : best)).arm;
 }
