@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     _note("flags", " ".join(arguments))
     resumed = "--resume_from_checkpoint" in flags
     _note("started", f"{name}{' again' if resumed else ''}")
-    signal.signal(signal.SIGINT, lambda *_: _interrupted(name))
+    signal.signal(signal.SIGTERM, lambda *_: _interrupted(name))
     if name in _lines("fail"):
         print("a line before\nRuntimeError: the stand-in was told to")
         return 1

@@ -201,14 +201,19 @@ def test_a_secret_in_the_recipe_is_for_its_owner(played: Matrix, tmp_path: Path)
     assert played.recipe.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("signum", "in_background"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+)
 def test_an_interrupt_says_how_to_go_on(
-    played: Matrix, tmp_path: Path, capfd: pytest.CaptureFixture[str], signum: signal.Signals
+    played: Matrix, tmp_path: Path, capfd: pytest.CaptureFixture[str], signum: signal.Signals, in_background: bool
 ) -> None:
-    """Exit 130 or 143 with one sentence, no run left behind, and no table of half a comparison."""
+    """Exit 130 or 143 with one sentence, no run left behind, and no table of half a comparison; also where a shell
+    started it in the background, so that it and its runs do not hear Ctrl-C."""
     (tmp_path / "hold").touch()
     process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(compare(played)))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if in_background else signal.default_int_handler)
     process.start()
+    signal.signal(signal.SIGINT, before)
     wait_for(lambda: bool(updates(played.cell("grpo", 0))))
     assert process.pid is not None
     os.kill(process.pid, signum)

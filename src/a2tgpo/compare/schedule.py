@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -78,12 +77,16 @@ class _Schedule:
                 self.board.say(f"{run.cell.name}: failed, {run.ending()}", "red")
 
     def interrupt(self) -> None:
-        """Pass Ctrl-C on to the runs started here, and wait."""
+        """Ask the runs started here to stop, and wait.
+
+        By SIGTERM, whatever came: a shell that starts a command in the background has Ctrl-C ignored by it and by all that
+        it starts.
+        """
         ours = [run.process for run in self.running if run.process is not None]
         while any(process.poll() is None for process in ours):
             try:
                 for process in ours:
-                    process.send_signal(signal.SIGINT)
+                    process.terminate()
                 for process in ours:
                     process.wait()
             except KeyboardInterrupt:
