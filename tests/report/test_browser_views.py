@@ -249,8 +249,8 @@ def test_filters(tmp_path: Path, open_page: Open) -> None:
 
 
 def test_figures_lead_to_rollouts(tmp_path: Path, open_page: Open) -> None:
-    """A point leads to the rollouts its update learned from, also where the hand moves a little, a box to those with such
-    a turn, a bar to those with as many tool calls. A drag zooms and stays."""
+    """A point leads to the rollouts its update learned from, also where the hand moves a little, a box to those with
+    such a turn, a bar to those with as many tool calls. A drag zooms and stays."""
     run = write_run(tmp_path / "run", batches=3)
     shown = open_page(run)
     plot = shown.page.locator("#figure-entropy .u-over")
