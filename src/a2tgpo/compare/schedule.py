@@ -79,8 +79,8 @@ class _Schedule:
     def interrupt(self) -> None:
         """Ask the runs started here to stop, and wait.
 
-        By SIGTERM, whatever came: a command that a shell starts in the background ignores Ctrl-C, and so does all that it
-        starts.
+        By SIGTERM, whatever came: a command that a shell starts in the background ignores Ctrl-C, and so does all that
+        it starts.
         """
         ours = [run.process for run in self.running if run.process is not None]
         while any(process.poll() is None for process in ours):
