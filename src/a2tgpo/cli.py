@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import shlex
 import signal
 import sys
@@ -53,13 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not processes.is_main():
             os.environ |= {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
         console = Console(quiet=not processes.is_main())
-        return int(arguments.run(arguments, [*overrides, *_plugins(imports, rest[0])], console))
+        status = int(arguments.run(arguments, [*overrides, *_plugins(imports, rest[0])], console))
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt as interrupt:
         status = 128 + (signal.SIGTERM if sigterm.came else getattr(interrupt, "signum", signal.SIGINT))
         _say(f"\ninterrupted: {str(interrupt) or 'nothing more was saved'}")
         ending: BaseException = interrupt
     except Exception as error:
-        status = _explain(error)
+        status = 128 + signal.SIGPIPE if _reader_left(error) else _explain(error)
         ending = error
     finally:
         sigterm.end()
@@ -93,6 +96,18 @@ class _SigTerm:
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         self.came = True
         raise KeyboardInterrupt
+
+
+def _reader_left(error: Exception) -> bool:
+    """Tell whether whoever read the output has gone, as `| head` does once it has its lines; nothing is said then."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)  # errors are told without being asked for
+    if not output.poll(0):
+        return False  # another pipe's
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+    return True
 
 
 def _explain(error: Exception) -> int:

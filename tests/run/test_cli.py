@@ -341,6 +341,24 @@ except ImportError as error:
     assert len(said) == 3 and all(line.endswith("pip install 'a2tgpo[trl]'") for line in said), said
 
 
+@pytest.mark.parametrize("n_lines", [0, 1])
+def test_who_reads_the_output_may_leave(n_lines: int) -> None:
+    """`a2tgpo keys | head` ends as other programs do, by SIGPIPE's status and without a word."""
+    command = [
+        sys.executable,
+        "-c",
+        "import time; from a2tgpo.cli import main; time.sleep(0.5); raise SystemExit(main(['keys']))",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        for _ in range(n_lines):
+            process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    # What fits into a pipe may all have been written before the reader left.
+    assert process.returncode in ([128 + signal.SIGPIPE] if n_lines == 0 else [0, 128 + signal.SIGPIPE])
+
+
 def test_keys_takes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """`a2tgpo keys` prints the list and refuses arguments it would ignore."""
     assert main(["keys"]) == 0

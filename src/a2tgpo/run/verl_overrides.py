@@ -27,7 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "num_generations": 8,
     "per_device_train_batch_size": 8,
     "gradient_accumulation_steps": 1,
-    "max_completion_length": 256,
+    "max_completion_length": 512,
     "learning_rate": 1e-6,
     "max_steps": -1,
     "output_dir": "runs/verl",
