@@ -253,31 +253,25 @@ def test_figures_lead_to_rollouts(tmp_path: Path, open_page: Open) -> None:
     such a turn, a bar to those with as many tool calls. A drag zooms and stays."""
     run = write_run(tmp_path / "run", batches=3)
     shown = open_page(run)
-    plot = shown.page.locator("#figure-entropy .u-over")
-    box = plot.bounding_box()
-    assert box is not None
-    plot.click(position={"x": box["width"] - 3, "y": 60})
-    waits_for_count(shown, 8, 24)
-    assert shown.page.get_by_label("Step", exact=True).input_value() == "5"
-    shown.go("#run")
-    plot.scroll_into_view_if_needed()
-    box = plot.bounding_box()
-    assert box is not None
-    mouse, x, y = shown.page.mouse, box["x"] + 3, box["y"] + 60
-    mouse.move(x, y)
-    mouse.down()
-    mouse.move(x + 2, y + 1)  # as a hand does
-    mouse.up()
-    waits_for_count(shown, 8, 24)
-    assert shown.page.get_by_label("Step", exact=True).input_value() == "1"
-    shown.go("#run")
-    plot.scroll_into_view_if_needed()
-    box = plot.bounding_box()
-    assert box is not None
-    mouse.move(box["x"] + 100, y)
-    mouse.down()
-    mouse.move(box["x"] + 250, y, steps=5)
-    mouse.up()  # a drag zooms and leads nowhere
+    plot, mouse = shown.page.locator("#figure-entropy .u-over"), shown.page.mouse
+
+    def drag(start: int, to: int) -> None:
+        """Press at a distance from the plot's left edge, from its right edge below 0, and let go `to` pixels on."""
+        plot.scroll_into_view_if_needed()
+        box = plot.bounding_box()
+        assert box is not None
+        x, y = box["x"] + start % box["width"], box["y"] + 60
+        mouse.move(x, y)
+        mouse.down()
+        mouse.move(x + to, y, steps=5)
+        mouse.up()
+
+    for start, to, step in ((-3, 0, "5"), (3, 2, "1")):  # a hand moves a pixel or two
+        drag(start, to)
+        waits_for_count(shown, 8, 24)
+        assert shown.page.get_by_label("Step", exact=True).input_value() == step
+        shown.go("#run")
+    drag(100, 150)
     assert shown.page.evaluate("location.hash") == "#run"
     shown.page.locator("#figure-gain_raw .leads").nth(2).click()
     waits_for_count(shown, 6, 24)
